@@ -1,0 +1,115 @@
+"""Low-rank adapters (LoRA, Hu et al. 2022) on chosen joint-attention blocks, through peft."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import LoraConfig
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from seg4diff.backbones.base import LORA_FILE, Backbone
+from seg4diff.errors import MissingFileError, UserError
+
+Blocks = Literal["expert", "all"] | Sequence[int]
+
+
+class LoraSpec:
+    """What to adapt.
+
+    Args:
+        blocks: "expert" = the expert block alone (the paper's idea), "all" = every block (the paper's text), or a list of indices.
+        rank: rank of the update.
+        alpha: the update is scaled by alpha / rank.
+        targets: projections of the attention module.
+    """
+
+    def __init__(self, *, blocks: Blocks, rank: int, alpha: int, targets: Sequence[str]) -> None:
+        if isinstance(blocks, str) and blocks not in ("expert", "all"):
+            raise UserError(f"lora.blocks must be 'expert', 'all' or a list of block indices, found '{blocks}'.")
+        if rank < 1 or alpha < 1:
+            raise UserError(f"lora.rank and lora.alpha must be at least 1, found rank {rank} and alpha {alpha}.")
+        self.blocks, self.rank, self.alpha, self.targets = blocks, rank, alpha, list(targets)
+
+    def block_indices(self, backbone: Backbone, expert_layer: int) -> list[int]:
+        """The adapted blocks of this model."""
+        if self.blocks == "expert":
+            return [expert_layer]
+        return list(range(len(backbone.attention_sites()))) if self.blocks == "all" else list(self.blocks)
+
+
+def add_lora(backbone: Backbone, spec: LoraSpec, expert_layer: int, seed: int) -> None:
+    """Freeze the backbone and add a trainable adapter; its output stays the base model's until the first step (B starts at zero).
+
+    The adapter is float32 whatever the base is, and its weights depend on `seed` alone.
+
+    Raises:
+        UserError: a block or projection does not exist.
+    """
+    backbone.requires_grad_(False)
+    sites = backbone.select_sites(spec.block_indices(backbone, expert_layer))
+    for target in spec.targets:
+        try:
+            sites[0].module.get_submodule(target)
+        except AttributeError:
+            raise UserError(f"lora.targets names '{target}', which the attention of this model does not have.") from None
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        init_lora_weights="gaussian",
+        target_modules=[f"{site.name}.{target}" for site in sites for target in spec.targets],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone.transformer.add_adapter(config)
+    for weight in lora_weights(backbone).values():
+        weight.data = weight.data.float()
+
+
+def lora_weights(backbone: Backbone) -> dict[str, Tensor]:
+    """The adapter's parameters by their names in the transformer."""
+    return {name: weight for name, weight in backbone.transformer.named_parameters() if ".lora_" in name}
+
+
+@contextmanager
+def base_model(backbone: Backbone) -> Iterator[None]:
+    """Switch the adapter off inside the context."""
+    backbone.transformer.disable_lora()
+    try:
+        yield
+    finally:
+        backbone.transformer.enable_lora()
+
+
+def has_lora(backbone: Backbone) -> bool:
+    """Whether the backbone carries an adapter."""
+    return bool(lora_weights(backbone))
+
+
+def check_lora(backbone: Backbone, folder: Path) -> None:
+    """Compare a saved adapter with the model before loading it.
+
+    Raises:
+        UserError: the file is missing or unreadable, or an adapted layer does not exist in the model or has another width.
+    """
+    file = folder / LORA_FILE
+    if not file.is_file():
+        raise MissingFileError(f"no LoRA at {file}: give the folder that was written beside a checkpoint.")
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise UserError(f"the LoRA {file} cannot be read ({error}): it is truncated or not a safetensors file.") from error
+    modules = dict(backbone.transformer.named_modules())
+    for name, shape in shapes.items():
+        layer, _, side = name.removeprefix("transformer.").removesuffix(".weight").partition(".lora_")
+        if layer not in modules:
+            raise UserError(f"the LoRA {file} adapts '{layer}', which this model does not have: load the backbone it was trained on.")
+        module = modules[layer]
+        axis, width = (1, module.in_features) if side == "A" else (0, module.out_features)
+        if shape[axis] != width:
+            raise UserError(
+                f"the LoRA {file} was made for a '{layer}' of width {shape[axis]}, this model has {width}: load the backbone it was trained on."
+            )

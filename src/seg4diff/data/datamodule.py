@@ -1,0 +1,75 @@
+"""The DataModule that serves every data source."""
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from seg4diff.data.sample import Vocabulary, collate
+from seg4diff.data.sampler import EndlessBatchSampler, UnrepeatedSampler
+from seg4diff.data.source import DataSource
+
+
+class SegmentationDataModule(L.LightningDataModule):
+    """Loaders over one data source.
+
+    The training loader is one long pass of `trainer.max_steps` optimiser steps in an order that depends on the seed alone; a resumed
+    run continues it at the step it had reached. Evaluation loaders yield every sample exactly once over all processes.
+
+    Args:
+        source: the data set.
+        image_size: [height, width] that images are brought to, None = as they are.
+        batch_size: training images per process and step.
+        eval_batch_size: images per process in validation and test.
+        num_workers: loader processes.
+        seed: seed of the training order.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: DataSource,
+        image_size: list[int] | None,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self._image_size = tuple(image_size) if image_size else None
+        self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.source.vocabulary
+
+    def prepare_data(self) -> None:
+        self.source.prepare()
+
+    def train_dataloader(self) -> DataLoader:
+        dataset = self.source.split("train", self._image_size, resize_mask=True)
+        trainer = self.trainer
+        sampler = EndlessBatchSampler(
+            size=len(dataset),
+            batch_size=self._batch_size,
+            batches=trainer.max_steps * trainer.accumulate_grad_batches,
+            start=trainer.global_step * trainer.accumulate_grad_batches,
+            seed=self._seed,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
+
+    def eval_dataloader(self, split: str) -> DataLoader:
+        """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""
+        dataset = self.source.split(split, self._image_size, resize_mask=False)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size)
+        return DataLoader(
+            dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self._num_workers
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self.eval_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.eval_dataloader("test")

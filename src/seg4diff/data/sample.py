@@ -1,0 +1,129 @@
+"""The one sample type that every data set yields and every consumer reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from seg4diff.errors import UserError
+
+IGNORE = 255
+"""Label of pixels that no loss and no metric counts."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes of a data set: `names[k]` is the word for class id k."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise UserError(f"a vocabulary must name every class once, but {twice} occur more than once.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        return self.names.index(name)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its label map.
+
+    Attributes:
+        image: (3, H, W) float in [-1, 1].
+        mask: (H', W') int64 class ids, `IGNORE` where unlabelled; at the original size when evaluating.
+        caption: a sentence or a list of nouns; may be empty.
+        name: identifies the image in messages and file names.
+        index: position in its split; seeds whatever is random about this image in evaluation.
+    """
+
+    image: Tensor
+    mask: Tensor
+    caption: str
+    name: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size, with label maps of any size.
+
+    Attributes:
+        images: (B, 3, H, W) float in [-1, 1].
+        masks: B tensors (H', W') int64.
+        captions: B strings.
+        names: B strings.
+        indices: B positions in the split.
+    """
+
+    images: Tensor
+    masks: list[Tensor]
+    captions: list[str]
+    names: list[str]
+    indices: list[int]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Move the tensors; Lightning calls this too."""
+        return replace(self, images=self.images.to(device, non_blocking=non_blocking), masks=[mask.to(device, non_blocking=non_blocking) for mask in self.masks])
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples whose images have one size."""
+    sizes = {tuple(sample.image.shape) for sample in samples}
+    if len(sizes) > 1:
+        raise UserError(f"images of one batch must have one size, found {sorted(sizes)}: set data.image_size=[height,width].")
+    return Batch(
+        images=torch.stack([sample.image for sample in samples]),
+        masks=[sample.mask for sample in samples],
+        captions=[sample.caption for sample in samples],
+        names=[sample.name for sample in samples],
+        indices=[sample.index for sample in samples],
+    )
+
+
+def present_classes(mask: Tensor) -> list[int]:
+    """Class ids that occur in a label map, ascending, without `IGNORE`."""
+    return [int(k) for k in torch.unique(mask) if int(k) != IGNORE]
+
+
+def image_to_tensor(image: Image.Image, size: Sequence[int] | None) -> Tensor:
+    """PIL image -> (3, H, W) float in [-1, 1], resized to `size` = (height, width) when given."""
+    image = image.convert("RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def tensor_to_image(image: Tensor) -> Image.Image:
+    """(3, H, W) float in [-1, 1] -> PIL image."""
+    return Image.fromarray(((image.detach().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def label_map(mask: Image.Image, classes: int, path: str) -> Tensor:
+    """Decode a label picture without converting it (a palette must stay indices) and check its values.
+
+    Args:
+        mask: a PIL image of one channel: palette, 8 or 16 bit.
+        classes: number of classes; allowed values are 0..classes-1 and `IGNORE`.
+        path: named in the error.
+    """
+    values = np.array(mask)
+    if values.ndim != 2:
+        raise UserError(f"mask {path} must have one channel of class ids, found shape {values.shape}: save it as a grey or palette PNG.")
+    odd = [int(value) for value in np.unique(values) if value >= classes and value != IGNORE]
+    if odd:
+        raise UserError(
+            f"mask {path} holds the values {odd[:5]}, but the vocabulary has {classes} classes (0..{classes - 1}, {IGNORE} = ignore): "
+            "correct the mask or the list of classes."
+        )
+    return torch.from_numpy(values.astype(np.int64))

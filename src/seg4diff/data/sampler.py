@@ -1,0 +1,60 @@
+"""Samplers whose order is a function of the seed alone, so that a resumed or re-distributed run sees the same samples."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+def sample_at(position: int, size: int, seed: int, _cache: dict = {}) -> int:  # noqa: B006 - memo of the last permutation
+    """Index of the sample at `position` of an endless stream of shuffled passes over `size` samples."""
+    epoch, offset = divmod(position, size)
+    key = (epoch, size, seed)
+    if key not in _cache:
+        _cache.clear()
+        _cache[key] = torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return int(_cache[key][offset])
+
+
+class EndlessBatchSampler(Sampler[list[int]]):
+    """Batches of one rank, numbered through the whole run; a resumed run starts at the batch it had reached.
+
+    The global batch k is the same set of samples for every number of ranks that keeps `batch_size * world_size`.
+
+    Args:
+        size: number of samples of the data set.
+        batch_size: samples per rank and batch.
+        batches: batches of the whole run; also the length that progress bars show.
+        start: first batch to yield.
+        seed: seed of the order.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, *, size: int, batch_size: int, batches: int, start: int, seed: int, rank: int, world_size: int) -> None:
+        self._size, self._batch_size, self._batches, self._start = size, batch_size, batches, start
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in range(self._start, self._batches):
+            first = (batch * self._world_size + self._rank) * self._batch_size
+            yield [sample_at(first + k, self._size, self._seed) for k in range(self._batch_size)]
+
+
+class UnrepeatedSampler(Sampler[int]):
+    """Every sample exactly once over all ranks, in order; ranks may differ by one sample.
+
+    Lightning's own evaluation sampler pads with repeated samples, which would be counted twice.
+    """
+
+    def __init__(self, *, size: int, rank: int, world_size: int) -> None:
+        self._indices = range(rank, size, world_size)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)

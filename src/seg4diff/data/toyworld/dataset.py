@@ -1,0 +1,57 @@
+"""The toy world as a Hugging Face data set with the columns image, mask, instances, caption and name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+from PIL import Image
+
+from seg4diff.data.sample import Vocabulary
+from seg4diff.data.source import DataSource, TableDataset
+from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
+
+
+def _rows(seed: int, split: str, indices: list[int], side: int) -> Iterator[dict]:
+    for index in indices:
+        scene = make_scene(seed, split, index, side)
+        yield {
+            "image": Image.fromarray(scene.image),
+            "mask": Image.fromarray(scene.mask),
+            "instances": Image.fromarray(scene.instances),
+            "caption": scene.caption,
+            "name": f"{split}-{index:06d}",
+        }
+
+
+class ToyWorld(DataSource):
+    """Captioned scenes with exact masks, drawn on first use and kept as Arrow files under `root`.
+
+    Args:
+        root: folder for the drawn scenes; they are a function of the other arguments and can be deleted at any time.
+        seed: seed of the world; other seeds give other scenes.
+        side: image height and width in pixels.
+        sizes: number of scenes of each split: {"train": ..., "validation": ..., "test": ...}.
+    """
+
+    def __init__(self, *, root: str, seed: int, side: int, sizes: dict[str, int]) -> None:
+        self.vocabulary = Vocabulary(CLASS_NAMES)
+        self._root, self._seed, self._side, self._sizes = Path(root), seed, side, dict(sizes)
+
+    def table(self, split: str) -> datasets.Dataset:
+        """The rows of one split; drawn once, then read from disk."""
+        picture = datasets.Image()
+        text = datasets.Value("string")
+        return datasets.Dataset.from_generator(
+            _rows,
+            gen_kwargs={"seed": self._seed, "split": split, "indices": list(range(self._sizes[split])), "side": self._side},
+            features=datasets.Features({"image": picture, "mask": picture, "instances": picture, "caption": text, "name": text}),
+            cache_dir=str(self._root),
+            split=split,
+        )
+
+    def prepare(self) -> None:
+        for split in self._sizes:
+            self.table(split)
+
+    def split(self, split: str, image_size: tuple[int, int] | None, resize_mask: bool) -> TableDataset:
+        return TableDataset(self.table(split), self.vocabulary, image_size, resize_mask)

@@ -1,0 +1,59 @@
+"""What a read-out scores without looking at the image, and the most that the token grid allows."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from seg4diff.data.sample import IGNORE, present_classes
+from seg4diff.evaluation.metrics import scores
+from seg4diff.segmentation.readout import segment
+
+
+class Floors(Metric):
+    """Scores of guessing under the same prompt protocol, computed from label maps alone.
+
+    An oracle prompt tells which classes are present, so an image with one class scores 100 % by construction.
+
+    Args:
+        classes: number of classes C.
+        oracle: True = the guess may use the classes present in each image, False = the whole vocabulary.
+    """
+
+    full_state_update = False
+
+    def __init__(self, classes: int, oracle: bool) -> None:
+        super().__init__()
+        self._classes, self._oracle = classes, oracle
+        self.add_state("counts", [], dist_reduce_fx="cat")
+
+    def update(self, mask: Tensor) -> None:
+        """Count the pixels of each class of one label map (H, W)."""
+        self.counts.append(torch.bincount(mask[mask != IGNORE].flatten().cpu(), minlength=self._classes)[None].to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """mIoU in [0, 1] of two guesses, and the number of images.
+
+        Returns:
+            constant: every image is filled with one class, the one of the allowed classes that has most pixels in the data set;
+            random: every pixel takes one of the allowed classes with equal chance (the expected confusion matrix);
+            images: number of label maps counted, on all processes.
+        """
+        counts = dim_zero_cat(self.counts).double()
+        allowed = counts > 0 if self._oracle else torch.ones_like(counts, dtype=torch.bool)
+        frequent = torch.where(allowed, counts.sum(dim=0), -1).argmax(dim=1)
+        constant = torch.zeros(self._classes, self._classes, dtype=counts.dtype, device=counts.device).index_add_(0, frequent, counts).T
+        random = counts.T @ (allowed / allowed.sum(dim=1, keepdim=True).clamp_min(1))
+        return {"constant": scores(constant)["miou"], "random": scores(random)["miou"], "images": torch.tensor(len(counts))}
+
+
+def grid_ceiling(mask: Tensor, grid: Sequence[int]) -> Tensor:
+    """The read-out of perfect maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W)."""
+    classes = present_classes(mask)
+    if not classes:
+        return torch.zeros_like(mask)
+    truth = torch.stack([mask == k for k in classes]).float()
+    return segment(adaptive_avg_pool2d(truth, tuple(grid)), classes, mask.shape)

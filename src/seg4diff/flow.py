@@ -1,0 +1,70 @@
+"""Flow matching: the noising path, its velocity and the distribution of noise levels (Lipman et al. 2023; Esser et al. 2024).
+
+sigma is in [0, 1] and 1 is pure noise.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SigmaSampler = Callable[[torch.Generator], float]
+"""One noise level in (0, 1) from a generator."""
+
+
+def interpolate(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """(1 - sigma) * latents + sigma * noise.
+
+    Args:
+        latents: (B, C, h, w).
+        noise: same shape, standard normal.
+        sigma: (B,) in [0, 1].
+    """
+    sigma = sigma.view(-1, *[1] * (latents.dim() - 1))
+    return (1 - sigma) * latents + sigma * noise
+
+
+def velocity(latents: Tensor, noise: Tensor) -> Tensor:
+    """Target of the network, d/dsigma of `interpolate`: noise - latents."""
+    return noise - latents
+
+
+def shift_sigma(sigma: Tensor | float, shift: float) -> Tensor | float:
+    """Move noise levels towards noise: shift * sigma / (1 + (shift - 1) * sigma) (Esser et al. 2024, eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def shifted_uniform(*, shift: float) -> SigmaSampler:
+    """Uniform noise levels, shifted towards noise."""
+    return lambda generator: shift_sigma(float(torch.rand((), generator=generator)), shift)
+
+
+def logit_normal(*, mean: float, std: float) -> SigmaSampler:
+    """sigmoid of a normal variable (Esser et al. 2024, eq. 19)."""
+    return lambda generator: float(torch.sigmoid(mean + std * torch.randn((), generator=generator)))
+
+
+def draw(latents: Tensor, sample_ids: Iterable[int], seed: int, sample_sigma: SigmaSampler) -> tuple[Tensor, Tensor]:
+    """Noise and noise levels that depend on (seed, sample id) alone, not on the batch, the process or the global generator.
+
+    A resumed step is therefore the same step, and a batch split over processes gives the same draws.
+
+    Args:
+        latents: (B, C, h, w), for the shape, device and dtype.
+        sample_ids: B integers: position of each sample in the run (training) or in the data set (validation).
+        seed: seed of the run.
+        sample_sigma: distribution of the noise level.
+
+    Returns:
+        noise (B, C, h, w) and sigma (B,).
+    """
+    generators = [_generator(seed, sample_id) for sample_id in sample_ids]
+    sigma = torch.tensor([sample_sigma(generator) for generator in generators])
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
+    return noise.to(latents), sigma.to(latents)
+
+
+def _generator(seed: int, sample_id: int) -> torch.Generator:
+    state = np.random.SeedSequence((seed, sample_id)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)

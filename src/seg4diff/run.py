@@ -1,0 +1,124 @@
+"""Turn a resolved configuration into a run. Only this module, `sweep` and the root scripts know Hydra."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seg4diff.errors import UserError
+from seg4diff.evaluation.report import print_report, write_report
+from seg4diff.provenance import provenance, write_json
+from seg4diff.training.checkpoints import read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def main(entry: Callable[[], Any]) -> None:
+    """Run a Hydra entry point; what the user can mend ends in one sentence and exit code 1, everything else in a traceback.
+
+    SEG4DIFF_DEBUG=1 shows the traceback in every case.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    quiet_libraries()
+    try:
+        entry()
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if os.environ.get("SEG4DIFF_DEBUG") == "1":
+            raise
+        message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        print(f"error: {message.strip()}", file=sys.stderr)
+        sys.exit(1)
+
+
+def quiet_libraries() -> None:
+    """Hide what libraries say about themselves."""
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+def build(config: DictConfig) -> Any:
+    """Instantiate a node; an error that the user can mend comes out as itself."""
+    try:
+        return instantiate(config, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Train, then evaluate base and LoRA on the test split where the configuration asks for it.
+
+    Args:
+        config: composed from conf/train.yaml.
+
+    Returns:
+        The content of metrics.json.
+    """
+    output_dir = _open_output_dir(config)
+    if config.ckpt_path is not None:
+        read_checkpoint(config.ckpt_path)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    data, module = build(config.data), build(config.model)
+    trainer = _build_trainer(config)
+    if config.ckpt_path is None and config.validate_first:
+        trainer.validate(module, data, verbose=False)
+    trainer.fit(module, data, ckpt_path=config.ckpt_path)
+    if not trainer.state.finished:
+        return {}
+    metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
+    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if config.get("evaluation") is not None:
+        report = evaluate_module(config, trainer, module.backbone, data)
+        metrics |= report
+    if trainer.is_global_zero:
+        write_json(output_dir / "metrics.json", metrics)
+        log.info("everything about this run is in %s", output_dir)
+    return metrics
+
+
+def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.Module, data: L.LightningDataModule) -> dict[str, Any]:
+    """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot."""
+    evaluation = instantiate(config.evaluation, backbone=backbone, _convert_="all", _recursive_=True)
+    trainer.test(evaluation, data, verbose=False)
+    if trainer.is_global_zero:
+        print_report(evaluation.report)
+        write_report(evaluation.report, Path(config.paths.output_dir))
+    return evaluation.report
+
+
+def _open_output_dir(config: DictConfig) -> Path:
+    """Refuse to write over another run, then record what this one is."""
+    output_dir = Path(config.paths.output_dir)
+    if (output_dir / "metrics.json").exists() and config.get("ckpt_path") is None:
+        raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        write_json(output_dir / "provenance.json", provenance())
+    return output_dir
+
+
+def _build_trainer(config: DictConfig) -> L.Trainer:
+    loggers = [build(node) for node in (config.logger or {}).values() if node]
+    callbacks = [build(node) for node in (config.callbacks or {}).values() if node]
+    trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+    return trainer

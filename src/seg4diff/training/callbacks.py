@@ -1,0 +1,109 @@
+"""What a person sees of a run: sample images and overlays, in the output folder and in every logger that takes pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
+
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.lora import base_model, has_lora
+from seg4diff.data.sample import Batch, tensor_to_image
+from seg4diff.pictures import overlay, sheet
+
+
+def log_picture(trainer: L.Trainer, name: str, picture: Image.Image, folder: Path) -> None:
+    """Write a picture as `folder/name-step.png` and send it to the loggers that take pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture.save(folder / f"{name}-{trainer.global_step:06d}.png")
+    for logger in trainer.loggers:
+        _send(logger, name, picture, trainer.global_step)
+
+
+def _send(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_image(key=name, images=[picture], step=step)
+    elif isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, np.array(picture), step, dataformats="HWC")
+
+
+class SampleImages(L.Callback):
+    """Generate images from fixed prompts and seeds at every validation, base and LoRA side by side.
+
+    The host's own pipeline draws them, so they equal what plain diffusers gives for the same seed.
+
+    Args:
+        prompts: the prompts; the empty prompt is allowed.
+        seed: prompt k starts from noise seeded by seed + k.
+        steps: sampling steps.
+        guidance: guidance scale.
+        size: [height, width] in pixels.
+        output_dir: folder for the pictures.
+    """
+
+    def __init__(
+        self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: Sequence[int], output_dir: str
+    ) -> None:
+        self._prompts, self._folder = list(prompts), Path(output_dir)
+        self._options = {"seed": seed, "steps": steps, "guidance": guidance, "size": tuple(size)}
+        self._base: list[Image.Image] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            log_picture(trainer, "samples", self.draw(pl_module.backbone), self._folder)
+
+    def draw(self, backbone: Backbone) -> Image.Image:
+        """A sheet with one column per prompt: the base model above, the adapted one below."""
+        adapted = has_lora(backbone)
+        if adapted and not self._base:
+            with base_model(backbone):
+                self._base = backbone.sample(self._prompts, **self._options)
+        current = backbone.sample(self._prompts, **self._options)
+        titles = [prompt or "(empty prompt)" for prompt in self._prompts]
+        return sheet([self._base, current], ["base", "LoRA"], titles) if adapted else sheet([current], (), titles)
+
+
+class Overlays(L.Callback):
+    """Keep the first images of every validation or test, with true and predicted masks laid over them.
+
+    Args:
+        count: number of images.
+        output_dir: folder for the pictures.
+    """
+
+    def __init__(self, *, count: int, output_dir: str) -> None:
+        self._count, self._folder = count, Path(output_dir)
+        self._rows: list[list[Image.Image]] = []
+        self._titles: list[str] = []
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._keep(trainer, batch, {"predicted": outputs})
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._keep(trainer, batch, {variant: outputs[variant] for variant in ("base", "lora") if variant in outputs})
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer, "overlays")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer, "overlays-test")
+
+    def _keep(self, trainer: L.Trainer, batch: Batch, predictions: dict) -> None:
+        names = trainer.datamodule.vocabulary.names
+        self._titles = ["image", "truth", *predictions]
+        for k in range(min(len(batch), self._count - len(self._rows))):
+            image = tensor_to_image(batch.images[k])
+            labels = [batch.masks[k], *(labels[k] for labels in predictions.values())]
+            self._rows.append([image, *(overlay(image, label, names) for label in labels)])
+
+    def _write(self, trainer: L.Trainer, name: str) -> None:
+        if trainer.is_global_zero and self._rows and not trainer.sanity_checking:
+            log_picture(trainer, name, sheet(self._rows, (), self._titles), self._folder)
+        self._rows = []

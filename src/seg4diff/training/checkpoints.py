@@ -1,0 +1,82 @@
+"""Checkpoints that survive a kill: written beside the target, then renamed; a LoRA folder for diffusers stands beside each."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from seg4diff.errors import MissingFileError, UserError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """A reader never meets a half-written file: the new one replaces the old one in a single step."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+        _sync_folder(target.parent)
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """Load a checkpoint's tensors and plain values; nothing in the file can run code.
+
+    Raises:
+        UserError: the file is missing, truncated or no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f"no checkpoint at {path}: give the path of a .ckpt file of an earlier run.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"the checkpoint {path} cannot be read (truncated or not a checkpoint): use another one of the run.") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of this project: it has no 'state_dict'.")
+    return checkpoint
+
+
+def lora_folder(checkpoint: str | os.PathLike) -> Path:
+    """The LoRA folder that stands beside a checkpoint: step-000100.ckpt -> step-000100-lora."""
+    return Path(checkpoint).with_name(Path(checkpoint).stem + "-lora")
+
+
+class SafeCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that also saves `last.ckpt` when the process is asked to stop (SIGTERM); Lightning then ends the run."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+        if trainer.received_sigterm and self.save_last and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class LoraCheckpoint(SafeCheckpoint):
+    """Writes the adapter beside every checkpoint, in the format of diffusers."""
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            trainer.lightning_module.backbone.save_lora(lora_folder(filepath))
+        trainer.strategy.barrier()
+
+    def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._remove_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            shutil.rmtree(lora_folder(filepath), ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in this folder last through a power cut (POSIX; elsewhere there is nothing to open)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)

@@ -1,0 +1,144 @@
+"""The training module: a frozen MM-DiT with a LoRA on its expert block, trained to keep generating and to align its maps."""
+
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from seg4diff.attention.capture import capture
+from seg4diff.attention.maps import i2t
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
+from seg4diff.data.sample import Batch, Vocabulary, present_classes
+from seg4diff.errors import UserError
+from seg4diff.evaluation.protocol import BlockScores, PromptProtocol
+from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
+from seg4diff.segmentation.prompts import Prompt, find_names, list_names
+from seg4diff.segmentation.readout import Readout, pool_words
+from seg4diff.training.objective import MaskAlignment
+from seg4diff.training.schedule import sample_ids, warmup_cosine
+
+
+class MagnetModule(L.LightningModule):
+    """Mask alignment of a LoRA on the expert block (paper, section 3.5).
+
+    Args:
+        backbone: the model to adapt.
+        lora: what to adapt.
+        expert_layer: the semantic grounding expert, a 0-based block index; its I2T logits are aligned with the masks.
+        objective: the loss.
+        sigma: distribution of the noise level in training.
+        readout: how segmentations are read in validation.
+        protocol: which prompt validation uses, "oracle" or "vocabulary".
+        prompt: "names" trains with the list of class names in the image (the release), "caption" with the caption; a class that the
+            caption does not name is not aligned.
+        lr: peak learning rate (AdamW, warm-up then cosine).
+        weight_decay: decoupled weight decay.
+        warmup_steps: steps of linear warm-up.
+        seed: seed of the adapter, the noise and the noise levels.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        lora: LoraSpec,
+        expert_layer: int,
+        objective: MaskAlignment,
+        sigma: SigmaSampler,
+        readout: Readout,
+        protocol: PromptProtocol,
+        prompt: Literal["names", "caption"],
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if prompt not in ("names", "caption"):
+            raise UserError(f"model.prompt must be 'names' or 'caption', found '{prompt}'.")
+        backbone.select_sites([expert_layer])
+        add_lora(backbone, lora, expert_layer, seed)
+        self.backbone, self.expert_layer, self.readout = backbone, expert_layer, readout
+        self._objective, self._sigma, self._protocol, self._prompt = objective, sigma, protocol, prompt
+        self._lr, self._weight_decay, self._warmup_steps, self._seed = lr, weight_decay, warmup_steps, seed
+        self._batches_seen = 0
+        self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks it
+
+    def setup(self, stage: str) -> None:
+        self.vocabulary: Vocabulary = self.trainer.datamodule.vocabulary
+        self.block_scores = BlockScores(
+            readout=self.readout, protocol=self._protocol, blocks=[self.expert_layer], vocabulary=self.vocabulary
+        )
+
+        self.val_terms = nn.ModuleDict({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
+
+    def on_train_start(self) -> None:
+        self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        ids = sample_ids(self.trainer, self._batches_seen, len(batch))
+        self._batches_seen += 1
+        terms = self.loss_terms(batch, ids)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True, batch_size=len(batch))
+        if not torch.isfinite(terms["loss"]):
+            values = {name: float(value) for name, value in terms.items()}
+            raise UserError(f"the loss is not finite at step {self.trainer.global_step} ({values}): lower model.lr or use a wider dtype.")
+        return terms["loss"]
+
+    def loss_terms(self, batch: Batch, ids: list[int]) -> dict[str, Tensor]:
+        """One forward pass: flow matching on its output, mask alignment on the expert's I2T logits.
+
+        Args:
+            batch: images and masks of one size.
+            ids: numbers that seed noise and noise level of each sample.
+        """
+        prompts = [self._make_prompt(caption, mask) for caption, mask in zip(batch.captions, batch.masks, strict=True)]
+        with torch.no_grad():
+            latents = self.backbone.encode_image(batch.images)
+            condition = self.backbone.encode_text([prompt.text for prompt in prompts])
+        noise, sigma = draw(latents, ids, self._seed, self._sigma)
+        with capture(self.backbone, [self.expert_layer]) as record:
+            predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
+        grid = self.backbone.token_grid(*batch.images.shape[-2:])
+        logits = pool_words(i2t(record[self.expert_layer], "logits"), grid, condition, prompts)
+        return self._objective(predicted, velocity(latents, noise), logits, [prompt.classes for prompt in prompts], batch.masks)
+
+    def _make_prompt(self, caption: str, mask: Tensor) -> Prompt:
+        classes, names = present_classes(mask), self.vocabulary.names
+        return list_names(names, classes) if self._prompt == "names" else find_names(caption, names, classes)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
+        for name, value in self.loss_terms(batch, batch.indices).items():
+            self.val_terms[name].update(value, weight=len(batch))
+        return self.block_scores.update(self.backbone, batch, batch.indices)[self.expert_layer]
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.block_scores.compute()[self.expert_layer]
+        self.block_scores.reset()
+        self.log_dict({f"val/{name}": term for name, term in self.val_terms.items()})
+        iou = scores.pop("iou")
+        per_class = {f"val_iou/{name}": value for name, value in zip(self.vocabulary.names, iou, strict=True) if value == value}
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
+        self.log_dict(per_class)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(lora_weights(self.backbone).values(), lr=self._lr, weight_decay=self._weight_decay)
+        schedule = warmup_cosine(optimizer, self._warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        prefix = "backbone.transformer."
+        checkpoint["state_dict"] = {prefix + name: weight.detach() for name, weight in lora_weights(self.backbone).items()}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        own = {f"backbone.transformer.{name}": tuple(weight.shape) for name, weight in lora_weights(self.backbone).items()}
+        found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
+        if own != found:
+            odd = sorted(set(own.items()) ^ set(found.items()))[0]
+            raise UserError(
+                f"the checkpoint's LoRA does not fit this model (first difference: {odd[0]} {odd[1]}): resume with the expert_layer, lora "
+                "and backbone it was trained with."
+            )

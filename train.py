@@ -1,0 +1,15 @@
+"""Train: `python train.py experiment=quickstart` (see conf/experiment for the others)."""
+
+import hydra
+from omegaconf import DictConfig
+
+from seg4diff.run import main, train
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def run(cfg: DictConfig) -> float | None:
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    main(run)
