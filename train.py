@@ -1,4 +1,4 @@
-"""Train: `python train.py experiment=quickstart` (see conf/experiment for the others)."""
+"""Train: `python train.py experiment=quickstart` (conf/experiment lists the others)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -7,8 +7,8 @@ from seg4diff.run import main, train
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def run(cfg: DictConfig) -> float | None:
-    return train(cfg)
+def run(config: DictConfig) -> None:
+    train(config)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def shifted_uniform(*, shift: float) -> SigmaSampler:
 
 
 def logit_normal(*, mean: float, std: float) -> SigmaSampler:
-    """sigmoid of a normal variable (Esser et al. 2024, eq. 19)."""
+    """Sigmoid of a normal variable (Esser et al. 2024, eq. 19)."""
     return lambda generator: float(torch.sigmoid(mean + std * torch.randn((), generator=generator)))
 
 

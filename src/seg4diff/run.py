@@ -10,15 +10,17 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seg4diff.errors import UserError
+from seg4diff.backbones.base import LORA_FILE
+from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.report import print_report, write_report
 from seg4diff.provenance import provenance, write_json
-from seg4diff.training.checkpoints import read_checkpoint
+from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     if config.ckpt_path is not None:
         read_checkpoint(config.ckpt_path)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    data, module = build(config.data), build(config.model)
+    data, module = _build_all(config.data, config.model)
     trainer = _build_trainer(config)
     if config.ckpt_path is None and config.validate_first:
         trainer.validate(module, data, verbose=False)
@@ -93,6 +95,70 @@ def train(config: DictConfig) -> dict[str, Any]:
     return metrics
 
 
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Evaluate the base model, and the LoRA that `config.ckpt` names beside it.
+
+    Args:
+        config: composed from conf/evaluate.yaml.
+
+    Returns:
+        The content of metrics.json.
+    """
+    lora = find_lora(str(config.ckpt))
+    if lora is not None:
+        _take_from_run(config, lora)
+    output_dir = _open_output_dir(config)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    data, backbone = _build_all(config.data, config.backbone.model)
+    if lora is not None:
+        backbone.load_lora(lora)
+    trainer = _build_trainer(config)
+    report = {"ckpt": str(config.ckpt), "split": config.split} | evaluate_module(config, trainer, backbone, data)
+    if trainer.is_global_zero:
+        write_json(output_dir / "metrics.json", report)
+        log.info("table, overlays and metrics.json are in %s", output_dir)
+    return report
+
+
+def find_lora(ckpt: str) -> Path | None:
+    """The LoRA folder that `ckpt=` means: a run folder's last one, the one beside a .ckpt, a LoRA folder itself, or None for "base".
+
+    Raises:
+        UserError: there is no such thing, or it cannot be read.
+    """
+    path = Path(ckpt)
+    if ckpt == "base":
+        return None
+    if path.suffix == ".ckpt":
+        read_checkpoint(path)
+        return lora_folder(path)
+    if (path / LORA_FILE).is_file():
+        return path
+    if (path / "checkpoints" / "last.ckpt").is_file():
+        return lora_folder(path / "checkpoints" / "last.ckpt")
+    raise MissingFileError(
+        f"ckpt={ckpt} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor "
+        "the word base."
+    )
+
+
+def _take_from_run(config: DictConfig, lora: Path) -> None:
+    """Fill in backbone, data and expert_layer from the run that the LoRA belongs to; what the command line sets stays."""
+    run_file = next((folder / "config.yaml" for folder in lora.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
+    if run_file is None:
+        return
+    run = OmegaConf.load(run_file)
+    overrides = [text.lstrip("+").split("=", 1) for text in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+    OmegaConf.set_struct(config, False)
+    for group in ("backbone", "data", "expert_layer", "protocol"):
+        if group in run and group not in dict(overrides):
+            config[group] = run[group]
+    for key, value in overrides:
+        if key.split(".")[0] in ("backbone", "data") and "." in key:
+            OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
+    config.data.test_split = config.split
+
+
 def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.Module, data: L.LightningDataModule) -> dict[str, Any]:
     """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot."""
     evaluation = instantiate(config.evaluation, backbone=backbone, _convert_="all", _recursive_=True)
@@ -103,12 +169,35 @@ def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.M
     return evaluation.report
 
 
+def _build_all(data_config: DictConfig, model_config: DictConfig) -> tuple[L.LightningDataModule, Any]:
+    """Build data and model; what is missing for either is said in one message."""
+    built, errors = [], []
+    for make in (lambda: _prepared(build(data_config)), lambda: build(model_config)):
+        try:
+            built.append(make())
+        except UserError as error:
+            errors.append(str(error))
+    if errors:
+        raise UserError("\n       ".join(errors))
+    return built[0], built[1]
+
+
+def _prepared(data: L.LightningDataModule) -> L.LightningDataModule:
+    if _is_main_process():
+        data.prepare_data()
+    return data
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
 def _open_output_dir(config: DictConfig) -> Path:
     """Refuse to write over another run, then record what this one is."""
     output_dir = Path(config.paths.output_dir)
     if (output_dir / "metrics.json").exists() and config.get("ckpt_path") is None:
         raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if _is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
         (output_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         write_json(output_dir / "provenance.json", provenance())

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from seg4diff.errors import UserError
 
-
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name that diffusers gives the one file of a saved adapter."""
 

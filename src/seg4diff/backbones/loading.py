@@ -22,7 +22,9 @@ def load_pretrained(kind: type, path: str, revision: str | None, **options: Any)
     """
     if not Path(path).is_dir():
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
-            raise MissingFileError(f"no model folder at {path}: set backbone.model.path to a folder in the layout of diffusers or to a hub id.")
+            raise MissingFileError(
+                f"no model folder at {path}: set backbone.model.path to a folder in the layout of diffusers or to a hub id."
+            )
         options["revision"] = revision
     try:
         return kind.from_pretrained(path, use_safetensors=True, **options)
@@ -32,7 +34,11 @@ def load_pretrained(kind: type, path: str, revision: str | None, **options: Any)
             "backbone.model.path to a local copy."
         ) from error
     except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
-        raise MissingFileError(f"the model {path} was found neither as a folder nor on the hub: check backbone.model.path and your login.") from error
+        raise MissingFileError(
+            f"the model {path} was found neither as a folder nor on the hub: check backbone.model.path and your login."
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"the model {path} could not be loaded as {kind.__name__} ({reason}): check backbone.model.path, network and login.") from error
+        raise UserError(
+            f"the model {path} could not be loaded as {kind.__name__} ({reason}): check backbone.model.path, network and login."
+        ) from error

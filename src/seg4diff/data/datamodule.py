@@ -20,6 +20,7 @@ class SegmentationDataModule(L.LightningDataModule):
         batch_size: training images per process and step.
         eval_batch_size: images per process in validation and test.
         num_workers: loader processes.
+        test_split: split that the test loader serves.
         seed: seed of the training order.
     """
 
@@ -31,12 +32,14 @@ class SegmentationDataModule(L.LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         num_workers: int,
+        test_split: str,
         seed: int,
     ) -> None:
         super().__init__()
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
         self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed
+        self._test_split = test_split
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -64,12 +67,10 @@ class SegmentationDataModule(L.LightningDataModule):
         dataset = self.source.split(split, self._image_size, resize_mask=False)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size)
-        return DataLoader(
-            dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self._num_workers
-        )
+        return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
 
     def val_dataloader(self) -> DataLoader:
         return self.eval_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader:
-        return self.eval_dataloader("test")
+        return self.eval_dataloader(self._test_split)

@@ -74,7 +74,11 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """Move the tensors; Lightning calls this too."""
-        return replace(self, images=self.images.to(device, non_blocking=non_blocking), masks=[mask.to(device, non_blocking=non_blocking) for mask in self.masks])
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=non_blocking),
+            masks=[mask.to(device, non_blocking=non_blocking) for mask in self.masks],
+        )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

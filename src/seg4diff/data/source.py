@@ -2,9 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import datasets
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -37,39 +39,70 @@ def resize_labels(mask: Tensor, size: Sequence[int]) -> Tensor:
     return torch.nn.functional.interpolate(mask[None, None].float(), size=tuple(size), mode="nearest-exact")[0, 0].long()
 
 
-class TableDataset(Dataset):
-    """Samples from a table with the columns image, mask, caption and name.
+@dataclass(frozen=True)
+class Row:
+    """Where the picture, the label map and the caption of one sample come from; pictures may still be undecoded."""
+
+    image: Image.Image
+    mask: Image.Image
+    caption: str
+    name: str
+
+
+class SampleDataset(Dataset, ABC):
+    """A map-style data set of `Sample`; a subclass says where row k comes from.
 
     Args:
-        table: a Hugging Face data set; image and mask are `datasets.Image` columns.
         vocabulary: the classes that mask values index.
         image_size: (height, width) of the images, None = as they are.
         resize_mask: bring masks to the size of the images too.
     """
 
-    def __init__(self, table: datasets.Dataset, vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool) -> None:
-        self.table, self._vocabulary, self._size, self._resize_mask = table, vocabulary, image_size, resize_mask
+    def __init__(self, vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool) -> None:
+        self._vocabulary, self._size, self._resize_mask = vocabulary, image_size, resize_mask
 
-    def __len__(self) -> int:
-        return len(self.table)
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def row(self, index: int) -> Row:
+        """Row number `index`; may raise OSError or SyntaxError (Pillow's) for a picture that cannot be read."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call row number `index` in a message."""
 
     def __getitem__(self, index: int) -> Sample:
-        row = self.read(index)
-        if row["image"].size != row["mask"].size:
+        try:
+            row = self.row(index)
+            row.image.load()
+            row.mask.load()
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"the image or mask of {self.name(index)} cannot be decoded ({error}): replace or remove it.") from error
+        if row.image.size != row.mask.size:
             raise UserError(
-                f"mask of {row['name']} is {row['mask'].size[0]} x {row['mask'].size[1]} pixels, its image {row['image'].size[0]} x "
-                f"{row['image'].size[1]}: an image and its mask must have one size."
+                f"the mask of {row.name} is {row.mask.width} x {row.mask.height} pixels, its image {row.image.width} x {row.image.height}: "
+                "an image and its mask must have one size."
             )
-        image = image_to_tensor(row["image"], self._size)
-        mask = label_map(row["mask"], len(self._vocabulary), row["name"])
+        image = image_to_tensor(row.image, self._size)
+        mask = label_map(row.mask, len(self._vocabulary), row.name)
         if self._resize_mask and mask.shape != image.shape[1:]:
             mask = resize_labels(mask, image.shape[1:])
-        return Sample(image=image, mask=mask, caption=row["caption"], name=row["name"], index=index)
+        return Sample(image=image, mask=mask, caption=row.caption, name=row.name, index=index)
 
-    def read(self, index: int) -> dict:
-        """Decode one row; a picture that cannot be decoded is a UserError that names it."""
-        try:
-            return self.table[index]
-        except (OSError, SyntaxError) as error:
-            name = self.table.select_columns(["name"])[index]["name"]
-            raise UserError(f"the image or mask of {name} cannot be decoded ({error}): replace or remove it.") from error
+
+class TableDataset(SampleDataset):
+    """Samples from a Hugging Face table with the columns image, mask (both `datasets.Image`), caption and name."""
+
+    def __init__(self, table: datasets.Dataset, vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool) -> None:
+        super().__init__(vocabulary, image_size, resize_mask)
+        self._table, self._names = table.select_columns(["image", "mask", "caption", "name"]), table["name"]
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def row(self, index: int) -> Row:
+        return Row(**self._table[index])

@@ -35,7 +35,7 @@ class Floors(Metric):
         self.counts.append(torch.bincount(mask[mask != IGNORE].flatten().cpu(), minlength=self._classes)[None].to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """mIoU in [0, 1] of two guesses, and the number of images.
+        """MIoU in [0, 1] of two guesses, and the number of images.
 
         Returns:
             constant: every image is filled with one class, the one of the allowed classes that has most pixels in the data set;

@@ -11,8 +11,8 @@ from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import Scores, i2t
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.errors import UserError
-from seg4diff.segmentation.prompts import Prompt, token_sets
 from seg4diff.flow import draw, interpolate
+from seg4diff.segmentation.prompts import Prompt, token_sets
 
 Normalisation = Literal["none", "minmax"]
 

@@ -56,9 +56,7 @@ class MaskAlignment:
         """Focal and dice of each map of one image: (2, classes)."""
         truth = torch.stack([mask == k for k in ids]).float()
         counted = (mask != IGNORE).float()
-        return torch.stack(
-            [focal_loss(logits, truth, counted, self._alpha, self._gamma), dice_loss(logits.sigmoid(), truth, counted)]
-        )
+        return torch.stack([focal_loss(logits, truth, counted, self._alpha, self._gamma), dice_loss(logits.sigmoid(), truth, counted)])
 
 
 def focal_loss(logits: Tensor, truth: Tensor, counted: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from seg4diff.data.vocabularies import vocabulary_words
 from seg4diff.data.toyworld.things import HUES, THINGS
+from seg4diff.data.vocabularies import vocabulary_words
 
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 SIZES = ("small", "large")
@@ -21,8 +21,8 @@ _PLURALS = {thing.name: thing.plural for thing in THINGS}
 def lexicon(vocabularies: Sequence[str] = (), extra: Sequence[str] = ()) -> list[str]:
     """Every word a caption can contain, then those of the named vocabulary files, then `extra`; each once, in a fixed order."""
     words = [word for thing in THINGS for name in (thing.name, thing.plural) for word in name.split()]
-    words += "grass sand water snow night sky".split() + [*HUES, *SIZES, *NUMBERS.values()]
-    words += "a an on the and at in top bottom left right middle".split()
+    words += ["grass", "sand", "water", "snow", "night", "sky"] + [*HUES, *SIZES, *NUMBERS.values()]
+    words += ["a", "an", "on", "the", "and", "at", "in", "top", "bottom", "left", "right", "middle"]
     return list(dict.fromkeys([*words, *vocabulary_words(*vocabularies), *extra]))
 
 

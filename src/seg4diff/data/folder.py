@@ -1,0 +1,99 @@
+"""People's own data: a folder of images, masks and captions.
+
+root/classes.txt                  one class name per line; line k (from 0) names mask value k
+root/<split>/metadata.jsonl       one row per image: {"file_name": ..., "mask_file_name": ..., "caption": ...}
+root/<split>/...                  the files the rows name; masks are one-channel PNGs of class ids, 255 = ignore
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from seg4diff.data.sample import Vocabulary
+from seg4diff.data.source import DataSource, Row, SampleDataset
+from seg4diff.errors import MissingFileError, UserError
+
+LISTED = 5
+"""Number of missing files that an error names."""
+
+
+class FolderData(DataSource):
+    """An image folder in the convention of Hugging Face's imagefolder, with masks.
+
+    Args:
+        root: the folder.
+        splits: folder of each split: {"train": "train", "validation": "val", "test": "val"}.
+    """
+
+    def __init__(self, *, root: str, splits: dict[str, str]) -> None:
+        self._root, self._splits = Path(root), dict(splits)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        file = self._root / "classes.txt"
+        if not file.is_file():
+            raise MissingFileError(
+                f"no list of classes at {file}: write one class name per line, in the order of the mask values, and set data.source.root."
+            )
+        return Vocabulary(tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()))
+
+    def prepare(self) -> None:
+        for split in dict.fromkeys(self._splits.values()):
+            rows = self._rows(split)
+            files = [self._root / split / row[key] for row in rows for key in ("file_name", "mask_file_name")]
+            missing = [str(file) for file in files if not file.is_file()]
+            if missing:
+                raise MissingFileError(
+                    f"{len(missing)} of {len(files)} files of {self._root / split / 'metadata.jsonl'} do not exist: "
+                    f"{', '.join(missing[:LISTED])}{' ...' if len(missing) > LISTED else ''}; restore them or remove their rows."
+                )
+        _ = self.vocabulary
+
+    def split(self, split: str, image_size: tuple[int, int] | None, resize_mask: bool) -> "FolderDataset":
+        folder = self._splits[split]
+        return FolderDataset(self._root / folder, self._rows(folder), self.vocabulary, image_size, resize_mask)
+
+    def _rows(self, folder: str) -> list[dict]:
+        if not self._root.is_dir():
+            raise MissingFileError(f"no data folder at {self._root.resolve()}: set data.source.root=<folder with classes.txt and splits>.")
+        file = self._root / folder / "metadata.jsonl"
+        if not file.is_file():
+            raise MissingFileError(f"no {file}: write one JSON row per image with file_name, mask_file_name and caption.")
+        rows = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                rows.append(_parse(line, file, number))
+        return rows
+
+
+def _parse(line: str, file: Path, number: int) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"line {number} of {file} is not JSON ({error}): write one JSON object per line.") from error
+    absent = [key for key in ("file_name", "mask_file_name") if key not in row]
+    if absent:
+        raise UserError(f"line {number} of {file} has no {' and no '.join(absent)}: every row names its image and its mask.")
+    return row
+
+
+class FolderDataset(SampleDataset):
+    """The samples of one split of `FolderData`."""
+
+    def __init__(self, folder: Path, rows: list[dict], vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool) -> None:
+        super().__init__(vocabulary, image_size, resize_mask)
+        self._folder, self._rows = folder, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, index: int) -> str:
+        return str(self._folder / self._rows[index]["file_name"])
+
+    def row(self, index: int) -> Row:
+        row = self._rows[index]
+        image, mask = Image.open(self._folder / row["file_name"]), Image.open(self._folder / row["mask_file_name"])
+        return Row(image=image, mask=mask, caption=row.get("caption", ""), name=self.name(index))
