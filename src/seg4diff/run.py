@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -182,6 +183,10 @@ def _build_all(data_config: DictConfig, model_config: DictConfig) -> tuple[L.Lig
     return built[0], built[1]
 
 
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def _prepared(data: L.LightningDataModule) -> L.LightningDataModule:
     if _is_main_process():
         data.prepare_data()
@@ -208,6 +213,8 @@ def _build_trainer(config: DictConfig) -> L.Trainer:
     loggers = [build(node) for node in (config.logger or {}).values() if node]
     callbacks = [build(node) for node in (config.callbacks or {}).values() if node]
     trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
+    if trainer.world_size > 1 and trainer.strategy.launcher is not None and _in_sweep():
+        raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
     return trainer

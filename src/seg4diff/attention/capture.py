@@ -1,7 +1,7 @@
 """Record the queries and keys of joint-attention blocks while the host's own attention runs untouched."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from seg4diff.backbones.base import Backbone, JointQK
 from seg4diff.errors import UserError
@@ -61,7 +61,5 @@ def capture(backbone: Backbone, blocks: Sequence[int], *, stop: bool = False) ->
     with ExitStack() as stack:
         for site in backbone.select_sites(blocks):
             stack.enter_context(backbone.watch(site, lambda joint, block=site.index: keep(block, joint)))
-        try:
+        with suppress(Reached):
             yield record
-        except Reached:
-            pass

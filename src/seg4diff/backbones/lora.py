@@ -111,5 +111,5 @@ def check_lora(backbone: Backbone, folder: Path) -> None:
         axis, width = (1, module.in_features) if side == "A" else (0, module.out_features)
         if shape[axis] != width:
             raise UserError(
-                f"the LoRA {file} was made for a '{layer}' of width {shape[axis]}, this model has {width}: load the backbone it was trained on."
+                f"the LoRA {file} was made for a '{layer}' of width {shape[axis]}, this model has {width}: load its own backbone."
             )

@@ -74,9 +74,7 @@ class SD3Backbone(Backbone):
         limit = tokenizer.model_max_length
         for prompt, ids in zip(prompts, tokens["input_ids"], strict=True):
             if len(ids) > limit:
-                raise UserError(
-                    f"the prompt '{prompt[:60]}...' has {len(ids) - 2} tokens, the tokenizer allows {limit - 2}: shorten it or name fewer classes."
-                )
+                raise UserError(f"the prompt '{prompt[:60]}...' has {len(ids) - 2} tokens, the tokenizer allows {limit - 2}: shorten it.")
         embeddings, _, pooled, _ = self._pipeline.encode_prompt(
             prompt=list(prompts),
             prompt_2=None,

@@ -35,7 +35,8 @@ class MaskAlignment:
         """Compute all terms.
 
         Args:
-            predicted, target: velocities (B, C, h, w).
+            predicted: velocity (B, C, h, w).
+            target: its target, same shape.
             class_logits: B tensors (classes of the prompt, rows, columns), unbounded, on the token grid.
             classes: B lists of class ids, one per map.
             masks: B label maps (H, W); `IGNORE` pixels do not count.

@@ -21,7 +21,7 @@ _PLURALS = {thing.name: thing.plural for thing in THINGS}
 def lexicon(vocabularies: Sequence[str] = (), extra: Sequence[str] = ()) -> list[str]:
     """Every word a caption can contain, then those of the named vocabulary files, then `extra`; each once, in a fixed order."""
     words = [word for thing in THINGS for name in (thing.name, thing.plural) for word in name.split()]
-    words += ["grass", "sand", "water", "snow", "night", "sky"] + [*HUES, *SIZES, *NUMBERS.values()]
+    words += ["grass", "sand", "water", "snow", "night", "sky", *HUES, *SIZES, *NUMBERS.values()]
     words += ["a", "an", "on", "the", "and", "at", "in", "top", "bottom", "left", "right", "middle"]
     return list(dict.fromkeys([*words, *vocabulary_words(*vocabularies), *extra]))
 

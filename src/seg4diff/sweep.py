@@ -1,0 +1,108 @@
+"""The end of a sweep (`python train.py -m key=a,b,c`): one table on screen, one CSV and one plot in the sweep folder."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+SHOWN = ("base/miou", "lora/miou", "base/val_flow_loss", "lora/val_flow_loss", "floor/constant", "floor/random", "ceiling/miou")
+"""Figures that the table shows, where the runs have them."""
+
+
+LINES = (("base/miou", "base", "tab:blue"), ("lora/miou", "LoRA", "tab:green"), ("ceiling/miou", "ceiling", "tab:gray"))
+"""Figure, label and colour of the lines of the plot."""
+
+
+class SweepSummary(Callback):
+    """Hydra callback; reads what the runs wrote, so it also works for jobs that ran elsewhere on the same disk."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        runs = read_runs(folder)
+        if runs:
+            summarise(runs, folder)
+
+
+def read_runs(folder: Path) -> list[dict[str, Any]]:
+    """One flat row per finished run of a sweep folder: its overrides, then its figures."""
+    rows = []
+    files = [file for file in folder.glob("*/metrics.json") if (file.parent / ".hydra" / "overrides.yaml").is_file()]
+    for file in sorted(files, key=lambda file: (len(file.parent.name), file.parent.name)):
+        overrides = dict(text.lstrip("+").split("=", 1) for text in OmegaConf.load(file.parent / ".hydra" / "overrides.yaml"))
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        blocks = {f"miou_block_{block}": value for block, value in metrics.get("miou_per_block", {}).items()}
+        rows.append({"run": file.parent.name, "overrides": overrides, "figures": figures | blocks})
+    return rows
+
+
+def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
+    """Write sweep.csv and sweep.png, print the table; runs that differ in the seed alone are also averaged."""
+    varied = [key for key in runs[0]["overrides"] if len({run["overrides"].get(key) for run in runs}) > 1]
+    names = list(dict.fromkeys(name for run in runs for name in run["figures"]))
+    with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", *runs[0]["overrides"], *names])
+        for run in runs:
+            writer.writerow([run["run"], *run["overrides"].values(), *(run["figures"].get(name, "") for name in names)])
+    shown = [name for name in SHOWN if name in names]
+    table = Table(title=f"sweep over {', '.join(varied) or 'nothing'}: {folder}")
+    for title in [*varied, *shown]:
+        table.add_column(title, justify="right")
+    for run in runs:
+        table.add_row(*(run["overrides"][key] for key in varied), *(f"{run['figures'].get(name, float('nan')):.4f}" for name in shown))
+    _add_means(table, runs, [key for key in varied if key != "seed"], shown, varied)
+    Console().print(table)
+    keys = [key for key in varied if key != "seed"] or varied
+    if keys:
+        plot_sweep(runs, keys[0], folder / "sweep.png")
+
+
+def _add_means(table: Table, runs: list[dict], keys: list[str], shown: list[str], varied: list[str]) -> None:
+    """One row of mean ± standard deviation for every group of runs that differ in the seed alone."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for run in runs:
+        groups[tuple(run["overrides"][key] for key in keys)].append(run["figures"])
+    if "seed" not in varied:
+        return
+    table.add_section()
+    for group, figures in groups.items():
+        labels = dict(zip(keys, group, strict=True)) | {"seed": f"{len(figures)} seeds"}
+        cells = [
+            f"{mean(f[name] for f in figures):.4f} ± {stdev(f[name] for f in figures) if len(figures) > 1 else 0:.4f}" for name in shown
+        ]
+        table.add_row(*(labels[key] for key in varied), *cells)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0:.4f}"
+
+
+def plot_sweep(runs: list[dict[str, Any]], key: str, path: Path) -> None:
+    """MIoU over one swept value: the base model's and, where trained, the LoRA's."""
+    from matplotlib.figure import Figure
+
+    values = list(dict.fromkeys(run["overrides"][key] for run in runs))
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, label, colour in (
+        ("base/miou", "base", "tab:blue"),
+        ("lora/miou", "LoRA", "tab:green"),
+        ("ceiling/miou", "ceiling", "tab:gray"),
+    ):
+        points = [(values.index(run["overrides"][key]), 100 * run["figures"][name]) for run in runs if name in run["figures"]]
+        if points:
+            axes.scatter(*zip(*points, strict=True), color=colour, s=18)
+            means = [(x, mean(y for other, y in points if other == x)) for x in sorted({x for x, _ in points})]
+            axes.plot(*zip(*means, strict=True), color=colour, label=label)
+    axes.set_xticks(range(len(values)), values)
+    axes.set(xlabel=key, ylabel="mIoU (%)", ylim=(0, 100), title=f"mIoU over {key}")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
