@@ -67,3 +67,16 @@ def random_sd3(*, qk_norm: str | None = None, dual: tuple[int, ...] = (), blocks
 @pytest.fixture
 def backbone() -> SD3Backbone:
     return random_sd3()
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory) -> Path:
+    from tests.runs import make_assets
+
+    return make_assets(tmp_path_factory.mktemp("assets"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Folder that keeps the drawn toy scenes of the whole test session."""
+    return tmp_path_factory.mktemp("data")

@@ -86,7 +86,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     if not trainer.state.finished:
         return {}
     metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
-    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
     if config.get("evaluation") is not None:
         report = evaluate_module(config, trainer, module.backbone, data)
         metrics |= report
@@ -210,8 +210,8 @@ def _open_output_dir(config: DictConfig) -> Path:
 
 
 def _build_trainer(config: DictConfig) -> L.Trainer:
-    loggers = [build(node) for node in (config.logger or {}).values() if node]
-    callbacks = [build(node) for node in (config.callbacks or {}).values() if node]
+    loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
+    callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
     if trainer.world_size > 1 and trainer.strategy.launcher is not None and _in_sweep():
         raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")

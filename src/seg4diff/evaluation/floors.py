@@ -46,7 +46,7 @@ class Floors(Metric):
         allowed = counts > 0 if self._oracle else torch.ones_like(counts, dtype=torch.bool)
         frequent = torch.where(allowed, counts.sum(dim=0), -1).argmax(dim=1)
         constant = torch.zeros(self._classes, self._classes, dtype=counts.dtype, device=counts.device).index_add_(0, frequent, counts).T
-        random = counts.T @ (allowed / allowed.sum(dim=1, keepdim=True).clamp_min(1))
+        random = counts.T @ (allowed.double() / allowed.sum(dim=1, keepdim=True).clamp_min(1))
         return {"constant": scores(constant)["miou"], "random": scores(random)["miou"], "images": torch.tensor(len(counts))}
 
 

@@ -26,7 +26,7 @@ def print_report(report: dict[str, Any]) -> None:
         console.print(table)
         console.print(f"* block {expert} is the expert block of this run.")
     table = Table(title=f"block {expert} on {report['images']} images (%)")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for title in COLUMNS.values():
         table.add_column(title, justify="right")
     for variant, title in VARIANTS.items():
@@ -34,11 +34,14 @@ def print_report(report: dict[str, Any]) -> None:
             figures = [report[f"{variant}/{name}"] for name in COLUMNS]
             table.add_row(title, *(f"{100 * value:.1f}" for value in figures[:-1]), f"{figures[-1]:.4f}")
     table.add_section()
-    table.add_row("floor: one constant class", f"{100 * report['floor/constant']:.1f}")
-    table.add_row("floor: a random allowed class per pixel", f"{100 * report['floor/random']:.1f}")
-    table.add_row("ceiling: true masks on the token grid", f"{100 * report['ceiling/miou']:.1f}")
+    table.add_row("floor: a constant class", f"{100 * report['floor/constant']:.1f}")
+    table.add_row("floor: a random class", f"{100 * report['floor/random']:.1f}")
+    table.add_row("ceiling: token grid", f"{100 * report['ceiling/miou']:.1f}")
     console.print(table)
-    console.print(f"Protocol: {PROTOCOL_TEXT[report['protocol']]}.")
+    console.print(
+        f"Protocol: {PROTOCOL_TEXT[report['protocol']]}.\nFloors guess among the classes that the prompt names: one per image, or one "
+        "at random per pixel. Ceiling: the true masks, averaged on the token grid and upsampled."
+    )
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:

@@ -121,7 +121,8 @@ class MagnetModule(L.LightningModule):
         self.log_dict({f"val/{name}": term for name, term in self.val_terms.items()})
         iou = scores.pop("iou")
         per_class = {f"val_iou/{name}": value for name, value in zip(self.vocabulary.names, iou, strict=True) if value == value}
-        self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
+        self.log("val/miou", scores.pop("miou"), prog_bar=True)
+        self.log_dict({f"val/{name}": value for name, value in scores.items()})
         self.log_dict(per_class)
 
     def configure_optimizers(self):

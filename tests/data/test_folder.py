@@ -1,0 +1,169 @@
+"""People's own folders: what is read, and a sentence to act on for everything that can be wrong with them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from seg4diff.data.folder import FolderData
+from seg4diff.data.sample import IGNORE
+from seg4diff.errors import UserError
+
+CLASSES = ["road", "traffic light", "sky"]
+HEIGHT, WIDTH = 6, 10
+
+
+def palette_mask(values: np.ndarray) -> Image.Image:
+    """A mode P picture whose colours are far from its indices, so that a conversion to grey would be noticed."""
+    mask = Image.fromarray(values)
+    mask.putpalette([(97 * k + 31) % 256 for k in range(768)])
+    assert mask.mode == "P"
+    return mask
+
+
+def labels(k: int) -> np.ndarray:
+    values = np.random.default_rng(k).choice([0, 1, 2, IGNORE], (HEIGHT, WIDTH)).astype(np.uint8)
+    values[0, :4] = [0, 1, 2, IGNORE]
+    return values
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    root = tmp_path / "own"
+    for split, count in (("train", 4), ("val", 1)):
+        (root / split / "masks").mkdir(parents=True)
+        rows = []
+        for k in range(count):
+            Image.new("RGB", (WIDTH, HEIGHT), (50 * k, 100, 255)).save(root / split / f"scene{k}.png")
+            palette_mask(labels(k)).save(root / split / "masks" / f"scene{k}.png")
+            rows.append({"file_name": f"scene{k}.png", "mask_file_name": f"masks/scene{k}.png", "caption": f"road {k}"})
+        del rows[-1]["caption"]
+        (root / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return root
+
+
+def source(root: Path) -> FolderData:
+    return FolderData(root=str(root), splits={"train": "train", "validation": "val", "test": "val"})
+
+
+def test_reads_images_masks_and_captions(root):
+    data = source(root)
+    data.prepare()
+    assert data.vocabulary.names == tuple(CLASSES)
+    train = data.split("train", None, resize_mask=True)
+    assert [train[k].caption for k in range(len(train))] == ["road 0", "road 1", "road 2", ""]
+    assert len(data.split("test", None, resize_mask=False)) == 1
+    sample = train[2]
+    assert torch.equal(sample.mask, torch.from_numpy(labels(2)).long())
+    torch.testing.assert_close(sample.image, torch.tensor([100, 100, 255]).div(127.5).sub(1).view(3, 1, 1).expand(3, HEIGHT, WIDTH))
+    assert sample.index == 2 and sample.name.endswith("train/scene2.png")
+
+
+@pytest.mark.parametrize("resize_mask", [True, False])
+@pytest.mark.parametrize("factor", [(2, 3), (1, 2)])
+def test_image_size_is_height_and_width_and_masks_follow_on_request(root, factor, resize_mask):
+    size = (HEIGHT * factor[0], WIDTH * factor[1])
+    sample = source(root).split("train", size, resize_mask=resize_mask)[1]
+    own = torch.from_numpy(labels(1)).long()
+    expected = own.repeat_interleave(factor[0], 0).repeat_interleave(factor[1], 1) if resize_mask else own
+    assert sample.image.shape == (3, *size)
+    assert torch.equal(sample.mask, expected)
+
+
+def test_shrunk_masks_hold_no_new_values(root):
+    sample = source(root).split("train", (4, 5), resize_mask=True)[0]
+    assert sample.mask.shape == (4, 5) == sample.image.shape[1:]
+    assert set(sample.mask.unique().tolist()) <= {0, 1, 2, IGNORE}
+
+
+def metadata(root: Path) -> Path:
+    return root / "train" / "metadata.jsonl"
+
+
+BROKEN_FOLDERS = {
+    "no root": (shutil.rmtree, r"no data folder at .*own: set data\.source\.root"),
+    "no classes": (lambda root: (root / "classes.txt").unlink(), r"own/classes\.txt: write one class name per line"),
+    "a class twice": (lambda root: (root / "classes.txt").write_text("road\nsky\nroad\n"), r"\['road'\] occur more than once"),
+    "no metadata": (lambda root: metadata(root).unlink(), r"train/metadata\.jsonl: write one JSON row per image"),
+    "no metadata of another split": (lambda root: (root / "val" / "metadata.jsonl").unlink(), r"val/metadata\.jsonl: write one"),
+    "bad JSON": (
+        lambda root: metadata(root).write_text(metadata(root).read_text().replace('"road 1"', "road 1")),
+        r"line 2 of .*train/metadata\.jsonl is not JSON .*write one JSON object per line",
+    ),
+    "no mask named": (
+        lambda root: metadata(root).write_text('\n{"file_name": "scene0.png"}'),
+        r"line 2 of .*train/metadata\.jsonl has no mask_file_name",
+    ),
+    "one file missing": (
+        lambda root: (root / "train/masks/scene1.png").unlink(),
+        r"1 of 8 files of .*own/train/masks/scene1\.png; restore",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FOLDERS)
+def test_a_broken_folder_is_refused_before_the_run(root, case):
+    damage, message = BROKEN_FOLDERS[case]
+    damage(root)
+    with pytest.raises(UserError, match=message):
+        source(root).prepare()
+
+
+def test_many_missing_files_are_counted_and_some_are_named(root):
+    gone = [root / "train" / f"scene{k}.png" for k in range(4)] + [root / "train" / "masks" / f"scene{k}.png" for k in range(3)]
+    for file in gone:
+        file.unlink()
+    with pytest.raises(UserError, match=r"7 of 8 files") as error:
+        source(root).prepare()
+    named = [str(file) for file in gone if str(file) in str(error.value)]
+    assert 1 <= len(named) < 7 and " ...; restore" in str(error.value)
+
+
+def too_high(root: Path) -> None:
+    values = labels(0)
+    values[5, 9] = 3
+    palette_mask(values).save(root / "train/masks/scene0.png")
+
+
+BROKEN_FILES = {
+    "text for an image": (lambda root: (root / "train/scene0.png").write_text("no picture"), r"scene0\.png cannot be decoded .*replace"),
+    "half an image": (
+        lambda root: (root / "train/scene0.png").write_bytes((root / "train/scene0.png").read_bytes()[:45]),
+        r"scene0\.png cannot be decoded .*replace",
+    ),
+    "half a mask": (
+        lambda root: (root / "train/masks/scene0.png").write_bytes((root / "train/masks/scene0.png").read_bytes()[:-30]),
+        r"mask of .*scene0\.png cannot be decoded .*replace",
+    ),
+    "sides swapped": (
+        lambda root: palette_mask(labels(0).T.copy()).save(root / "train/masks/scene0.png"),
+        rf"mask of .*scene0\.png is {HEIGHT} x {WIDTH} pixels, its image {WIDTH} x {HEIGHT}",
+    ),
+    "value outside the vocabulary": (too_high, r"mask .*scene0\.png holds the values \[3\], .*3 classes .*correct the mask"),
+    "RGB mask": (
+        lambda root: Image.new("RGB", (WIDTH, HEIGHT)).save(root / "train/masks/scene0.png"),
+        r"mask .*scene0\.png must have one channel .*save it as a grey or palette PNG",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_FILES)
+def test_a_broken_file_is_named(root, case):
+    damage, message = BROKEN_FILES[case]
+    damage(root)
+    train = source(root).split("train", (HEIGHT, WIDTH), resize_mask=True)
+    assert train[1].caption == "road 1", "the other samples stay readable"
+    with pytest.raises(UserError, match=message):
+        train[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_masks_of_8_and_16_bit_read_alike(root, dtype):
+    values = labels(0).astype(dtype)
+    Image.fromarray(values).save(root / "train/masks/scene0.png")
+    assert torch.equal(source(root).split("train", None, resize_mask=False)[0].mask, torch.from_numpy(labels(0)).long())

@@ -1,0 +1,120 @@
+"""train.py and evaluate.py, called in this process."""
+
+import json
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from seg4diff.run import evaluate, train
+from seg4diff.training.checkpoints import read_checkpoint
+from tests.conftest import REPO
+from tests.runs import SMALL_RUN, compose_config, overrides
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, assets, world):
+    """A finished run: its folder and its metrics."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, train(compose_config("train", folder, *overrides(assets, world), *SMALL_RUN, "logger=all", "model.lr=0.02"))
+
+
+def test_metrics_hold_what_is_promised(finished):
+    folder, metrics = finished
+    assert json.loads((folder / "metrics.json").read_text())["base/miou"] == metrics["base/miou"]
+    promised = {"base/miou", "lora/miou", "base/val_flow_loss", "lora/val_flow_loss", "expert_layer", "seed", "miou_per_block"}
+    assert promised <= metrics.keys()
+    assert list(metrics["miou_per_block"]) == [0, 1, 2, 3]
+    assert metrics["miou_per_block"][1] == metrics["base/miou"]
+    assert metrics["lora/val_flow_loss"] != metrics["base/val_flow_loss"], "the adapter had no effect"
+
+
+def test_run_folder_is_complete(finished):
+    folder, _ = finished
+    names = ["config.yaml", "provenance.json", "per-class.csv", "blocks.png", "csv/metrics.csv", "tensorboard", "wandb"]
+    names += ["checkpoints/last.ckpt", "checkpoints/last-lora/pytorch_lora_weights.safetensors"]
+    names += [f"pictures/{kind}-{step:06d}.png" for kind in ("samples", "overlays") for step in (0, 2, 4)]
+    assert not [name for name in names if not (folder / name).exists()]
+
+
+def test_checkpoint_holds_the_adapter_alone(finished):
+    checkpoint = read_checkpoint(finished[0] / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 4 and checkpoint["optimizer_states"]
+    assert set(checkpoint["state_dict"]) == {
+        f"backbone.transformer.transformer_blocks.1.attn.{target}.lora_{side}.default.weight"
+        for target in ("to_q", "to_k", "to_v", "to_out.0")
+        for side in "AB"
+    }
+
+
+def test_lora_folder_gives_the_same_output_in_plain_diffusers(finished, assets):
+    folder, _ = finished
+    from seg4diff.backbones.sd3 import SD3Backbone
+
+    lora = folder / "checkpoints" / "last-lora"
+    ours = SD3Backbone.from_pretrained(path=str(assets / "tiny-sd3"), revision=None, dtype="float32", t5_length=0)
+    options = {
+        "prompt_embeds": ours.encode_text(["apple"]).embeddings,
+        "guidance_scale": 1.0,
+        "num_inference_steps": 2,
+        "output_type": "pt",
+    }
+    options["pooled_prompt_embeds"] = torch.zeros(1, 16)
+    ours.load_lora(lora)
+    plain = StableDiffusion3Pipeline.from_pretrained(assets / "tiny-sd3", text_encoder_3=None, tokenizer_3=None)
+
+    def draw(pipeline):
+        return pipeline(**options, height=32, width=32, generator=torch.Generator().manual_seed(0)).images
+
+    before = draw(plain)
+    plain.load_lora_weights(lora)
+    assert torch.equal(draw(plain), draw(ours._pipeline))
+    assert not torch.equal(draw(plain), before)
+
+
+def test_frozen_weights_are_bit_unchanged(tmp_path, assets, world):
+    config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "~evaluation", "validate_first=false", "~callbacks")
+    from seg4diff import run
+
+    built = []
+    original = run.build
+    try:
+        run.build = lambda node: built.append(original(node)) or built[-1]
+        train(config)
+    finally:
+        run.build = original
+    module = next(thing for thing in built if isinstance(thing, torch.nn.Module))
+    fresh = original(config.backbone.model)
+    trained = {name.replace(".base_layer", ""): weight for name, weight in module.backbone.state_dict().items()}
+    for name, weight in fresh.state_dict().items():
+        assert torch.equal(weight, trained[name]), name
+    moved = [name for name, weight in trained.items() if ".lora_B" in name and weight.abs().max() > 0]
+    assert len(moved) == 4, "to_q, to_k, to_v and to_out.0 of the expert should have moved"
+
+
+def test_evaluate_reads_a_run_and_finds_the_same_scores(finished, tmp_path, assets, world):
+    folder, metrics = finished
+    report = evaluate(compose_config("evaluate", tmp_path, f"ckpt={folder}", "trainer.accelerator=cpu"))
+    for name in ("base/miou", "lora/miou", "lora/val_flow_loss", "floor/random", "ceiling/miou"):
+        assert report[name] == pytest.approx(metrics[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["oracle", "vocabulary"])
+def test_evaluate_base_under_both_protocols(protocol, tmp_path, assets, world, capsys):
+    config = compose_config("evaluate", tmp_path, "ckpt=base", *overrides(assets, world), f"protocol={protocol}", "split=validation")
+    report = evaluate(config)
+    assert "lora/miou" not in report and report["images"] == 6
+    assert {"oracle": "oracle prompts", "vocabulary": "full-vocabulary prompts"}[protocol] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "conf" / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_path, assets):
+    from seg4diff.run import _build_trainer, build
+
+    swap = [] if file.stem.startswith("toyworld") else ["backbone=tiny_sd3", "backbone.expert_layer=1"]
+    config = compose_config("train", tmp_path, f"experiment={file.stem}", *swap, f"paths.assets_dir={assets}", "trainer.precision=32-true")
+    config.trainer.accelerator = "cpu"
+    build(config.data)
+    module = build(config.model)
+    assert sum(weight.numel() for weight in module.parameters() if weight.requires_grad) > 0
+    assert _build_trainer(config).max_steps == config.trainer.max_steps

@@ -1,0 +1,129 @@
+"""The objective's identities, in float64."""
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from seg4diff.data.sample import IGNORE
+from seg4diff.flow import velocity
+from seg4diff.training.objective import MaskAlignment, dice_loss
+
+MASK = torch.tensor([[0, 0, 4, 4, 2], [0, 0, 4, 2, 2], [2, 2, 2, 2, 2]])
+IDS = [0, 2, 4]
+LATENTS, NOISE = (torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+
+
+def random_logits(mask=MASK, classes=3, seed=2):
+    return torch.randn(classes, *mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def truth(mask=MASK, ids=IDS):
+    return torch.stack([mask == k for k in ids]).double()
+
+
+def terms(logits, ids=(IDS,), masks=(MASK,), predicted=LATENTS, **changes):
+    weights = {"flow_weight": 1.0, "mask_weight": 1.0, "dice_weight": 1.0} | changes
+    return MaskAlignment(**weights)(predicted, velocity(LATENTS, NOISE), list(logits), list(ids), list(masks))
+
+
+def test_the_exact_velocity_has_no_flow_loss():
+    exact = velocity(LATENTS, NOISE)
+    assert terms([random_logits()], predicted=exact)["flow"] == 0
+    torch.testing.assert_close(terms([random_logits()], predicted=exact + 0.5)["flow"].double(), torch.tensor(0.25).double())
+
+
+def test_right_maps_cost_nothing_and_inverted_maps_a_lot():
+    right = terms([(2 * truth() - 1) * 40])
+    assert right["focal"] < 1e-12 and right["dice"] < 1e-12
+    wrong = terms([(1 - 2 * truth()) * 40])
+    assert wrong["focal"] > 10 and wrong["dice"] > 0.85
+
+
+def test_maps_on_the_token_grid_are_judged_at_the_size_of_the_mask():
+    mask = torch.tensor([0, 3]).repeat_interleave(6).expand(4, 12)  # left, right
+    logits = 40 * torch.tensor([[[1.0, -1.0]] * 2, [[-1.0, 1.0]] * 2], dtype=torch.float64)
+    upright = terms([logits], [[0, 3]], [mask])
+    turned = terms([logits.transpose(1, 2)], [[0, 3]], [mask])
+    assert upright["dice"] < 0.1 < 0.4 < turned["dice"]
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.2])
+def test_focal_without_gamma_is_weighted_cross_entropy(alpha):
+    logits = random_logits()
+    focal = terms([logits], focal_alpha=alpha, focal_gamma=0.0)["focal"]
+    weight = alpha * truth() + (1 - alpha) * (1 - truth())
+    torch.testing.assert_close(focal, binary_cross_entropy_with_logits(logits, truth(), weight=weight))
+    if alpha == 0.5:
+        torch.testing.assert_close(focal, 0.5 * binary_cross_entropy_with_logits(logits, truth()))
+
+
+def test_gamma_discounts_pixels_by_how_right_they_are():
+    mask, logits = torch.tensor([[1]]), torch.tensor([[[0.75]]], dtype=torch.float64).logit()
+    plain, squared = (terms([logits], [[1]], [mask], focal_gamma=gamma)["focal"] for gamma in (0.0, 2.0))
+    torch.testing.assert_close(squared / plain, torch.tensor(0.25**2).double())
+
+
+def test_dice_by_hand():
+    probability = torch.tensor([[[0.5, 0.5], [0.5, 0.5]], [[1.0, 0.0], [0.25, 0.75]]], dtype=torch.float64)
+    half = torch.tensor([[1.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    everywhere = torch.ones(2, 2, dtype=torch.float64)
+    expected = torch.tensor([1 - (2 * 1.0 + 1) / (2 + 2 + 1), 1 - (2 * 1.0 + 1) / (2 + 2 + 1)]).double()
+    torch.testing.assert_close(dice_loss(probability, half.expand(2, 2, 2), everywhere), expected)
+    left = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(dice_loss(probability[1:], half[None], left), torch.tensor([1 - 3 / (1.25 + 1 + 1)]).double())
+
+
+def test_ignored_pixels_equal_pixels_that_are_not_there():
+    wide, mask = random_logits(), MASK.clone()
+    mask[:, 3:] = IGNORE
+    cropped = terms([wide[..., :3]], masks=[MASK[:, :3]])
+    for filling in (wide, torch.cat([wide[..., :3], 90 * wide[..., 3:]], dim=-1)):
+        ignoring = terms([filling], masks=[mask])
+        for name in ("focal", "dice"):
+            torch.testing.assert_close(ignoring[name], cropped[name])
+    nothing = terms([wide], masks=[torch.full_like(MASK, IGNORE)])
+    assert nothing["focal"] == 0 and nothing["dice"].isfinite()
+
+
+def test_the_order_of_classes_does_not_matter_but_their_pairing_does():
+    logits, order = random_logits(), [2, 0, 1]
+    straight, permuted = terms([logits]), terms([logits[order]], [[IDS[k] for k in order]])
+    crossed = terms([logits[order]])
+    for name in ("focal", "dice"):
+        torch.testing.assert_close(straight[name], permuted[name])
+        assert (straight[name] - crossed[name]).abs() > 1e-3
+
+
+def test_loss_is_the_weighted_sum_of_the_terms_returned():
+    result = terms([random_logits()], flow_weight=0.7, mask_weight=3.0, dice_weight=0.2)
+    plain = terms([random_logits()])
+    for name in ("flow", "focal", "dice"):
+        assert torch.equal(result[name], plain[name]), "terms are returned unweighted"
+    torch.testing.assert_close(result["loss"], 0.7 * plain["flow"] + 3.0 * plain["focal"] + 0.2 * plain["dice"])
+
+
+def test_an_image_without_classes_contributes_nothing():
+    other = torch.full((2, 7), IGNORE)
+    alone, joined = terms([random_logits()]), terms([random_logits(other, 0), random_logits()], [[], IDS], [other, MASK])
+    assert {name: float(value) for name, value in alone.items()} == {name: float(value) for name, value in joined.items()}
+    predicted = LATENTS.clone().requires_grad_()
+    empty = terms([random_logits(other, 0)], [[]], [other], predicted=predicted)
+    empty["loss"].backward()
+    assert empty["focal"] == empty["dice"] == 0 and predicted.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_gradients_are_finite_for_extreme_logits(gamma, dtype):
+    for value in (100.0, -100.0):
+        logits = torch.full((3, *MASK.shape), value, dtype=dtype, requires_grad=True)
+        terms([logits], focal_gamma=gamma)["loss"].backward()
+        assert logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
+
+
+def test_the_gradient_points_towards_the_masks():
+    logits = random_logits().requires_grad_()
+    result = terms([logits])
+    (result["focal"] + result["dice"]).backward()
+    better = terms([(logits - logits.grad).detach()])
+    assert better["focal"] < result["focal"] and better["dice"] < result["dice"]
