@@ -52,7 +52,7 @@ def random_sd3(*, qk_norm: str | None = None, dual: tuple[int, ...] = (), blocks
         vae=vae,
         text_encoder={"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
         words=lexicon(),
-        text_length=24,
+        text_length=32,
         shift=2.0,
         pooled_text=False,
         seed=0,

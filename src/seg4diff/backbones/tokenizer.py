@@ -35,7 +35,7 @@ def build_clip_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer
             ranks[pair] = len(merges)
             merges.append(pair)
             vocabulary.setdefault("".join(pair), len(vocabulary))
-            pieces = ["".join(pair), *pieces[2:]]
+            pieces = _split(word, ranks)
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=max_length)

@@ -17,7 +17,7 @@ from PIL import Image
 from seg4diff.data.sample import IGNORE, Vocabulary
 from seg4diff.data.source import DataSource, Row, SampleDataset
 from seg4diff.data.vocabularies import read_vocabulary
-from seg4diff.errors import MissingFileError
+from seg4diff.errors import MissingFileError, UserError
 
 ARCHIVES = {"images": "train2017.zip and val2017.zip", "masks": "stuffthingmaps_trainval2017.zip"}
 FOLDERS = {"train": "train2017", "validation": "val2017", "test": "val2017"}
@@ -60,9 +60,24 @@ class CocoStuff(DataSource):
         if split == "train" and self._subset is not None and self._subset < len(images):
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self._seed))
             images = [images[k] for k in sorted(order[: self._subset].tolist())]
-        captions = json.loads(Path(self._captions).read_text(encoding="utf-8")) if self._captions else None
+        captions = self._read_captions()
+        if not images:
+            raise MissingFileError(f"{self._root / FOLDERS[split]} holds no .jpg: unpack {ARCHIVES['images']} there.")
+        uncaptioned = [path.stem for path in images if captions is not None and path.stem not in captions]
+        if uncaptioned:
+            raise UserError(
+                f"{self._captions} has no caption for {len(uncaptioned)} of {len(images)} images, the first is {uncaptioned[0]}."
+            )
         masks = self._mask_folder(FOLDERS[split])
         return CocoStuffDataset(images, masks, self._lookup, captions, self.vocabulary, image_size, resize_mask)
+
+    def _read_captions(self) -> dict[str, str] | None:
+        if self._captions is None:
+            return None
+        try:
+            return json.loads(Path(self._captions).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self._captions} is not JSON ({error}): it must be one object of image stem: caption.") from error
 
     def _mask_folder(self, folder: str) -> Path:
         return self._root / "stuffthingmaps" / folder
@@ -93,9 +108,10 @@ class CocoStuffDataset(SampleDataset):
 
     def row(self, index: int) -> Row:
         path = self._images[index]
-        ids = self._lookup[np.array(Image.open(self._masks / f"{path.stem}.png"))]
+        mask_path = self._masks / f"{path.stem}.png"
+        ids = self._lookup[np.array(Image.open(mask_path))]
         if self._captions is None:
             caption = " ".join(self._names[k] for k in np.unique(ids) if k != IGNORE)
         else:
             caption = self._captions[path.stem]
-        return Row(image=Image.open(path), mask=Image.fromarray(ids), caption=caption, name=str(path))
+        return Row(image=Image.open(path), mask=Image.fromarray(ids), caption=caption, name=str(path), mask_name=str(mask_path))

@@ -38,7 +38,12 @@ class FolderData(DataSource):
             raise MissingFileError(
                 f"no list of classes at {file}: write one class name per line, in the order of the mask values, and set data.source.root."
             )
-        return Vocabulary(tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()))
+        names = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines()]
+        if not all(names):
+            raise UserError(
+                f"line {names.index('') + 1} of {file} is empty: line k (from 0) names mask value k, so no line may be left out."
+            )
+        return Vocabulary(tuple(names))
 
     def prepare(self) -> None:
         for split in dict.fromkeys(self._splits.values()):
@@ -53,6 +58,8 @@ class FolderData(DataSource):
         _ = self.vocabulary
 
     def split(self, split: str, image_size: tuple[int, int] | None, resize_mask: bool) -> "FolderDataset":
+        if split not in self._splits:
+            raise UserError(f"data.source.splits names no folder for the split '{split}', only for {list(self._splits)}: add one.")
         folder = self._splits[split]
         return FolderDataset(self._root / folder, self._rows(folder), self.vocabulary, image_size, resize_mask)
 
@@ -66,6 +73,8 @@ class FolderData(DataSource):
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             if line.strip():
                 rows.append(_parse(line, file, number))
+        if not rows:
+            raise UserError(f"{file} has no rows: write one JSON row per image.")
         return rows
 
 
@@ -74,9 +83,9 @@ def _parse(line: str, file: Path, number: int) -> dict:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"line {number} of {file} is not JSON ({error}): write one JSON object per line.") from error
-    absent = [key for key in ("file_name", "mask_file_name") if key not in row]
-    if absent:
-        raise UserError(f"line {number} of {file} has no {' and no '.join(absent)}: every row names its image and its mask.")
+    keys = ("file_name", "mask_file_name")
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
+        raise UserError(f"line {number} of {file} must be an object with the strings {' and '.join(keys)}, found {line.strip()[:80]}.")
     return row
 
 
@@ -96,4 +105,5 @@ class FolderDataset(SampleDataset):
     def row(self, index: int) -> Row:
         row = self._rows[index]
         image, mask = Image.open(self._folder / row["file_name"]), Image.open(self._folder / row["mask_file_name"])
-        return Row(image=image, mask=mask, caption=row.get("caption", ""), name=self.name(index))
+        path = self._folder / row["mask_file_name"]
+        return Row(image=image, mask=mask, caption=row.get("caption") or "", name=self.name(index), mask_name=str(path))

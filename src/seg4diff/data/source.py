@@ -47,6 +47,7 @@ class Row:
     mask: Image.Image
     caption: str
     name: str
+    mask_name: str
 
 
 class SampleDataset(Dataset, ABC):
@@ -85,7 +86,7 @@ class SampleDataset(Dataset, ABC):
                 "an image and its mask must have one size."
             )
         image = image_to_tensor(row.image, self._size)
-        mask = label_map(row.mask, len(self._vocabulary), row.name)
+        mask = label_map(row.mask, len(self._vocabulary), row.mask_name)
         if self._resize_mask and mask.shape != image.shape[1:]:
             mask = resize_labels(mask, image.shape[1:])
         return Sample(image=image, mask=mask, caption=row.caption, name=row.name, index=index)
@@ -105,4 +106,4 @@ class TableDataset(SampleDataset):
         return self._names[index]
 
     def row(self, index: int) -> Row:
-        return Row(**self._table[index])
+        return Row(**self._table[index], mask_name=f"of {self.name(index)}")

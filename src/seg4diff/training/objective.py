@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
 from seg4diff.data.sample import IGNORE
+from seg4diff.errors import UserError
 from seg4diff.segmentation.readout import upsample
 
 
@@ -26,6 +27,8 @@ class MaskAlignment:
     def __init__(
         self, *, flow_weight: float, mask_weight: float, dice_weight: float, focal_alpha: float = 0.25, focal_gamma: float = 2.0
     ) -> None:
+        if 0 < focal_gamma < 1:
+            raise UserError(f"focal_gamma must be 0 or at least 1 (its gradient has no bound between), found {focal_gamma}.")
         self.weights = {"flow": flow_weight, "focal": mask_weight, "dice": dice_weight}
         self._alpha, self._gamma = focal_alpha, focal_gamma
 
@@ -44,13 +47,14 @@ class MaskAlignment:
         Returns:
             {"flow", "focal", "dice", "loss"}: scalars; "loss" is the weighted sum.
         """
-        per_map = [
-            self._compare(upsample(logits, mask.shape), mask, ids)
+        # Mean over the maps of an image, then over the images: processes and accumulated batches of one size then average exactly.
+        per_image = [
+            self._compare(upsample(logits, mask.shape), mask, ids).mean(dim=1) if len(ids) else predicted.new_zeros(2)
             for logits, ids, mask in zip(class_logits, classes, masks, strict=True)
-            if len(ids)
         ]
-        focal, dice = torch.cat(per_map, dim=1).mean(dim=1) if per_map else predicted.new_zeros(2)
-        terms = {"flow": mse_loss(predicted.float(), target.float()), "focal": focal, "dice": dice}
+        focal, dice = torch.stack(per_image).mean(dim=0)
+        wide = torch.promote_types(predicted.dtype, torch.float32)
+        terms = {"flow": mse_loss(predicted.to(wide), target.to(wide)), "focal": focal, "dice": dice}
         return terms | {"loss": sum(self.weights[name] * term for name, term in terms.items())}
 
     def _compare(self, logits: Tensor, mask: Tensor, ids: Sequence[int]) -> Tensor:
