@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seg4diff.backbones.base import LORA_FILE
+from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.report import print_report, write_report
 from seg4diff.provenance import provenance, write_json
@@ -38,9 +39,16 @@ def main(entry: Callable[[], Any]) -> None:
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if os.environ.get("SEG4DIFF_DEBUG") == "1":
             raise
-        message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-        print(f"error: {message.strip()}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    """The message alone: without the traceback that a loader process puts before it, and on one line where it is one thing."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    message = str(error).rpartition("UserError: ")[2].strip()
+    return " ".join(message.split()) if isinstance(error, HydraException | OmegaConfBaseException) else message
 
 
 def quiet_libraries() -> None:
@@ -74,12 +82,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    output_dir = _open_output_dir(config)
-    if config.ckpt_path is not None:
-        read_checkpoint(config.ckpt_path)
+    output_dir = Path(config.paths.output_dir)
+    _check_output_dir(output_dir, config.ckpt_path)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, module = _build_all(config.data, config.model)
     trainer = _build_trainer(config)
+    _record(config, output_dir)
     if config.ckpt_path is None and config.validate_first:
         trainer.validate(module, data, verbose=False)
     trainer.fit(module, data, ckpt_path=config.ckpt_path)
@@ -108,12 +116,19 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     lora = find_lora(str(config.ckpt))
     if lora is not None:
         _take_from_run(config, lora)
-    output_dir = _open_output_dir(config)
+    output_dir = Path(config.paths.output_dir)
+    _check_output_dir(output_dir, None)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, backbone = _build_all(config.data, config.backbone.model)
     if lora is not None:
         backbone.load_lora(lora)
+        if config.expert_layer not in adapted_blocks(backbone):
+            raise UserError(
+                f"the LoRA {lora} adapts the blocks {adapted_blocks(backbone)}, expert_layer is {config.expert_layer}: evaluate the block "
+                "it was trained for."
+            )
     trainer = _build_trainer(config)
+    _record(config, output_dir)
     report = {"ckpt": str(config.ckpt), "split": config.split} | evaluate_module(config, trainer, backbone, data)
     if trainer.is_global_zero:
         write_json(output_dir / "metrics.json", report)
@@ -197,16 +212,23 @@ def _is_main_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
-def _open_output_dir(config: DictConfig) -> Path:
-    """Refuse to write over another run, then record what this one is."""
-    output_dir = Path(config.paths.output_dir)
-    if (output_dir / "metrics.json").exists() and config.get("ckpt_path") is None:
+def _check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
+    """Refuse to write over another run."""
+    if ckpt_path is not None:
+        read_checkpoint(ckpt_path)
+    elif (output_dir / "metrics.json").exists():
         raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
+    elif (last := output_dir / "checkpoints" / "last.ckpt").exists():
+        raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")
+
+
+def _record(config: DictConfig, output_dir: Path) -> None:
+    """Save the resolved configuration, versions and git revision; those of a run that is continued stay beside the new ones."""
     if _is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-        write_json(output_dir / "provenance.json", provenance())
-    return output_dir
+        suffix = "-resumed" if (output_dir / "config.yaml").exists() else ""
+        (output_dir / f"config{suffix}.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        write_json(output_dir / f"provenance{suffix}.json", provenance())
 
 
 def _build_trainer(config: DictConfig) -> L.Trainer:

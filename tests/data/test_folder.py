@@ -97,7 +97,7 @@ BROKEN_FOLDERS = {
     ),
     "no mask named": (
         lambda root: metadata(root).write_text('\n{"file_name": "scene0.png"}'),
-        r"line 2 of .*train/metadata\.jsonl has no mask_file_name",
+        r"line 2 of .*train/metadata\.jsonl must be an object with the strings file_name and mask_file_name",
     ),
     "one file missing": (
         lambda root: (root / "train/masks/scene1.png").unlink(),

@@ -98,6 +98,6 @@ def test_names_with_signs_are_no_patterns():
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_its_length(model):
-    model.encode_text(["apple " * 22])
-    with pytest.raises(UserError, match=r"has 23 tokens, the tokenizer allows 22: "):
-        model.encode_text(["apple", "apple " * 23])
+    model.encode_text(["apple " * 30])
+    with pytest.raises(UserError, match=r"has 31 tokens, the tokenizer allows 30: "):
+        model.encode_text(["apple", "apple " * 31])

@@ -102,10 +102,24 @@ def test_loss_is_the_weighted_sum_of_the_terms_returned():
     torch.testing.assert_close(result["loss"], 0.7 * plain["flow"] + 3.0 * plain["focal"] + 0.2 * plain["dice"])
 
 
-def test_an_image_without_classes_contributes_nothing():
+def test_an_image_without_classes_adds_zero_to_the_mean_over_images():
     other = torch.full((2, 7), IGNORE)
     alone, joined = terms([random_logits()]), terms([random_logits(other, 0), random_logits()], [[], IDS], [other, MASK])
-    assert {name: float(value) for name, value in alone.items()} == {name: float(value) for name, value in joined.items()}
+    for name in ("focal", "dice"):
+        torch.testing.assert_close(joined[name], alone[name] / 2)
+
+
+def test_halves_of_a_batch_average_to_the_whole():
+    """So that processes, and accumulated batches, give the gradient of the whole batch."""
+    few, many = (random_logits(), MASK, IDS), (random_logits()[:1], MASK, IDS[:1])
+    whole = terms([few[0], many[0]], [few[2], many[2]], [few[1], many[1]])
+    halves = [terms([logits], [ids], [mask]) for logits, mask, ids in (few, many)]
+    for name in ("focal", "dice"):
+        torch.testing.assert_close(whole[name], (halves[0][name] + halves[1][name]) / 2)
+
+
+def test_an_image_without_classes_has_no_mask_loss():
+    other = torch.full((2, 7), IGNORE)
     predicted = LATENTS.clone().requires_grad_()
     empty = terms([random_logits(other, 0)], [[]], [other], predicted=predicted)
     empty["loss"].backward()

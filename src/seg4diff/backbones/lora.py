@@ -88,6 +88,12 @@ def has_lora(backbone: Backbone) -> bool:
     return bool(lora_weights(backbone))
 
 
+def adapted_blocks(backbone: Backbone) -> list[int]:
+    """Indices of the joint-attention blocks that carry an adapter."""
+    names = list(lora_weights(backbone))
+    return [site.index for site in backbone.attention_sites() if any(name.startswith(f"{site.name}.") for name in names)]
+
+
 def check_lora(backbone: Backbone, folder: Path) -> None:
     """Compare a saved adapter with the model before loading it.
 

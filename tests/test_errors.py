@@ -1,0 +1,166 @@
+"""What a user can mend ends in one sentence and exit code 1, and nothing is overwritten."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seg4diff.backbones.lora import LoraSpec, add_lora
+from seg4diff.run import evaluate, main, train
+from tests.conftest import random_sd3
+from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
+
+FAST = ["~evaluation", "validate_first=false", "callbacks.samples=null", "callbacks.overlays=null"]
+
+
+def sentence(capsys, entry) -> str:
+    """Run an entry point that must fail; return what it said."""
+    with pytest.raises(SystemExit) as stop:
+        main(entry)
+    assert stop.value.code == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder data set of two images of 32 x 48 pixels and two classes."""
+    for split in ("train", "val"):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        rows = []
+        for k in range(2):
+            Image.new("RGB", (48, 32), (90 * k, 90, 90)).save(tmp_path / "photos" / split / f"{k}.png")
+            Image.fromarray(np.full((32, 48), k, dtype=np.uint8)).save(tmp_path / "photos" / split / f"{k}-mask.png")
+            rows.append(json.dumps({"file_name": f"{k}.png", "mask_file_name": f"{k}-mask.png", "caption": "sand and snow"}))
+        (tmp_path / "photos" / split / "metadata.jsonl").write_text("\n".join(rows))
+    (tmp_path / "photos" / "classes.txt").write_text("sand\nsnow\n")
+    return tmp_path / "photos"
+
+
+def training(tmp_path, assets, world, *arguments):
+    return lambda: train(compose_config("train", tmp_path / "out", *overrides(assets, world), *SMALL_RUN, *FAST, *arguments))
+
+
+def folder_training(tmp_path, assets, photos, *arguments):
+    names = ["data=folder", f"data.source.root={photos}", f"paths.assets_dir={assets}", "data.batch_size=2", "data.eval_batch_size=2"]
+    return lambda: train(compose_config("train", tmp_path / "out", *names, *SMALL_MODEL, *SMALL_RUN, *FAST, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("expert_layer=9", "block 9 does not exist: this model has 4 joint-attention blocks, 0 to 3"),
+        ("lora.targets=[to_z]", "'to_z', which the attention of this model does not have"),
+        ("lora.blocks=expertt", "lora.blocks must be 'expert', 'all' or a list"),
+        ("backbone.readout.sigma=1.5", "readout.sigma must be in [0, 1], found 1.5"),
+        ("backbone.model.path=/nowhere/model", "no model folder at /nowhere/model: set backbone.model.path"),
+        ("ckpt_path=/nowhere/last.ckpt", "no checkpoint at /nowhere/last.ckpt"),
+        ("model.lr=1e38", "the loss is not finite at step"),
+    ],
+)
+def test_bad_values(argument, expected, capsys, tmp_path, assets, world):
+    assert expected in sentence(capsys, training(tmp_path, assets, world, argument))
+
+
+def test_unknown_experiment_lists_the_known_ones(tmp_path):
+    done = run_script("train.py", tmp_path / "out", "experiment=cocolora")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Could not find 'experiment/cocolora'" in done.stderr and "coco_lora" in done.stderr
+
+
+def test_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run_script("train.py", tmp_path / "file" / "out")
+    assert done.returncode == 1 and "Traceback" not in done.stderr and str(tmp_path / "file") in done.stderr
+
+
+def test_missing_data_folder(capsys, tmp_path, assets):
+    said = sentence(capsys, folder_training(tmp_path, assets, tmp_path / "nothing"))
+    assert f"no list of classes at {tmp_path}/nothing" in said or "no data folder at" in said
+
+
+def test_corrupt_image(capsys, tmp_path, assets, photos):
+    file = photos / "train" / "1.png"
+    file.write_bytes(file.read_bytes()[:60])
+    for workers in (0, 1):
+        said = sentence(capsys, folder_training(tmp_path / str(workers), assets, photos, f"data.num_workers={workers}"))
+        assert f"the image or mask of {file} cannot be decoded" in said
+
+
+def test_mask_of_another_size(capsys, tmp_path, assets, photos):
+    Image.new("L", (20, 32)).save(photos / "train" / "0-mask.png")
+    assert "20 x 32 pixels, its image 48 x 32" in sentence(capsys, folder_training(tmp_path, assets, photos))
+
+
+def test_mask_value_outside_the_vocabulary(capsys, tmp_path, assets, photos):
+    Image.new("L", (48, 32), 7).save(photos / "train" / "0-mask.png")
+    said = sentence(capsys, folder_training(tmp_path, assets, photos))
+    assert "0-mask.png holds the values [7], but the vocabulary has 2 classes" in said
+
+
+def test_image_size_that_the_model_cannot_take(capsys, tmp_path, assets, photos):
+    said = sentence(capsys, folder_training(tmp_path, assets, photos, "data.image_size=[30,48]"))
+    assert "image size 30 x 48 does not fit this model: height and width must be multiples of 8" in said
+
+
+def test_prompt_longer_than_the_tokenizer_allows(capsys, tmp_path, assets, photos):
+    (photos / "classes.txt").write_text(" ".join(["sand"] * 40) + "\nsnow\n")
+    assert "tokens, the tokenizer allows 30" in sentence(capsys, folder_training(tmp_path, assets, photos))
+
+
+def test_checkpoints_that_do_not_fit(capsys, tmp_path, assets, world):
+    training(tmp_path, assets, world)()
+    checkpoint = tmp_path / "out" / "checkpoints" / "last.ckpt"
+    again = training(tmp_path, assets, world)
+    assert "holds a finished run: choose another hydra.run.dir" in sentence(capsys, again)
+    elsewhere = tmp_path / "elsewhere"
+    said = sentence(capsys, training(elsewhere, assets, world, f"ckpt_path={checkpoint}", "expert_layer=2"))
+    assert "the checkpoint's LoRA does not fit this model" in said
+    said = sentence(capsys, training(elsewhere, assets, world, f"ckpt_path={checkpoint}", "lora.rank=4"))
+    assert "the checkpoint's LoRA does not fit this model" in said
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read (truncated" in sentence(capsys, training(elsewhere, assets, world, f"ckpt_path={checkpoint}"))
+
+
+def test_lora_that_does_not_fit(capsys, tmp_path, assets, world):
+    def evaluation(*arguments):
+        return lambda: evaluate(compose_config("evaluate", tmp_path / "out", *overrides(assets, world), *arguments))
+
+    wide = random_sd3(blocks=4, heads=3)
+    add_lora(wide, LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q"]), expert_layer=1, seed=0)
+    wide.save_lora(tmp_path / "wide")
+    assert "was made for a 'transformer_blocks.1.attn.to_q' of width 24" in sentence(capsys, evaluation(f"ckpt={tmp_path}/wide"))
+    deep = random_sd3(blocks=6)
+    add_lora(deep, LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q"]), expert_layer=5, seed=0)
+    deep.save_lora(tmp_path / "deep")
+    assert "adapts 'transformer_blocks.5.attn.to_q', which this model does not have" in sentence(
+        capsys, evaluation(f"ckpt={tmp_path}/deep")
+    )
+    own = random_sd3(blocks=4)
+    add_lora(own, LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q"]), expert_layer=2, seed=0)
+    own.save_lora(tmp_path / "own")
+    assert "adapts the blocks [2], expert_layer is 1" in sentence(capsys, evaluation(f"ckpt={tmp_path}/own"))
+    file = tmp_path / "own" / "pytorch_lora_weights.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    assert "truncated or not a safetensors file" in sentence(capsys, evaluation(f"ckpt={tmp_path}/own", "expert_layer=2"))
+    assert "nor the word base" in sentence(capsys, evaluation("ckpt=bse"))
+
+
+def test_coco_without_data_and_weights_names_both(tmp_path):
+    done = run_script("train.py", tmp_path / "out", "experiment=coco_lora", "backbone.model.path=/nowhere/sd3", "trainer.accelerator=cpu")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for part in ("train2017", "stuffthingmaps", "COCO_ROOT", "no model folder at /nowhere/sd3"):
+        assert part in done.stderr
+
+
+def test_a_failed_start_leaves_an_existing_run_alone(tmp_path, assets, world, capsys):
+    training(tmp_path, assets, world)()
+    run = tmp_path / "out"
+    (run / "metrics.json").unlink()
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert "holds an unfinished run: continue it with" in sentence(capsys, training(tmp_path, assets, world))
+    sentence(capsys, training(tmp_path, assets, world, f"ckpt_path={run}/checkpoints/last.ckpt", "expert_layer=9"))
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
