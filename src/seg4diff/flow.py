@@ -21,7 +21,7 @@ def interpolate(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         noise: same shape, standard normal.
         sigma: (B,) in [0, 1].
     """
-    sigma = sigma.view(-1, *[1] * (latents.dim() - 1))
+    sigma = sigma.to(latents.dtype).view(-1, *[1] * (latents.dim() - 1))
     return (1 - sigma) * latents + sigma * noise
 
 
@@ -57,12 +57,12 @@ def draw(latents: Tensor, sample_ids: Iterable[int], seed: int, sample_sigma: Si
         sample_sigma: distribution of the noise level.
 
     Returns:
-        noise (B, C, h, w) and sigma (B,).
+        noise (B, C, h, w) and sigma (B,), the latter in float32 whatever the latents are: time steps need the digits.
     """
     generators = [_generator(seed, sample_id) for sample_id in sample_ids]
     sigma = torch.tensor([sample_sigma(generator) for generator in generators])
     noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
-    return noise.to(latents), sigma.to(latents)
+    return noise.to(latents), sigma.to(latents.device)
 
 
 def _generator(seed: int, sample_id: int) -> torch.Generator:

@@ -1,5 +1,6 @@
 """The toy world as a Hugging Face data set with the columns image, mask, instances, caption and name."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,13 @@ from seg4diff.data.source import DataSource, TableDataset
 from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
 
 
-def _rows(seed: int, split: str, indices: list[int], side: int) -> Iterator[dict]:
+def _drawing_code() -> str:
+    """Fingerprint of the code that draws: scenes kept from other code are not read again."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()[:16]
+
+
+def _rows(seed: int, split: str, indices: list[int], side: int, code: str) -> Iterator[dict]:
     for index in indices:
         scene = make_scene(seed, split, index, side)
         yield {
@@ -43,7 +50,13 @@ class ToyWorld(DataSource):
         text = datasets.Value("string")
         return datasets.Dataset.from_generator(
             _rows,
-            gen_kwargs={"seed": self._seed, "split": split, "indices": list(range(self._sizes[split])), "side": self._side},
+            gen_kwargs={
+                "seed": self._seed,
+                "split": split,
+                "indices": list(range(self._sizes[split])),
+                "side": self._side,
+                "code": _drawing_code(),
+            },
             features=datasets.Features({"image": picture, "mask": picture, "instances": picture, "caption": text, "name": text}),
             cache_dir=str(self._root),
             split=split,
