@@ -70,8 +70,9 @@ def test_global_generators_are_left_alone():
     assert torch.equal(torch.get_rng_state(), before) and (np.random.get_state()[1] == numpy_before).all()
 
 
-def test_a_draw_takes_the_dtype_of_the_latents():
+def test_noise_takes_the_dtype_of_the_latents_and_sigma_keeps_its_digits():
     noise, sigma = draw(LATENTS, [1, 2, 3], 0, shifted_uniform(shift=2.0))
     same, level = draw(LATENTS.float(), [1, 2, 3], 0, shifted_uniform(shift=2.0))
-    assert noise.dtype == sigma.dtype == torch.float64
-    assert torch.equal(noise.float(), same) and torch.equal(sigma.float(), level)
+    assert noise.dtype == torch.float64 and sigma.dtype == torch.float32
+    assert torch.equal(noise.float(), same) and torch.equal(sigma, level)
+    assert draw(LATENTS.half(), [1], 0, shifted_uniform(shift=2.0))[1].dtype == torch.float32

@@ -16,6 +16,8 @@ SHOWN = ("base/miou", "lora/miou", "base/val_flow_loss", "lora/val_flow_loss", "
 """Figures that the table shows, where the runs have them."""
 
 
+REPLICATES = ("seed", "ckpt")
+"""Runs that differ in these alone are repetitions of one setting, and are averaged."""
 LINES = (("base/miou", "base", "tab:blue"), ("lora/miou", "LoRA", "tab:green"), ("ceiling/miou", "ceiling", "tab:gray"))
 """Figure, label and colour of the lines of the plot."""
 
@@ -44,7 +46,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
-    """Write sweep.csv and sweep.png, print the table; runs that differ in the seed alone are also averaged."""
+    """Write sweep.csv and sweep.png, print the table; repetitions of one setting are also averaged."""
     varied = [key for key in runs[0]["overrides"] if len({run["overrides"].get(key) for run in runs}) > 1]
     names = list(dict.fromkeys(name for run in runs for name in run["figures"]))
     with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
@@ -58,27 +60,25 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
         table.add_column(title, justify="right")
     for run in runs:
         table.add_row(*(run["overrides"][key] for key in varied), *(f"{run['figures'].get(name, float('nan')):.4f}" for name in shown))
-    _add_means(table, runs, [key for key in varied if key != "seed"], shown, varied)
+    settings = [key for key in varied if key not in REPLICATES]
+    if settings != varied:
+        _add_means(table, runs, settings, shown, varied)
     Console().print(table)
-    keys = [key for key in varied if key != "seed"] or varied
+    keys = settings or varied
     if keys:
         plot_sweep(runs, keys[0], folder / "sweep.png")
 
 
-def _add_means(table: Table, runs: list[dict], keys: list[str], shown: list[str], varied: list[str]) -> None:
-    """One row of mean ± standard deviation for every group of runs that differ in the seed alone."""
+def _add_means(table: Table, runs: list[dict], settings: list[str], shown: list[str], varied: list[str]) -> None:
+    """One row of mean ± standard deviation for every setting."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for run in runs:
-        groups[tuple(run["overrides"][key] for key in keys)].append(run["figures"])
-    if "seed" not in varied:
-        return
+        groups[tuple(run["overrides"][key] for key in settings)].append(run["figures"])
     table.add_section()
     for group, figures in groups.items():
-        labels = dict(zip(keys, group, strict=True)) | {"seed": f"{len(figures)} seeds"}
-        cells = [
-            f"{mean(f[name] for f in figures):.4f} ± {stdev(f[name] for f in figures) if len(figures) > 1 else 0:.4f}" for name in shown
-        ]
-        table.add_row(*(labels[key] for key in varied), *cells)
+        labels = dict(zip(settings, group, strict=True))
+        cells = [_spread([figure[name] for figure in figures]) for name in shown]
+        table.add_row(*(labels.get(key, f"{len(figures)} runs") for key in varied), *cells)
 
 
 def _spread(values: list[float]) -> str:
