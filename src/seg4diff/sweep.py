@@ -1,6 +1,7 @@
 """The end of a sweep (`python train.py -m key=a,b,c`): one table on screen, one CSV and one plot in the sweep folder."""
 
 import csv
+import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -64,9 +65,8 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
     if settings != varied:
         _add_means(table, runs, settings, shown, varied)
     Console().print(table)
-    keys = settings or varied
-    if keys:
-        plot_sweep(runs, keys[0], folder / "sweep.png")
+    if varied:
+        plot_sweep(runs, settings or varied, folder / "sweep.png")
 
 
 def _add_means(table: Table, runs: list[dict], settings: list[str], shown: list[str], varied: list[str]) -> None:
@@ -85,24 +85,24 @@ def _spread(values: list[float]) -> str:
     return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0:.4f}"
 
 
-def plot_sweep(runs: list[dict[str, Any]], key: str, path: Path) -> None:
-    """MIoU over one swept value: the base model's and, where trained, the LoRA's."""
+def plot_sweep(runs: list[dict[str, Any]], settings: list[str], path: Path) -> None:
+    """Plot mIoU over the first setting, one line for each value of the others: the base model's and, where trained, the LoRA's."""
     from matplotlib.figure import Figure
 
+    key, *others = settings
     values = list(dict.fromkeys(run["overrides"][key] for run in runs))
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    groups = list(dict.fromkeys(tuple(run["overrides"][other] for other in others) for run in runs))
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
-    for name, label, colour in (
-        ("base/miou", "base", "tab:blue"),
-        ("lora/miou", "LoRA", "tab:green"),
-        ("ceiling/miou", "ceiling", "tab:gray"),
-    ):
-        points = [(values.index(run["overrides"][key]), 100 * run["figures"][name]) for run in runs if name in run["figures"]]
+    for (name, label, colour), (number, group) in itertools.product(LINES, enumerate(groups)):
+        members = [run for run in runs if name in run["figures"] and tuple(run["overrides"][other] for other in others) == group]
+        points = [(values.index(run["overrides"][key]), 100 * run["figures"][name]) for run in members]
         if points:
-            axes.scatter(*zip(*points, strict=True), color=colour, s=18)
+            axes.scatter(*zip(*points, strict=True), color=colour, s=14)
             means = [(x, mean(y for other, y in points if other == x)) for x in sorted({x for x, _ in points})]
-            axes.plot(*zip(*means, strict=True), color=colour, label=label)
+            style = {"color": colour, "linestyle": ("-", "--", ":", "-.")[number % 4]}
+            axes.plot(*zip(*means, strict=True), label=" ".join([label, *group]), **style)
     axes.set_xticks(range(len(values)), values)
     axes.set(xlabel=key, ylabel="mIoU (%)", ylim=(0, 100), title=f"mIoU over {key}")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
