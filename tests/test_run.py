@@ -31,7 +31,7 @@ def test_metrics_hold_what_is_promised(finished):
 
 def test_run_folder_is_complete(finished):
     folder, _ = finished
-    names = ["config.yaml", "provenance.json", "per-class.csv", "blocks.png", "csv/metrics.csv", "tensorboard", "wandb"]
+    names = ["config.yaml", "provenance.json", "per-class.csv", "blocks.png", "csv/version_0/metrics.csv", "tensorboard", "wandb"]
     names += ["checkpoints/last.ckpt", "checkpoints/last-lora/pytorch_lora_weights.safetensors"]
     names += [f"pictures/{kind}-{step:06d}.png" for kind in ("samples", "overlays") for step in (0, 2, 4)]
     assert not [name for name in names if not (folder / name).exists()]
