@@ -2,9 +2,12 @@
 
 import netrc
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
 def wandb_logger(*, save_dir: str, project: str, name: str, group: str | None, offline: bool | None) -> WandbLogger:
@@ -17,16 +20,29 @@ def wandb_logger(*, save_dir: str, project: str, name: str, group: str | None, o
         group: groups the runs of a sweep.
         offline: keep the run on disk (`wandb sync` uploads it later); None = offline when no account is set up on this machine.
     """
+    import wandb
+
     folder = Path(save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     id_file = folder / "wandb-id.txt"
-    run_id = id_file.read_text().strip() if id_file.exists() else None
+    run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+    if rank_zero_only.rank == 0:
+        id_file.write_text(run_id)
     if offline is None:
         offline = not _has_account()
-    logger = WandbLogger(save_dir=save_dir, project=project, name=name, group=group, offline=offline, id=run_id, resume="allow")
-    if run_id is None and logger.version:
-        id_file.write_text(logger.version)
-    return logger
+    return WandbLogger(save_dir=save_dir, project=project, name=name, group=group, offline=offline, id=run_id, resume="allow")
+
+
+@contextmanager
+def finished(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close wandb's run at the end, also after an error: the next run of a sweep would write into it."""
+    try:
+        yield
+    finally:
+        if any(isinstance(logger, WandbLogger) for logger in loggers):
+            import wandb
+
+            wandb.finish(quiet=True)
 
 
 def _has_account() -> bool:

@@ -4,16 +4,20 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,7 +25,9 @@ from seg4diff.backbones.base import LORA_FILE
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.report import print_report, write_report
+from seg4diff.loggers import finished
 from seg4diff.provenance import provenance, write_json
+from seg4diff.sweep import parse_overrides
 from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -64,10 +70,21 @@ def quiet_libraries() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
-def build(config: DictConfig) -> Any:
-    """Instantiate a node; an error that the user can mend comes out as itself."""
+class OutputGuard(Callback):
+    """Hydra callback that refuses to write over another run before Hydra itself writes there."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            _check_output_dir(Path(config.hydra.run.dir), config.get("ckpt_path"))
+        except UserError as error:  # Hydra swallows what a callback raises, but not an exit
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+
+def build(config: DictConfig, **given: Any) -> Any:
+    """Instantiate a node, with some arguments given; an error that the user can mend comes out as itself."""
     try:
-        return instantiate(config, _convert_="all")
+        return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
@@ -85,23 +102,24 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     output_dir = Path(config.paths.output_dir)
     _check_output_dir(output_dir, config.ckpt_path)
+    if config.ckpt_path is not None:
+        read_checkpoint(config.ckpt_path)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, module = _build_all(config.data, config.model)
-    trainer = _build_trainer(config)
-    _record(config, output_dir)
-    if config.ckpt_path is None and config.validate_first:
-        trainer.validate(module, data, verbose=False)
-    trainer.fit(module, data, ckpt_path=config.ckpt_path)
-    if not trainer.state.finished:
-        return {}
-    metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
-    metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
-    if config.get("evaluation") is not None:
-        report = evaluate_module(config, trainer, module.backbone, data)
-        metrics |= report
-    if trainer.is_global_zero:
-        write_json(output_dir / "metrics.json", metrics)
-        log.info("everything about this run is in %s", output_dir)
+    with _trainer(config) as trainer:
+        _record(config, output_dir)
+        if config.ckpt_path is None and config.validate_first:
+            trainer.validate(module, data, verbose=False)
+        trainer.fit(module, data, ckpt_path=config.ckpt_path)
+        if not trainer.state.finished:
+            return {}
+        metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
+        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
+        if config.get("evaluation") is not None:
+            metrics |= evaluate_module(config, trainer, module.backbone, data)
+        if trainer.is_global_zero:
+            write_json(output_dir / "metrics.json", metrics)
+            log.info("everything about this run is in %s", output_dir)
     return metrics
 
 
@@ -115,25 +133,24 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     lora = find_lora(str(config.ckpt))
-    if lora is not None:
-        _take_from_run(config, lora)
+    trained_for = _take_from_run(config, lora) if lora is not None else None
     output_dir = Path(config.paths.output_dir)
     _check_output_dir(output_dir, None)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, backbone = _build_all(config.data, config.backbone.model)
     if lora is not None:
         backbone.load_lora(lora)
-        if config.expert_layer not in adapted_blocks(backbone):
+        if config.expert_layer not in [*adapted_blocks(backbone), trained_for]:
             raise UserError(
                 f"the LoRA {lora} adapts the blocks {adapted_blocks(backbone)}, expert_layer is {config.expert_layer}: evaluate the block "
                 "it was trained for."
             )
-    trainer = _build_trainer(config)
-    _record(config, output_dir)
-    report = {"ckpt": str(config.ckpt), "split": config.split} | evaluate_module(config, trainer, backbone, data)
-    if trainer.is_global_zero:
-        write_json(output_dir / "metrics.json", report)
-        log.info("table, overlays and metrics.json are in %s", output_dir)
+    with _trainer(config) as trainer:
+        _record(config, output_dir)
+        report = {"ckpt": str(config.ckpt), "split": config.split} | evaluate_module(config, trainer, backbone, data)
+        if trainer.is_global_zero:
+            write_json(output_dir / "metrics.json", report)
+            log.info("table, overlays and metrics.json are in %s", output_dir)
     return report
 
 
@@ -159,26 +176,31 @@ def find_lora(ckpt: str) -> Path | None:
     )
 
 
-def _take_from_run(config: DictConfig, lora: Path) -> None:
-    """Fill in backbone, data and expert_layer from the run that the LoRA belongs to; what the command line sets stays."""
+def _take_from_run(config: DictConfig, lora: Path) -> int | None:
+    """Fill in backbone, data and expert_layer from the run that the LoRA belongs to; what the command line sets stays.
+
+    Returns:
+        The block that the run aligned, or None where the LoRA belongs to no run.
+    """
     run_file = next((folder / "config.yaml" for folder in lora.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
     if run_file is None:
-        return
+        return None
     run = OmegaConf.load(run_file)
-    overrides = [text.lstrip("+").split("=", 1) for text in HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+    overrides = parse_overrides(HydraConfig.get().overrides.task) if HydraConfig.initialized() else {}
     OmegaConf.set_struct(config, False)
     for group in ("backbone", "data", "expert_layer", "protocol"):
-        if group in run and group not in dict(overrides):
+        if group in run and group not in overrides:
             config[group] = run[group]
-    for key, value in overrides:
+    for key, value in overrides.items():
         if key.split(".")[0] in ("backbone", "data") and "." in key:
             OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
     config.data.test_split = config.split
+    return run.expert_layer
 
 
 def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.Module, data: L.LightningDataModule) -> dict[str, Any]:
     """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot."""
-    evaluation = instantiate(config.evaluation, backbone=backbone, _convert_="all", _recursive_=True)
+    evaluation = build(config.evaluation, backbone=backbone)
     trainer.test(evaluation, data, verbose=False)
     if trainer.is_global_zero:
         print_report(evaluation.report)
@@ -204,40 +226,42 @@ def _in_sweep() -> bool:
 
 
 def _prepared(data: L.LightningDataModule) -> L.LightningDataModule:
-    if _is_main_process():
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once per machine
         data.prepare_data()
     return data
 
 
-def _is_main_process() -> bool:
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
-
-
 def _check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
-    """Refuse to write over another run."""
-    if ckpt_path is not None:
-        read_checkpoint(ckpt_path)
-    elif (output_dir / "metrics.json").exists():
+    """Refuse to write over another run; a run that is continued may write into its own folder."""
+    if ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(output_dir.resolve()):
+        return
+    if (output_dir / "metrics.json").exists():
         raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
-    elif (last := output_dir / "checkpoints" / "last.ckpt").exists():
+    if (last := output_dir / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")
 
 
 def _record(config: DictConfig, output_dir: Path) -> None:
     """Save the resolved configuration, versions and git revision; those of a run that is continued stay beside the new ones."""
-    if _is_main_process():
+    if rank_zero_only.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
-        suffix = "-resumed" if (output_dir / "config.yaml").exists() else ""
+        times = len(list(output_dir.glob("config*.yaml")))
+        suffix = f"-resumed-{times}" if times else ""
         (output_dir / f"config{suffix}.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         write_json(output_dir / f"provenance{suffix}.json", provenance())
 
 
-def _build_trainer(config: DictConfig) -> L.Trainer:
+@contextmanager
+def _trainer(config: DictConfig) -> Iterator[L.Trainer]:
+    """The trainer with its loggers and callbacks; the loggers are closed at the end."""
     loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
+    if not loggers:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger
     trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
     if trainer.world_size > 1 and trainer.strategy.launcher is not None and _in_sweep():
         raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
-    return trainer
+    with finished(loggers):
+        for logger in loggers:
+            logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+        yield trainer

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -33,12 +34,17 @@ class SweepSummary(Callback):
             summarise(runs, folder)
 
 
+def parse_overrides(overrides: Iterable[str]) -> dict[str, str]:
+    """Key and value of Hydra overrides: "a=1", "+a=1" and "++a=1" set a to 1, "~a" to nothing."""
+    return {key.lstrip("+~"): value for key, _, value in (text.partition("=") for text in overrides)}
+
+
 def read_runs(folder: Path) -> list[dict[str, Any]]:
     """One flat row per finished run of a sweep folder: its overrides, then its figures."""
     rows = []
     files = [file for file in folder.glob("*/metrics.json") if (file.parent / ".hydra" / "overrides.yaml").is_file()]
     for file in sorted(files, key=lambda file: (len(file.parent.name), file.parent.name)):
-        overrides = dict(text.lstrip("+").split("=", 1) for text in OmegaConf.load(file.parent / ".hydra" / "overrides.yaml"))
+        overrides = parse_overrides(OmegaConf.load(file.parent / ".hydra" / "overrides.yaml"))
         metrics = json.loads(file.read_text(encoding="utf-8"))
         figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         blocks = {f"miou_block_{block}": value for block, value in metrics.get("miou_per_block", {}).items()}
@@ -60,7 +66,8 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
     for title in [*varied, *shown]:
         table.add_column(title, justify="right")
     for run in runs:
-        table.add_row(*(run["overrides"][key] for key in varied), *(f"{run['figures'].get(name, float('nan')):.4f}" for name in shown))
+        cells = [f"{run['figures'][name]:.4f}" if name in run["figures"] else "" for name in shown]
+        table.add_row(*(run["overrides"].get(key, "") for key in varied), *cells)
     settings = [key for key in varied if key not in REPLICATES]
     if settings != varied:
         _add_means(table, runs, settings, shown, varied)
@@ -70,18 +77,20 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
 
 
 def _add_means(table: Table, runs: list[dict], settings: list[str], shown: list[str], varied: list[str]) -> None:
-    """One row of mean ± standard deviation for every setting."""
+    """One row of mean ± standard deviation for every setting; a figure that no run of it has stays empty."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for run in runs:
-        groups[tuple(run["overrides"][key] for key in settings)].append(run["figures"])
+        groups[tuple(run["overrides"].get(key, "") for key in settings)].append(run["figures"])
     table.add_section()
     for group, figures in groups.items():
         labels = dict(zip(settings, group, strict=True))
-        cells = [_spread([figure[name] for figure in figures]) for name in shown]
+        cells = [_spread([figure[name] for figure in figures if name in figure]) for name in shown]
         table.add_row(*(labels.get(key, f"{len(figures)} runs") for key in varied), *cells)
 
 
 def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
     return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0:.4f}"
 
 

@@ -30,7 +30,7 @@ def i2t_per_head(joint: JointQK, scores: Scores) -> Tensor:
     """I2T attention of every head, (B, heads, T, N); `scores` as in `i2t`."""
     if scores not in get_args(Scores):
         raise UserError(f"scores must be one of {get_args(Scores)}, found '{scores}'.")
-    logits = (joint.text_key @ joint.image_query.transpose(-1, -2)).float() * joint.scale
+    logits = (joint.text_key @ (joint.image_query * joint.scale).transpose(-1, -2)).float()
     if scores == "logits":
         return logits
     weights = logits.softmax(dim=-2)
@@ -55,4 +55,4 @@ def _head_mean_logits(joint: JointQK) -> Tensor:
     heads = joint.image_query.shape[1]
     query = joint.image_query.transpose(1, 2).flatten(2)
     key = joint.text_key.transpose(1, 2).flatten(2)
-    return (key @ query.transpose(-1, -2)).float() * (joint.scale / heads)
+    return (key @ (query * (joint.scale / heads)).transpose(-1, -2)).float()  # scaled first: half precision must not overflow

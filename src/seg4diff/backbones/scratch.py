@@ -48,9 +48,11 @@ def new_sd3_pipeline(
         torch.manual_seed(seed)
         encoders = [CLIPTextModelWithProjection(text_config) for _ in range(2)]
         denoiser = SD3Transformer2DModel(**transformer, joint_attention_dim=2 * width, pooled_projection_dim=2 * width)
-    if not pooled_text:
         for encoder in encoders:
-            torch.nn.init.zeros_(encoder.text_projection.weight)
+            # CLIP's own spread, 0.02, is drowned by the bias of the layer that takes the words in.
+            torch.nn.init.normal_(encoder.get_input_embeddings().weight, std=0.2)
+            if not pooled_text:
+                torch.nn.init.zeros_(encoder.text_projection.weight).requires_grad_(False)
     _spread_positions(denoiser)
     return StableDiffusion3Pipeline(
         transformer=denoiser,

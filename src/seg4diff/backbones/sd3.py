@@ -63,11 +63,6 @@ class SD3Backbone(Backbone):
         latents = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
         return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
-    @torch.no_grad()
-    def decode_image(self, latents: Tensor) -> Tensor:
-        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + self.vae.config.shift_factor
-        return self.vae.decode(latents).sample
-
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
         tokenizer = self._pipeline.tokenizer
         tokens = tokenizer(list(prompts), padding="max_length", return_offsets_mapping=True)

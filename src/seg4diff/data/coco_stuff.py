@@ -20,6 +20,7 @@ from seg4diff.data.vocabularies import read_vocabulary
 from seg4diff.errors import MissingFileError, UserError
 
 ARCHIVES = {"images": "train2017.zip and val2017.zip", "masks": "stuffthingmaps_trainval2017.zip"}
+LARGEST_ID = 181
 FOLDERS = {"train": "train2017", "validation": "val2017", "test": "val2017"}
 
 
@@ -36,7 +37,7 @@ class CocoStuff(DataSource):
     def __init__(self, *, root: str, captions: str | None, subset: int | None, seed: int) -> None:
         names = read_vocabulary("coco_stuff")
         self.vocabulary = Vocabulary(tuple(names.values()))
-        self._lookup = np.full(256, IGNORE, dtype=np.uint8)
+        self._lookup = np.full(IGNORE + 1, IGNORE, dtype=np.uint8)
         self._lookup[[category - 1 for category in names]] = np.arange(len(names))
         self._root, self._captions, self._subset, self._seed = Path(root), captions, subset, seed
 
@@ -109,7 +110,10 @@ class CocoStuffDataset(SampleDataset):
     def row(self, index: int) -> Row:
         path = self._images[index]
         mask_path = self._masks / f"{path.stem}.png"
-        ids = self._lookup[np.array(Image.open(mask_path))]
+        values = np.array(Image.open(mask_path))
+        if ((values > LARGEST_ID) & (values != IGNORE)).any():
+            raise UserError(f"mask {mask_path} holds values above {LARGEST_ID}: it must hold category ids minus one, {IGNORE} = unlabelled.")
+        ids = self._lookup[values]
         if self._captions is None:
             caption = " ".join(self._names[k] for k in np.unique(ids) if k != IGNORE)
         else:

@@ -5,7 +5,8 @@ from torch.utils.data import DataLoader
 
 from seg4diff.data.sample import Vocabulary, collate
 from seg4diff.data.sampler import EndlessBatchSampler, UnrepeatedSampler
-from seg4diff.data.source import DataSource
+from seg4diff.data.source import SPLITS, DataSource
+from seg4diff.errors import UserError
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -36,6 +37,8 @@ class SegmentationDataModule(L.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        if test_split not in SPLITS:
+            raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
         self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed

@@ -24,12 +24,11 @@ class Vocabulary:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise UserError(f"a vocabulary must name every class once, but {twice} occur more than once.")
+        if len(self.names) > IGNORE:
+            raise UserError(f"a vocabulary has at most {IGNORE} classes ({IGNORE} marks unlabelled pixels), found {len(self.names)}.")
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def index(self, name: str) -> int:
-        return self.names.index(name)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """Samplers whose order is a function of the seed alone, so that a resumed or re-distributed run sees the same samples."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 
-def sample_at(position: int, size: int, seed: int, _cache: dict = {}) -> int:  # noqa: B006 - memo of the last permutation
+def sample_at(position: int, size: int, seed: int) -> int:
     """Index of the sample at `position` of an endless stream of shuffled passes over `size` samples."""
     epoch, offset = divmod(position, size)
-    key = (epoch, size, seed)
-    if key not in _cache:
-        _cache.clear()
-        _cache[key] = torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-    return int(_cache[key][offset])
+    return int(_shuffled(size, seed * 1_000_003 + epoch)[offset])
+
+
+@lru_cache(maxsize=2)
+def _shuffled(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
 
 
 class EndlessBatchSampler(Sampler[list[int]]):

@@ -14,6 +14,9 @@ from seg4diff.data.sample import Sample, Vocabulary, image_to_tensor, label_map
 from seg4diff.errors import UserError
 
 
+SPLITS = ("train", "validation", "test")
+
+
 class DataSource(ABC):
     """A data set in its original layout. Constructing one reads nothing from disk."""
 

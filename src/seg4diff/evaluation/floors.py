@@ -42,10 +42,10 @@ class Floors(Metric):
             random: every pixel takes one of the allowed classes with equal chance (the expected confusion matrix);
             images: number of label maps counted, on all processes.
         """
-        counts = dim_zero_cat(self.counts).double()
+        counts = dim_zero_cat(self.counts).cpu().double()  # some accelerators have no double
         allowed = counts > 0 if self._oracle else torch.ones_like(counts, dtype=torch.bool)
         frequent = torch.where(allowed, counts.sum(dim=0), -1).argmax(dim=1)
-        constant = torch.zeros(self._classes, self._classes, dtype=counts.dtype, device=counts.device).index_add_(0, frequent, counts).T
+        constant = torch.zeros(self._classes, self._classes, dtype=counts.dtype).index_add_(0, frequent, counts).T
         random = counts.T @ (allowed.double() / allowed.sum(dim=1, keepdim=True).clamp_min(1))
         return {"constant": scores(constant)["miou"], "random": scores(random)["miou"], "images": torch.tensor(len(counts))}
 

@@ -48,7 +48,7 @@ def scores(confusion: Tensor) -> dict[str, Tensor]:
         fwiou: IoU weighted by ground-truth pixels; iou: (C,) per class, NaN for a class that occurs in neither.
         All in [0, 1].
     """
-    confusion = confusion.double()
+    confusion = confusion.cpu().double()  # some accelerators have no double
     right, truth, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
     union = truth + predicted - right
     iou = right / union

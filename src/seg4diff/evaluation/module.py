@@ -70,7 +70,7 @@ class EvaluationModule(L.LightningModule):
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         for mask in batch.masks:
             self.floors.update(mask)
-            self.ceiling.update(grid_ceiling(mask, grid), mask)
+            self.ceiling.update(grid_ceiling(mask.cpu(), grid), mask.cpu())
         return predictions
 
     def _evaluate(self, variant: str, batch: Batch) -> list[Tensor]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
 
 VARIANTS = {"base": "base", "lora": "LoRA"}
+BLOCKS_PER_ROW = 10  # what a terminal of 80 columns takes
 COLUMNS = {"miou": "mIoU", "macc": "mACC", "pacc": "pACC", "fwiou": "fwIoU", "miou_union": "mIoU (any union)", "val_flow_loss": "flow loss"}
 
 
@@ -19,11 +20,13 @@ def print_report(report: dict[str, Any]) -> None:
     expert = report["expert_layer"]
     blocks = report["miou_per_block"]
     if len(blocks) > 1:
-        table = Table(title="zero-shot mIoU of every block, base model (%)")
-        for block in blocks:
-            table.add_column(f"{block}*" if block == expert else str(block), justify="right")
-        table.add_row(*(f"[bold]{100 * value:.1f}" if block == expert else f"{100 * value:.1f}" for block, value in blocks.items()))
-        console.print(table)
+        for first in range(0, len(blocks), BLOCKS_PER_ROW):
+            part = dict(list(blocks.items())[first : first + BLOCKS_PER_ROW])
+            table = Table(title="" if first else "zero-shot mIoU of every block, base model (%)")
+            for block in part:
+                table.add_column(f"{block}*" if block == expert else str(block), justify="right")
+            table.add_row(*(f"[bold]{100 * value:.1f}" if block == expert else f"{100 * value:.1f}" for block, value in part.items()))
+            console.print(table)
         console.print(f"* block {expert} is the expert block of this run.")
     table = Table(title=f"block {expert} on {report['images']} images (%)")
     table.add_column("", no_wrap=True)

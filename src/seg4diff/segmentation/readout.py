@@ -1,7 +1,7 @@
 """Zero-shot read-out: one noisy forward pass, the I2T maps of a block, class maps, argmax (paper, section 3.4)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Readout:
     def __init__(self, *, sigma: float, scores: Scores, normalisation: Normalisation, seed: int) -> None:
         if not 0 <= sigma <= 1:
             raise UserError(f"readout.sigma must be in [0, 1], found {sigma}.")
+        for name, value, choice in (("scores", scores, Scores), ("normalisation", normalisation, Normalisation)):
+            if value not in get_args(choice):
+                raise UserError(f"readout.{name} must be one of {', '.join(get_args(choice))}, found '{value}'.")
         self.sigma, self.scores, self.normalisation, self.seed = sigma, scores, normalisation, seed
 
     @torch.no_grad()

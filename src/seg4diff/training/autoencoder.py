@@ -2,10 +2,10 @@
 
 import lightning as L
 import torch
-from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from seg4diff.data.sample import Batch
+from seg4diff.training.checks import check_finite
 
 
 class AutoencoderModule(L.LightningModule):
@@ -15,7 +15,7 @@ class AutoencoderModule(L.LightningModule):
     (latents - shift_factor) * scaling_factor has mean 0 and standard deviation 1.
 
     Args:
-        vae: the autoencoder.
+        vae: an untrained AutoencoderKL of diffusers.
         lr: peak learning rate (AdamW, one-cycle).
         kl_weight: weight of the KL term.
         edge_weight: weight of the error of neighbour differences.
@@ -23,7 +23,7 @@ class AutoencoderModule(L.LightningModule):
         save_to: folder that receives the trained autoencoder in the layout of diffusers.
     """
 
-    def __init__(self, *, vae: AutoencoderKL, lr: float, kl_weight: float, edge_weight: float, crop: int, save_to: str) -> None:
+    def __init__(self, *, vae: nn.Module, lr: float, kl_weight: float, edge_weight: float, crop: int, save_to: str) -> None:
         super().__init__()
         self.vae, self._crop, self._save_to = vae, crop, save_to
         self._lr, self._kl_weight, self._edge_weight = lr, kl_weight, edge_weight
@@ -43,6 +43,7 @@ class AutoencoderModule(L.LightningModule):
         with torch.no_grad():
             new = torch.stack([posterior.mean.mean(), posterior.mean.square().mean()])
             self.moments.lerp_(new, 1.0 if batch_idx == 0 else 0.05)
+        check_finite(terms, self.trainer.global_step)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
         return terms["absolute"] + 4 * terms["squared"] + self._edge_weight * terms["edges"] + self._kl_weight * terms["kl"]
 

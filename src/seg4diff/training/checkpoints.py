@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from seg4diff.errors import MissingFileError, UserError
 
@@ -51,11 +52,26 @@ def lora_folder(checkpoint: str | os.PathLike) -> Path:
 
 
 class SafeCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint that also saves `last.ckpt` when the process is asked to stop (SIGTERM); Lightning then ends the run."""
+    """ModelCheckpoint whose `last.ckpt` is also written at the end of the run and when the process is asked to stop (SIGTERM).
+
+    Between the batches of one accumulated step nothing is written: a run continues at whole steps.
+    """
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
-        if trainer.received_sigterm and self.save_last and not self._should_skip_saving_checkpoint(trainer):
+        if trainer.received_sigterm:
+            self._save_last(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):
+            self._save_last(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: L.Trainer) -> None:
+        whole_step = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
+        if self.save_last and whole_step and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 

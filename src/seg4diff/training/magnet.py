@@ -17,6 +17,7 @@ from seg4diff.evaluation.protocol import BlockScores, PromptProtocol
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import Prompt, find_names, list_names
 from seg4diff.segmentation.readout import Readout, pool_words
+from seg4diff.training.checks import check_finite
 from seg4diff.training.objective import MaskAlignment
 from seg4diff.training.schedule import sample_ids, warmup_cosine
 
@@ -83,9 +84,7 @@ class MagnetModule(L.LightningModule):
         self._batches_seen += 1
         terms = self.loss_terms(batch, ids)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True, batch_size=len(batch))
-        if not torch.isfinite(terms["loss"]):
-            values = {name: float(value) for name, value in terms.items()}
-            raise UserError(f"the loss is not finite at step {self.trainer.global_step} ({values}): lower model.lr or use a wider dtype.")
+        check_finite(terms, self.trainer.global_step)
         return terms["loss"]
 
     def loss_terms(self, batch: Batch, ids: list[int]) -> dict[str, Tensor]:

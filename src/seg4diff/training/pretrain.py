@@ -9,6 +9,8 @@ from torch import Tensor
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
+from seg4diff.training.checks import check_finite
+from seg4diff.training.optimizers import muon_with_adamw
 from seg4diff.training.schedule import sample_ids, warmup_stable_decay
 
 
@@ -18,7 +20,8 @@ class PretrainModule(L.LightningModule):
     Args:
         backbone: the model; its autoencoder stays as it is.
         sigma: distribution of the noise level.
-        lr: peak learning rate (AdamW).
+        muon_lr: peak learning rate of the matrices of the blocks (Muon).
+        lr: peak learning rate of everything else (AdamW).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
         decay_share: share of the run, at its end, in which the learning rate falls linearly to zero.
@@ -32,6 +35,7 @@ class PretrainModule(L.LightningModule):
         *,
         backbone: Backbone,
         sigma: SigmaSampler,
+        muon_lr: float,
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -43,7 +47,7 @@ class PretrainModule(L.LightningModule):
         super().__init__()
         self.backbone = backbone
         self.backbone.vae.requires_grad_(False)
-        self._sigma, self._lr, self._weight_decay = sigma, lr, weight_decay
+        self._sigma, self._muon_lr, self._lr, self._weight_decay = sigma, muon_lr, lr, weight_decay
         self._warmup_steps, self._decay_share = warmup_steps, decay_share
         self._caption_dropout, self._seed, self._save_to = caption_dropout, seed, save_to
         self._latents: dict[str, Tensor] = {}
@@ -57,6 +61,7 @@ class PretrainModule(L.LightningModule):
         self._batches_seen += 1
         captions = ["" if _coin(self._seed, k) < self._caption_dropout else text for k, text in zip(ids, batch.captions, strict=True)]
         loss = self.flow_loss(self.latents(batch), captions, ids)
+        check_finite({"flow": loss}, self.trainer.global_step)
         self.log("train/flow", loss, prog_bar=True)
         return loss
 
@@ -83,8 +88,7 @@ class PretrainModule(L.LightningModule):
             self.backbone.save_pretrained(Path(self._save_to))
 
     def configure_optimizers(self):
-        trainable = [weight for weight in self.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self._lr, betas=(0.9, 0.99), weight_decay=self._weight_decay)
+        optimizer = muon_with_adamw(self.backbone, muon_lr=self._muon_lr, lr=self._lr, weight_decay=self._weight_decay)
         schedule = warmup_stable_decay(optimizer, self._warmup_steps, self._decay_share, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

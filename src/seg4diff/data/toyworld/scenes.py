@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from seg4diff.data.toyworld.captions import write_caption
+from seg4diff.data.source import SPLITS
+from seg4diff.data.toyworld.captions import Placed, write_caption
 from seg4diff.data.toyworld.stuff import STUFF
-from seg4diff.data.toyworld.things import HUES, THINGS, Brush, Thing
+from seg4diff.data.toyworld.things import THINGS, Brush, Thing
 
 CLASS_NAMES: tuple[str, ...] = tuple(thing.name for thing in THINGS) + tuple(STUFF)
 """Class id = position in this tuple: the things first, then the stuff."""
-SPLITS = ("train", "validation", "test")
 _SUPERSAMPLING = 3
 _SIZES = (0.30, 0.52)
 """Smallest and largest side of a thing, as a share of the image side."""
@@ -52,10 +52,10 @@ def make_scene(seed: int, split: str, index: int, side: int = 96) -> Scene:
     canvas = STUFF[stuff](rng, side) * rng.uniform(0.9, 1.1)
     mask = np.full((side, side), CLASS_NAMES.index(stuff), dtype=np.uint8)
     instances = np.zeros((side, side), dtype=np.uint8)
-    placed: list[tuple[str, str, float, tuple[float, float]]] = []
+    placed: list[Placed] = []
     for thing in _choose_things(rng):
-        colour_name, share = str(rng.choice(thing.colours)), rng.uniform(*_SIZES)
-        tile = _paint(rng, thing, colour_name, round(share * side))
+        brightness, share = rng.random(), rng.uniform(*_SIZES)
+        tile = _paint(rng, thing, brightness, round(share * side))
         window = _find_window(rng, tile, instances)
         if window is None:
             continue
@@ -64,16 +64,16 @@ def make_scene(seed: int, split: str, index: int, side: int = 96) -> Scene:
         canvas[window] = canvas[window] * (1 - alpha) + tile[..., :3] * alpha
         rows, columns = window
         centre = ((columns.start + columns.stop) / 2 / side, (rows.start + rows.stop) / 2 / side)
-        placed.append((thing.name, colour_name, (share - _SIZES[0]) / (_SIZES[1] - _SIZES[0]), centre))
+        placed.append(Placed(thing.name, brightness, (share - _SIZES[0]) / (_SIZES[1] - _SIZES[0]), centre))
         mask[window][inside], instances[window][inside] = CLASS_NAMES.index(thing.name), len(placed)
-    canvas = canvas + rng.normal(0, 2.0, canvas.shape)
+    canvas = canvas + rng.normal(0, 1.0, canvas.shape)
     present = tuple(CLASS_NAMES[k] for k in np.unique(mask))
     caption = write_caption(rng, stuff, placed)
     return Scene(np.clip(canvas, 0, 255).astype(np.uint8), mask, instances, caption, present)
 
 
 def _choose_things(rng: np.random.Generator) -> list[Thing]:
-    count = int(rng.choice(4, p=(0.2, 0.35, 0.3, 0.15))) + 1
+    count = int(rng.choice(4, p=(0.1, 0.3, 0.35, 0.25))) + 1
     chosen = [THINGS[k] for k in rng.choice(len(THINGS), count, replace=False)]
     if count > 1 and rng.random() < 0.25:
         chosen[-1] = chosen[0]
@@ -93,16 +93,16 @@ def _find_window(rng: np.random.Generator, tile: np.ndarray, instances: np.ndarr
     return None
 
 
-def _paint(rng: np.random.Generator, thing: Thing, colour_name: str, size: int) -> np.ndarray:
+def _paint(rng: np.random.Generator, thing: Thing, brightness: float, size: int) -> np.ndarray:
     """Paint one thing, slightly turned, lit from above: (size, size, 4) float, RGB and alpha in [0, 255]."""
-    low, high = np.asarray(HUES[colour_name])
-    colour = tuple(int(channel) for channel in low + (high - low) * (0.7 * rng.random() + 0.3 * rng.random(3)))
+    low, high = np.asarray(thing.darkest), np.asarray(thing.brightest)
+    colour = tuple(int(channel) for channel in low + (high - low) * (0.7 * brightness + 0.3 * rng.random(3)))
     brush = Brush(size * _SUPERSAMPLING)
     thing.paint(brush, colour)
     picture = brush.tile.rotate(rng.uniform(-20, 20), resample=Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     tile = np.array(picture.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
-    light = 1.0 + 0.12 * np.linspace(1, -1, size)[:, None, None] + 0.05 * rng.standard_normal((size, size, 1))
+    light = 1.0 + 0.12 * np.linspace(1, -1, size)[:, None, None] + 0.02 * rng.standard_normal((size, size, 1))
     tile[..., :3] *= light
     return tile

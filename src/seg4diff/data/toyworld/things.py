@@ -1,7 +1,7 @@
 """The things of the toy world: each noun has a shape and a range of colours of its own.
 
 A painter draws into a unit square (x to the right, y downwards, both in [0, 1]) through a `Brush`. The noun decides the look,
-so that a word has something to ground to; the colour ranges of different nouns overlap, so that no colour word names a noun.
+so that a word has something to ground to. Adjectives (dark, bright, small, large) fit every noun, so that none of them names one.
 """
 
 import math
@@ -12,21 +12,6 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-HUES: dict[str, tuple[Colour, Colour]] = {
-    "red": ((185, 25, 30), (230, 60, 55)),
-    "orange": ((225, 110, 20), (250, 150, 50)),
-    "yellow": ((225, 180, 20), (255, 220, 80)),
-    "green": ((40, 120, 40), (110, 180, 60)),
-    "blue": ((30, 70, 170), (80, 140, 230)),
-    "purple": ((110, 40, 150), (165, 90, 205)),
-    "pink": ((225, 90, 140), (250, 150, 190)),
-    "brown": ((110, 65, 30), (160, 100, 55)),
-    "white": ((225, 225, 215), (252, 252, 248)),
-    "black": ((25, 25, 30), (60, 60, 68)),
-}
-"""Colour name -> darkest and lightest RGB corner it may take."""
-
-
 class Brush:
     """Draws shapes given in unit coordinates onto a square RGBA tile."""
 
@@ -181,29 +166,30 @@ def traffic_cone(brush: Brush, colour: Colour) -> None:
 
 @dataclass(frozen=True)
 class Thing:
-    """A countable noun: its name, its plural, how it is painted and the colours it may take (keys of `HUES`)."""
+    """A countable noun: its name, its plural, how it is painted, and the darkest and the brightest RGB colour it may take."""
 
     name: str
     plural: str
     paint: Callable[[Brush, Colour], None]
-    colours: tuple[str, ...]
+    darkest: Colour
+    brightest: Colour
 
 
 THINGS: tuple[Thing, ...] = (
-    Thing("apple", "apples", apple, ("red", "green")),
-    Thing("leaf", "leaves", leaf, ("green", "orange")),
-    Thing("brick", "bricks", brick, ("red", "brown")),
-    Thing("star", "stars", star, ("yellow", "orange")),
-    Thing("moon", "moons", moon, ("white", "yellow")),
-    Thing("wheel", "wheels", wheel, ("black", "brown")),
-    Thing("heart", "hearts", heart, ("red", "pink")),
-    Thing("gem", "gems", gem, ("blue", "purple")),
-    Thing("mushroom", "mushrooms", mushroom, ("red", "brown")),
-    Thing("fish", "fishes", fish, ("orange", "blue")),
-    Thing("flower", "flowers", flower, ("purple", "white")),
-    Thing("tree", "trees", tree, ("green",)),
-    Thing("house", "houses", house, ("blue", "brown")),
-    Thing("cup", "cups", cup, ("blue", "green")),
-    Thing("ball", "balls", ball, ("pink", "purple")),
-    Thing("traffic cone", "traffic cones", traffic_cone, ("orange", "red")),
+    Thing("apple", "apples", apple, (170, 15, 25), (230, 45, 45)),
+    Thing("leaf", "leaves", leaf, (150, 200, 40), (195, 235, 85)),
+    Thing("brick", "bricks", brick, (135, 65, 40), (185, 100, 70)),
+    Thing("star", "stars", star, (235, 195, 20), (255, 230, 80)),
+    Thing("moon", "moons", moon, (235, 225, 170), (255, 248, 210)),
+    Thing("wheel", "wheels", wheel, (15, 15, 20), (60, 60, 68)),
+    Thing("heart", "hearts", heart, (225, 50, 120), (255, 115, 175)),
+    Thing("gem", "gems", gem, (15, 165, 175), (75, 220, 225)),
+    Thing("mushroom", "mushrooms", mushroom, (125, 20, 55), (180, 50, 90)),
+    Thing("fish", "fishes", fish, (240, 125, 105), (255, 170, 150)),
+    Thing("flower", "flowers", flower, (115, 40, 175), (165, 90, 225)),
+    Thing("tree", "trees", tree, (10, 70, 40), (35, 115, 70)),
+    Thing("house", "houses", house, (100, 55, 30), (145, 90, 60)),
+    Thing("cup", "cups", cup, (110, 205, 160), (165, 240, 200)),
+    Thing("ball", "balls", ball, (25, 55, 170), (60, 100, 225)),
+    Thing("traffic cone", "traffic cones", traffic_cone, (235, 70, 10), (255, 110, 40)),
 )
