@@ -54,6 +54,8 @@ def folder_training(tmp_path, assets, photos, *arguments):
         ("expert_layer=9", "block 9 does not exist: this model has 4 joint-attention blocks, 0 to 3"),
         ("lora.targets=[to_z]", "'to_z', which the attention of this model does not have"),
         ("lora.blocks=expertt", "lora.blocks must be 'expert', 'all' or a list"),
+        ("backbone.readout.normalisation=min", "readout.normalisation must be one of none, minmax, found 'min'"),
+        ("data.test_split=tset", "the split must be one of train, validation, test, found 'tset'"),
         ("backbone.readout.sigma=1.5", "readout.sigma must be in [0, 1], found 1.5"),
         ("backbone.model.path=/nowhere/model", "no model folder at /nowhere/model: set backbone.model.path"),
         ("ckpt_path=/nowhere/last.ckpt", "no checkpoint at /nowhere/last.ckpt"),
@@ -163,4 +165,7 @@ def test_a_failed_start_leaves_an_existing_run_alone(tmp_path, assets, world, ca
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     assert "holds an unfinished run: continue it with" in sentence(capsys, training(tmp_path, assets, world))
     sentence(capsys, training(tmp_path, assets, world, f"ckpt_path={run}/checkpoints/last.ckpt", "expert_layer=9"))
+    for arguments in ((), (f"ckpt_path={tmp_path}/of-another-run.ckpt",)):
+        done = run_script("train.py", run, *arguments)
+        assert done.returncode == 1 and "holds an unfinished run" in done.stderr
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before

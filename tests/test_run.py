@@ -2,21 +2,27 @@
 
 import json
 
+import lightning as L
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from seg4diff.run import evaluate, train
+from seg4diff.run import build, evaluate, train
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, compose_config, overrides
+
+
+LOUD = ["logger=all", "model.lr=0.02", "callbacks.checkpoint.every_n_train_steps=3"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, assets, world):
     """A finished run: its folder and its metrics."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, train(compose_config("train", folder, *overrides(assets, world), *SMALL_RUN, "logger=all", "model.lr=0.02"))
+    return folder, train(compose_config("train", folder, *overrides(assets, world), *SMALL_RUN, *LOUD))
 
 
 def test_metrics_hold_what_is_promised(finished):
@@ -74,22 +80,45 @@ def test_lora_folder_gives_the_same_output_in_plain_diffusers(finished, assets):
 
 def test_frozen_weights_are_bit_unchanged(tmp_path, assets, world):
     config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "~evaluation", "validate_first=false", "~callbacks")
-    from seg4diff import run
-
-    built = []
-    original = run.build
-    try:
-        run.build = lambda node: built.append(original(node)) or built[-1]
-        train(config)
-    finally:
-        run.build = original
-    module = next(thing for thing in built if isinstance(thing, torch.nn.Module))
-    fresh = original(config.backbone.model)
+    module, data, trainer = build(config.model), build(config.data), instantiate(config.trainer, logger=False, _convert_="all")
+    data.prepare_data()
+    trainer.fit(module, data)
+    fresh = build(config.backbone.model)
     trained = {name.replace(".base_layer", ""): weight for name, weight in module.backbone.state_dict().items()}
     for name, weight in fresh.state_dict().items():
         assert torch.equal(weight, trained[name]), name
     moved = [name for name, weight in trained.items() if ".lora_B" in name and weight.abs().max() > 0]
     assert len(moved) == 4, "to_q, to_k, to_v and to_out.0 of the expert should have moved"
+
+
+def test_a_run_without_loggers(tmp_path, assets, world):
+    quiet = ["logger=none", "~evaluation", "validate_first=false", "callbacks.samples=null", "callbacks.overlays=null"]
+    metrics = train(compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, *quiet))
+    assert metrics["steps"] == 4 and not (tmp_path / "csv").exists()
+
+
+class StopAfterBatch(L.Callback):
+    """Stands in for a SIGTERM that arrives while this batch is computed."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        if batch_idx == self._batch:
+            trainer._signal_connector.received_sigterm = True
+
+
+@pytest.mark.parametrize(("batch", "saved"), [(2, None), (3, 2)])
+def test_a_stop_within_an_accumulated_step_saves_nothing_that_cannot_be_continued(batch, saved, tmp_path, assets, world):
+    config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "trainer.accumulate_grad_batches=2")
+    module, data = build(config.model), build(config.data)
+    data.prepare_data()
+    callbacks = [build(config.callbacks.checkpoint), StopAfterBatch(batch)]
+    trainer = instantiate(config.trainer, logger=False, callbacks=callbacks, _convert_="all", enable_progress_bar=False)
+    with pytest.raises(SIGTERMException):
+        trainer.fit(module, data)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert (read_checkpoint(last)["global_step"] if last.exists() else None) == saved
 
 
 def test_evaluate_reads_a_run_and_finds_the_same_scores(finished, tmp_path, assets, world):
@@ -109,7 +138,7 @@ def test_evaluate_base_under_both_protocols(protocol, tmp_path, assets, world, c
 
 @pytest.mark.parametrize("file", sorted((REPO / "conf" / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_path, assets):
-    from seg4diff.run import _build_trainer, build
+    from seg4diff.run import _trainer
 
     swap = [] if file.stem.startswith("toyworld") else ["backbone=tiny_sd3", "backbone.expert_layer=1"]
     config = compose_config("train", tmp_path, f"experiment={file.stem}", *swap, f"paths.assets_dir={assets}", "trainer.precision=32-true")
@@ -117,4 +146,5 @@ def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_pat
     build(config.data)
     module = build(config.model)
     assert sum(weight.numel() for weight in module.parameters() if weight.requires_grad) > 0
-    assert _build_trainer(config).max_steps == config.trainer.max_steps
+    with _trainer(config) as trainer:
+        assert trainer.max_steps == config.trainer.max_steps

@@ -63,7 +63,7 @@ def test_two_processes_train_and_evaluate_like_one(assets, world, tmp_path):
     arguments = [*overrides(assets, world), *SMALL_RUN, "validate_first=false", "callbacks.samples=null", "model.lr=0.02", "logger=all"]
     one, two = tmp_path / "one", tmp_path / "two"
     finish("train.py", one, *arguments)
-    finish("train.py", two, *arguments, "~trainer.accelerator", "trainer=ddp_cpu", "data.batch_size=2")
+    finish("train.py", two, *arguments, "~trainer.accelerator", "trainer=ddp_cpu", "data.batch_size=2", "data.eval_batch_size=1")
     expected, found = load_file(one / LORA), load_file(two / LORA)
     assert all((expected[name] - found[name]).abs().max() < 1e-5 for name in expected)
     reports = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]

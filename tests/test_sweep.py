@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from seg4diff.sweep import read_runs, summarise
+from seg4diff.sweep import parse_overrides, read_runs, summarise
 
 
 @pytest.fixture
@@ -25,6 +25,18 @@ def test_finished_runs_are_read_in_order(sweep):
     assert [run["run"] for run in runs] == ["0", "1", "2", "3"]
     assert runs[2]["overrides"] == {"expert_layer": "10", "seed": "0"}
     assert runs[2]["figures"]["miou_block_10"] == 0.6 and "protocol" not in runs[2]["figures"]
+
+
+def test_overrides_of_every_form():
+    assert parse_overrides(["a=1", "+b.c=x=y", "++d=[1,2]", "~e"]) == {"a": "1", "b.c": "x=y", "d": "[1,2]", "e": ""}
+
+
+def test_a_figure_that_some_runs_lack_is_averaged_over_the_others(sweep, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    runs = read_runs(sweep)
+    del runs[0]["figures"]["lora/miou"], runs[2]["figures"]["lora/miou"], runs[3]["figures"]["lora/miou"]
+    summarise(runs, sweep)
+    assert "0.5400 ± 0.0000" in capsys.readouterr().out
 
 
 def test_table_averages_repetitions_and_the_csv_keeps_every_run(sweep, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,10 @@ def wandb_logger(*, save_dir: str, project: str, name: str, group: str | None, o
         group: groups the runs of a sweep.
         offline: keep the run on disk (`wandb sync` uploads it later); None = offline when no account is set up on this machine.
     """
-    import wandb
-
     folder = Path(save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     id_file = folder / "wandb-id.txt"
-    run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+    run_id = id_file.read_text().strip() if id_file.exists() else uuid.uuid4().hex[:8]
     if rank_zero_only.rank == 0:
         id_file.write_text(run_id)
     if offline is None:
@@ -42,7 +41,7 @@ def finished(loggers: Sequence[Logger]) -> Iterator[None]:
         if any(isinstance(logger, WandbLogger) for logger in loggers):
             import wandb
 
-            wandb.finish(quiet=True)
+            wandb.finish()
 
 
 def _has_account() -> bool:

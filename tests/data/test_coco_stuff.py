@@ -22,7 +22,6 @@ PIXELS = {
     89: "toothbrush",
     90: None,
     181: "wood",
-    182: None,
     255: None,
 }
 UNUSED = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91]
@@ -31,7 +30,7 @@ UNUSED = [12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91]
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    values = np.array([list(PIXELS)[:5], list(PIXELS)[5:]], dtype=np.uint8)
+    values = np.array([[*list(PIXELS)[:4], 255], list(PIXELS)[4:]], dtype=np.uint8)
     for folder, count in (("train2017", 8), ("val2017", 2)):
         (tmp_path / folder).mkdir()
         (tmp_path / "stuffthingmaps" / folder).mkdir(parents=True)
@@ -51,18 +50,25 @@ def test_pixels_become_contiguous_classes(root):
     mask = data.split("validation", None, resize_mask=False)[0].mask
     assert mask.shape == (2, 5)
     names = [None if k == IGNORE else data.vocabulary.names[k] for k in mask.flatten().tolist()]
-    assert names == list(PIXELS.values())
+    assert names == [*list(PIXELS.values())[:4], None, *list(PIXELS.values())[4:]]
 
 
 def test_all_182_ids_map_onto_171_classes_in_order(root):
-    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    values = np.arange(182, dtype=np.uint8).reshape(14, 13)
     Image.fromarray(values).save(root / "stuffthingmaps/val2017" / f"{0:012d}.png")
-    Image.new("RGB", (16, 16)).save(root / "val2017" / f"{0:012d}.jpg")
+    Image.new("RGB", (13, 14)).save(root / "val2017" / f"{0:012d}.jpg")
     data = source(root)
     mask = data.split("test", None, resize_mask=False)[0].mask.flatten()
     used = [category - 1 for category in range(1, 183) if category not in UNUSED]
     assert mask[used].tolist() == list(range(171)) and len(data.vocabulary) == 171
-    assert (mask == IGNORE).sum() == 256 - 171
+    assert (mask == IGNORE).sum() == 182 - 171
+
+
+def test_a_value_that_is_no_category_names_the_file(root):
+    file = root / "stuffthingmaps/val2017" / f"{0:012d}.png"
+    Image.fromarray(np.full((2, 5), 182, dtype=np.uint8)).save(file)
+    with pytest.raises(UserError, match=f"{file.name} holds values above 181"):
+        source(root).split("test", None, resize_mask=False)[0]
 
 
 def stems(data, split="train"):

@@ -14,6 +14,6 @@ def check_finite(terms: Mapping[str, Tensor], step: int) -> None:
         terms: scalar losses by name.
         step: optimiser step, for the message.
     """
-    values = {name: float(value) for name, value in terms.items()}
+    values = {name: value.item() for name, value in terms.items()}
     if not all(abs(value) < float("inf") for value in values.values()):
         raise UserError(f"the loss is not finite at step {step} ({values}): lower model.lr or use a wider dtype.")
