@@ -64,6 +64,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # it is: its sampler starts at the step reached
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is unknown to torch 2.9
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
