@@ -7,6 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 IGNORED = (40, 40, 40)
+SMALLEST_CELL = 192
+"""Side in pixels to which the pictures of a sheet are enlarged when they are smaller."""
 
 
 def class_colours(count: int) -> np.ndarray:
@@ -49,21 +51,21 @@ def overlay(image: Image.Image, labels: Tensor, names: Sequence[str], opacity: f
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], row_titles: Sequence[str] = (), column_titles: Sequence[str] = ()) -> Image.Image:
-    """A grid of pictures with optional titles; every cell takes the size of the largest picture."""
-    width = max(picture.width for row in rows for picture in row)
-    height = max(picture.height for row in rows for picture in row)
+    """A grid of pictures with optional titles; every cell takes the size of the largest picture, and small ones are enlarged."""
+    largest = [max(size) for size in zip(*(picture.size for row in rows for picture in row), strict=True)]
+    scale = max(1, round(SMALLEST_CELL / max(largest)))
+    width, height = largest[0] * scale, largest[1] * scale
     font = ImageFont.load_default(max(11, height // 16))
-    gap = 4
+    gap, line = 4, round(font.size * 1.4)
+    titles = [_wrap(title, width, font) for title in column_titles]
     left = max((round(font.getlength(title)) for title in row_titles), default=0) + (2 * gap if row_titles else 0)
-    top = round(font.size * 1.6) if column_titles else 0
+    top = line * max((title.count("\n") + 1 for title in titles), default=0)
     columns = max(len(row) for row in rows)
     page = Image.new("RGB", (left + columns * (width + gap) + gap, top + len(rows) * (height + gap) + gap), "white")
     draw = ImageDraw.Draw(page)
-    for c, title in enumerate(column_titles):
+    for c, title in enumerate(titles):
         x = left + gap + c * (width + gap) + width // 2
-        while font.getlength(title) > width and len(title) > 4:
-            title = title[:-2].rstrip(".") + "."
-        draw.text((x, top // 2), title, fill="black", font=font, anchor="mm")
+        draw.multiline_text((x, top), title, fill="black", font=font, anchor="md", align="center")
     for r, row in enumerate(rows):
         y = top + gap + r * (height + gap)
         if row_titles:
@@ -75,3 +77,15 @@ def sheet(rows: Sequence[Sequence[Image.Image]], row_titles: Sequence[str] = (),
                 picture = picture.resize(size, Image.Resampling.NEAREST)
             page.paste(picture, (left + gap + c * (width + gap), y))
     return page
+
+
+def _wrap(title: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Break a title into lines of at most `width` pixels, between words."""
+    lines = [""]
+    for word in title.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
