@@ -56,6 +56,7 @@ def folder_training(tmp_path, assets, photos, *arguments):
         ("lora.blocks=expertt", "lora.blocks must be 'expert', 'all' or a list"),
         ("backbone.readout.normalisation=min", "readout.normalisation must be one of none, minmax, found 'min'"),
         ("data.test_split=tset", "the split must be one of train, validation, test, found 'tset'"),
+        ("trainer.max_steps=-1", "trainer.max_steps must be at least 1, found -1"),
         ("backbone.readout.sigma=1.5", "readout.sigma must be in [0, 1], found 1.5"),
         ("backbone.model.path=/nowhere/model", "no model folder at /nowhere/model: set backbone.model.path"),
         ("ckpt_path=/nowhere/last.ckpt", "no checkpoint at /nowhere/last.ckpt"),
@@ -102,9 +103,22 @@ def test_mask_value_outside_the_vocabulary(capsys, tmp_path, assets, photos):
     assert "0-mask.png holds the values [7], but the vocabulary has 2 classes" in said
 
 
-def test_image_size_that_the_model_cannot_take(capsys, tmp_path, assets, photos):
-    said = sentence(capsys, folder_training(tmp_path, assets, photos, "data.image_size=[30,48]"))
-    assert "image size 30 x 48 does not fit this model: height and width must be multiples of 8" in said
+@pytest.mark.parametrize("size", ["30,48", "128,128"])
+def test_image_size_that_the_model_cannot_take(size, capsys, tmp_path, assets, photos):
+    said = sentence(capsys, folder_training(tmp_path, assets, photos, f"data.image_size=[{size}]"))
+    assert f"image size {size.replace(',', ' x ')} does not fit this model: height and width must be multiples of 8 and at most 96" in said
+
+
+def test_vocabulary_that_does_not_fit_into_one_prompt(capsys, tmp_path, assets, photos):
+    (photos / "classes.txt").write_text("\n".join(f"sand number {k}" for k in range(20)))
+    said = sentence(capsys, folder_training(tmp_path, assets, photos, "protocol=vocabulary"))
+    assert "protocol=vocabulary puts all 20 class names into one prompt" in said and "the tokenizer allows 30" in said
+
+
+def test_caption_that_is_no_text(capsys, tmp_path, assets, photos):
+    file = photos / "val" / "metadata.jsonl"
+    file.write_text(file.read_text().replace('"sand and snow"', "5"))
+    assert f"the caption in line 1 of {file} must be a string, found 5" in sentence(capsys, folder_training(tmp_path, assets, photos))
 
 
 def test_prompt_longer_than_the_tokenizer_allows(capsys, tmp_path, assets, photos):

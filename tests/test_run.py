@@ -9,6 +9,7 @@ from diffusers import StableDiffusion3Pipeline
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from seg4diff.backbones.lora import lora_weights
 from seg4diff.run import build, evaluate, train
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
@@ -108,21 +109,38 @@ class StopAfterBatch(L.Callback):
             trainer._signal_connector.received_sigterm = True
 
 
-@pytest.mark.parametrize(("batch", "saved"), [(2, None), (3, 2)])
-def test_a_stop_within_an_accumulated_step_saves_nothing_that_cannot_be_continued(batch, saved, tmp_path, assets, world):
-    config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "trainer.accumulate_grad_batches=2")
+def fit(tmp_path, assets, world, *arguments, callbacks=(), ckpt_path=None):
+    """Train the small model; returns its adapter. The checkpoint callback would write no file by itself before step 50."""
+    config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "trainer.accumulate_grad_batches=2", *arguments)
     module, data = build(config.model), build(config.data)
     data.prepare_data()
-    callbacks = [build(config.callbacks.checkpoint), StopAfterBatch(batch)]
+    callbacks = [build(config.callbacks.checkpoint), *callbacks]
     trainer = instantiate(config.trainer, logger=False, callbacks=callbacks, _convert_="all", enable_progress_bar=False)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return lora_weights(module.backbone)
+
+
+@pytest.mark.parametrize(("batch", "saved"), [(2, 1), (3, 2), (4, 2)])
+def test_a_stop_within_an_accumulated_step_continues_at_a_whole_one(batch, saved, tmp_path, assets, world):
+    expected = fit(tmp_path / "whole", assets, world)
     with pytest.raises(SIGTERMException):
-        trainer.fit(module, data)
+        fit(tmp_path, assets, world, callbacks=[StopAfterBatch(batch)])
     last = tmp_path / "checkpoints" / "last.ckpt"
-    assert (read_checkpoint(last)["global_step"] if last.exists() else None) == saved
+    assert read_checkpoint(last)["global_step"] == saved
+    resumed = fit(tmp_path, assets, world, ckpt_path=last)
+    assert all(torch.equal(resumed[name], weight) for name, weight in expected.items())
+
+
+def test_a_finished_run_can_be_extended(tmp_path, assets, world):
+    before = fit(tmp_path, assets, world)
+    after = fit(tmp_path, assets, world, "trainer.max_steps=6", ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 6
+    assert not torch.equal(next(iter(before.values())), next(iter(after.values())))
 
 
 def test_evaluate_reads_a_run_and_finds_the_same_scores(finished, tmp_path, assets, world):
     folder, metrics = finished
+    (folder / "config-earlier-1.yaml").write_text("expert_layer: 2\n")  # of a start that was given up
     report = evaluate(compose_config("evaluate", tmp_path, f"ckpt={folder}", "trainer.accelerator=cpu"))
     for name in ("base/miou", "lora/miou", "lora/val_flow_loss", "floor/random", "ceiling/miou"):
         assert report[name] == pytest.approx(metrics[name], rel=1e-6)

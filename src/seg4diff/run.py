@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -27,7 +28,6 @@ from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.report import print_report, write_report
 from seg4diff.loggers import finished
 from seg4diff.provenance import provenance, write_json
-from seg4diff.sweep import parse_overrides
 from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -112,8 +112,6 @@ def train(config: DictConfig) -> dict[str, Any]:
         if config.ckpt_path is None and config.validate_first:
             trainer.validate(module, data, verbose=False)
         trainer.fit(module, data, ckpt_path=config.ckpt_path)
-        if not trainer.state.finished:
-            return {}
         metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
         if config.get("evaluation") is not None:
@@ -187,14 +185,15 @@ def _take_from_run(config: DictConfig, lora: Path) -> int | None:
     if run_file is None:
         return None
     run = OmegaConf.load(run_file)
-    overrides = parse_overrides(HydraConfig.get().overrides.task) if HydraConfig.initialized() else {}
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
+    set_here = {override.key_or_group for override in overrides}
     OmegaConf.set_struct(config, False)
     for group in ("backbone", "data", "expert_layer", "protocol"):
-        if group in run and group not in overrides:
+        if group in run and group not in set_here:
             config[group] = run[group]
-    for key, value in overrides.items():
-        if key.split(".")[0] in ("backbone", "data") and "." in key:
-            OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
+    for override in overrides:
+        if override.key_or_group.split(".")[0] in ("backbone", "data") and "." in override.key_or_group:
+            OmegaConf.update(config, override.key_or_group, override.value())
     config.data.test_split = config.split
     return run.expert_layer
 
@@ -243,13 +242,15 @@ def _check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
 
 
 def _record(config: DictConfig, output_dir: Path) -> None:
-    """Save the resolved configuration, versions and git revision; those of a run that is continued stay beside the new ones."""
+    """Save the resolved configuration, versions and git revision; where a run is continued, the earlier ones stay beside them."""
     if rank_zero_only.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
-        times = len(list(output_dir.glob("config*.yaml")))
-        suffix = f"-resumed-{times}" if times else ""
-        (output_dir / f"config{suffix}.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-        write_json(output_dir / f"provenance{suffix}.json", provenance())
+        earlier = len(list(output_dir.glob("config*.yaml")))
+        for name in ("config.yaml", "provenance.json") if earlier else ():
+            file = output_dir / name
+            file.rename(file.with_stem(f"{file.stem}-earlier-{earlier}"))
+        (output_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        write_json(output_dir / "provenance.json", provenance())
 
 
 @contextmanager

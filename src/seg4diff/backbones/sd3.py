@@ -152,10 +152,11 @@ class SD3Backbone(Backbone):
         copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)
 
     def write_lora(self, folder: Path) -> None:
+        (name,) = self.transformer.peft_config
         StableDiffusion3Pipeline.save_lora_weights(
             folder,
-            transformer_lora_layers=get_peft_model_state_dict(self.transformer),
-            transformer_lora_adapter_metadata=self.transformer.peft_config["default"].to_dict(),
+            transformer_lora_layers=get_peft_model_state_dict(self.transformer, adapter_name=name),
+            transformer_lora_adapter_metadata=self.transformer.peft_config[name].to_dict(),
         )
 
     def load_lora(self, folder: Path) -> None:

@@ -76,9 +76,12 @@ class CocoStuff(DataSource):
         if self._captions is None:
             return None
         try:
-            return json.loads(Path(self._captions).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+            captions = json.loads(Path(self._captions).read_text(encoding="utf-8"))
+        except ValueError as error:
             raise UserError(f"{self._captions} is not JSON ({error}): it must be one object of image stem: caption.") from error
+        if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
+            raise UserError(f"{self._captions} must be one JSON object of image stem: caption, both strings.")
+        return captions
 
     def _mask_folder(self, folder: str) -> Path:
         return self._root / "stuffthingmaps" / folder
@@ -112,7 +115,9 @@ class CocoStuffDataset(SampleDataset):
         mask_path = self._masks / f"{path.stem}.png"
         values = np.array(Image.open(mask_path))
         if ((values > LARGEST_ID) & (values != IGNORE)).any():
-            raise UserError(f"mask {mask_path} holds values above {LARGEST_ID}: it must hold category ids minus one, {IGNORE} = unlabelled.")
+            raise UserError(
+                f"mask {mask_path} holds values above {LARGEST_ID}: it must hold category ids minus one, {IGNORE} = unlabelled."
+            )
         ids = self._lookup[values]
         if self._captions is None:
             caption = " ".join(self._names[k] for k in np.unique(ids) if k != IGNORE)

@@ -38,7 +38,7 @@ class FolderData(DataSource):
             raise MissingFileError(
                 f"no list of classes at {file}: write one class name per line, in the order of the mask values, and set data.source.root."
             )
-        names = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines()]
+        names = [line.strip() for line in _read_text(file).rstrip().splitlines()]
         if not all(names):
             raise UserError(
                 f"line {names.index('') + 1} of {file} is empty: line k (from 0) names mask value k, so no line may be left out."
@@ -70,12 +70,19 @@ class FolderData(DataSource):
         if not file.is_file():
             raise MissingFileError(f"no {file}: write one JSON row per image with file_name, mask_file_name and caption.")
         rows = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(_read_text(file).splitlines(), start=1):
             if line.strip():
                 rows.append(_parse(line, file, number))
         if not rows:
             raise UserError(f"{file} has no rows: write one JSON row per image.")
         return rows
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # with or without the mark that some editors put first
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text ({error}): save it as UTF-8.") from error
 
 
 def _parse(line: str, file: Path, number: int) -> dict:
@@ -86,6 +93,8 @@ def _parse(line: str, file: Path, number: int) -> dict:
     keys = ("file_name", "mask_file_name")
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
         raise UserError(f"line {number} of {file} must be an object with the strings {' and '.join(keys)}, found {line.strip()[:80]}.")
+    if not isinstance(row.get("caption", ""), str):
+        raise UserError(f"the caption in line {number} of {file} must be a string, found {row['caption']!r}.")
     return row
 
 
@@ -106,4 +115,4 @@ class FolderDataset(SampleDataset):
         row = self._rows[index]
         image, mask = Image.open(self._folder / row["file_name"]), Image.open(self._folder / row["mask_file_name"])
         path = self._folder / row["mask_file_name"]
-        return Row(image=image, mask=mask, caption=row.get("caption") or "", name=self.name(index), mask_name=str(path))
+        return Row(image=image, mask=mask, caption=row.get("caption", ""), name=self.name(index), mask_name=str(path))

@@ -12,7 +12,7 @@ from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch
 from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore
-from seg4diff.evaluation.protocol import BlockScores, PromptProtocol
+from seg4diff.evaluation.protocol import BlockScores, PromptProtocol, check_vocabulary
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.readout import Readout
 
@@ -26,7 +26,8 @@ class EvaluationModule(L.LightningModule):
         protocol: which prompt an image gets.
         expert_layer: block whose score is the headline.
         base_blocks: blocks to score on the base model, "all" or a list; the expert is always among them.
-        sigma: distribution of the noise level of the flow loss.
+        sigma: distribution of the noise level of the flow loss, which is that of the captions (training may use another distribution
+            and other prompts, so its own validation loss is another figure).
         seed: seed of the noise of the flow loss.
     """
 
@@ -51,6 +52,7 @@ class EvaluationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         vocabulary = self.trainer.datamodule.vocabulary
+        check_vocabulary(self._protocol, self.backbone, vocabulary)
         common = {"readout": self._readout, "protocol": self._protocol, "vocabulary": vocabulary}
         variants = {"base": self._base_blocks} | ({"lora": [self.expert_layer]} if has_lora(self.backbone) else {})
         self.block_scores = nn.ModuleDict({name: BlockScores(blocks=blocks, **common) for name, blocks in variants.items()})

@@ -33,6 +33,16 @@ def make_prompts(protocol: PromptProtocol, masks: Sequence[Tensor], vocabulary: 
     return [list_names(vocabulary.names, present_classes(mask) if protocol == "oracle" else everything) for mask in masks]
 
 
+def check_vocabulary(protocol: PromptProtocol, backbone: Backbone, vocabulary: Vocabulary) -> None:
+    """Refuse a full-vocabulary protocol whose one prompt is too long for the model, before anything is computed."""
+    if protocol == "vocabulary":
+        prompt = list_names(vocabulary.names, range(len(vocabulary)))
+        try:
+            backbone.encode_text([prompt.text])
+        except UserError as error:
+            raise UserError(f"protocol=vocabulary puts all {len(vocabulary)} class names into one prompt, but {error}") from error
+
+
 class BlockScores(nn.Module):
     """Confusion matrices of several blocks, read in one pass.
 

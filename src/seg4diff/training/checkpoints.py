@@ -52,10 +52,15 @@ def lora_folder(checkpoint: str | os.PathLike) -> Path:
 
 
 class SafeCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint whose `last.ckpt` is also written at the end of the run and when the process is asked to stop (SIGTERM).
+    """ModelCheckpoint whose `last.ckpt` is also written at the end of the run and when the process is asked to stop (SIGTERM)."""
 
-    Between the batches of one accumulated step nothing is written: a run continues at whole steps.
-    """
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A run continues at whole optimiser steps: forget the batches of an unfinished one (their gradients are not saved)."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        unfinished = progress["current"]["ready"] % trainer.accumulate_grad_batches
+        if unfinished:
+            for count in (progress["total"], progress["current"]):
+                count |= dict.fromkeys(("ready", "started", "processed", "completed"), count["ready"] - unfinished)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
@@ -70,8 +75,7 @@ class SafeCheckpoint(ModelCheckpoint):
         self._save_last(trainer)
 
     def _save_last(self, trainer: L.Trainer) -> None:
-        whole_step = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches == 0
-        if self.save_last and whole_step and not self._should_skip_saving_checkpoint(trainer):
+        if self.save_last and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
@@ -79,10 +83,9 @@ class LoraCheckpoint(SafeCheckpoint):
     """Writes the adapter beside every checkpoint, in the format of diffusers."""
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero:  # first, so that no checkpoint stands without its adapter
             trainer.lightning_module.backbone.save_lora(lora_folder(filepath))
-        trainer.strategy.barrier()
+        super()._save_checkpoint(trainer, filepath)
 
     def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._remove_checkpoint(trainer, filepath)

@@ -13,7 +13,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
-from seg4diff.evaluation.protocol import BlockScores, PromptProtocol
+from seg4diff.evaluation.protocol import BlockScores, PromptProtocol, check_vocabulary
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import Prompt, find_names, list_names
 from seg4diff.segmentation.readout import Readout, pool_words
@@ -70,6 +70,7 @@ class MagnetModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.vocabulary: Vocabulary = self.trainer.datamodule.vocabulary
+        check_vocabulary(self._protocol, self.backbone, self.vocabulary)
         self.block_scores = BlockScores(
             readout=self.readout, protocol=self._protocol, blocks=[self.expert_layer], vocabulary=self.vocabulary
         )
@@ -94,6 +95,7 @@ class MagnetModule(L.LightningModule):
             batch: images and masks of one size.
             ids: numbers that seed noise and noise level of each sample.
         """
+        grid = self.backbone.token_grid(*batch.images.shape[-2:])
         prompts = [self._make_prompt(caption, mask) for caption, mask in zip(batch.captions, batch.masks, strict=True)]
         with torch.no_grad():
             latents = self.backbone.encode_image(batch.images)
@@ -101,7 +103,6 @@ class MagnetModule(L.LightningModule):
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
         with capture(self.backbone, [self.expert_layer]) as record:
             predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
-        grid = self.backbone.token_grid(*batch.images.shape[-2:])
         logits = pool_words(i2t(record[self.expert_layer], "logits"), grid, condition, prompts)
         return self._objective(predicted, velocity(latents, noise), logits, [prompt.classes for prompt in prompts], batch.masks)
 

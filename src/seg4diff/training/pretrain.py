@@ -57,6 +57,7 @@ class PretrainModule(L.LightningModule):
         self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.backbone.token_grid(*batch.images.shape[-2:])  # refuses a size that the model cannot take
         ids = sample_ids(self.trainer, self._batches_seen, len(batch))
         self._batches_seen += 1
         captions = ["" if _coin(self._seed, k) < self._caption_dropout else text for k, text in zip(ids, batch.captions, strict=True)]

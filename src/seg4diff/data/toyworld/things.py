@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
+
+
 class Brush:
     """Draws shapes given in unit coordinates onto a square RGBA tile."""
 
