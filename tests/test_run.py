@@ -15,7 +15,6 @@ from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, compose_config, overrides
 
-
 LOUD = ["logger=all", "model.lr=0.02", "callbacks.checkpoint.every_n_train_steps=3"]
 
 

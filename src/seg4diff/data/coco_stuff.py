@@ -115,9 +115,7 @@ class CocoStuffDataset(SampleDataset):
         mask_path = self._masks / f"{path.stem}.png"
         values = np.array(Image.open(mask_path))
         if ((values > LARGEST_ID) & (values != IGNORE)).any():
-            raise UserError(
-                f"mask {mask_path} holds values above {LARGEST_ID}: it must hold category ids minus one, {IGNORE} = unlabelled."
-            )
+            raise UserError(f"mask {mask_path} holds values above {LARGEST_ID}: a pixel is a category id minus one, {IGNORE} = unlabelled.")
         ids = self._lookup[values]
         if self._captions is None:
             caption = " ".join(self._names[k] for k in np.unique(ids) if k != IGNORE)

@@ -55,9 +55,7 @@ class SegmentationDataModule(L.LightningDataModule):
         dataset = self.source.split("train", self._image_size, resize_mask=True)
         trainer = self.trainer
         if trainer.max_steps < 1:
-            raise UserError(
-                f"trainer.max_steps must be at least 1, found {trainer.max_steps}: the training order is one long pass of that length."
-            )
+            raise UserError(f"trainer.max_steps must be at least 1, found {trainer.max_steps}.")
         sampler = EndlessBatchSampler(
             size=len(dataset),
             batch_size=self._batch_size,

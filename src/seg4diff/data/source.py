@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from seg4diff.data.sample import Sample, Vocabulary, image_to_tensor, label_map
 from seg4diff.errors import UserError
 
-
 SPLITS = ("train", "validation", "test")
 
 

@@ -49,7 +49,8 @@ def muon_with_adamw(model: nn.Module, *, muon_lr: float, lr: float, weight_decay
     """Muon (Jordan et al. 2024) for the matrices of stacked blocks, AdamW for embeddings, biases, norms, input and output layers.
 
     Args:
-        model: its parameters that require a gradient are trained; a stack of blocks is an nn.ModuleList, a matrix the weight of an nn.Linear.
+        model: its parameters that require a gradient are trained; a stack of blocks is an nn.ModuleList, a matrix the weight of an
+            nn.Linear.
         muon_lr: learning rate of the matrices: the spectral norm of an update.
         lr: learning rate of the rest.
         weight_decay: decoupled weight decay of both.
