@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seg4diff.backbones.base import LORA_FILE
+from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.report import print_report, write_report
@@ -66,8 +67,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is unknown to torch 2.9
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated.*")
+    quiet_hosts()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 

@@ -14,8 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-SHOWN = ("base/miou", "lora/miou", "base/val_flow_loss", "lora/val_flow_loss", "floor/constant", "floor/random", "ceiling/miou")
-"""Figures that the table shows, where the runs have them."""
+SHOWN = {
+    "base/miou": "base",
+    "lora/miou": "LoRA",
+    "base/val_flow_loss": "base flow",
+    "lora/val_flow_loss": "LoRA flow",
+    "floor/constant": "floor: constant",
+    "floor/random": "floor: random",
+    "ceiling/miou": "ceiling",
+}
+"""Figures that the table shows, where the runs have them, and their titles; flow losses as they are, the others are mIoU in %."""
+LONGEST_CELL = 20
+"""Characters of an override's value that the table shows; the end of a path tells more than its beginning."""
 
 
 REPLICATES = ("seed", "ckpt")
@@ -63,11 +73,11 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
             writer.writerow([run["run"], *run["overrides"].values(), *(run["figures"].get(name, "") for name in names)])
     shown = [name for name in SHOWN if name in names]
     table = Table(title=f"sweep over {', '.join(varied) or 'nothing'}: {folder}")
-    for title in [*varied, *shown]:
+    for title in [*(key.rpartition(".")[2] for key in varied), *(SHOWN[name] for name in shown)]:
         table.add_column(title, justify="right")
     for run in runs:
-        cells = [f"{run['figures'][name]:.4f}" if name in run["figures"] else "" for name in shown]
-        table.add_row(*(run["overrides"].get(key, "") for key in varied), *cells)
+        cells = [_figure(name, [run["figures"][name]]) if name in run["figures"] else "" for name in shown]
+        table.add_row(*(run["overrides"].get(key, "")[-LONGEST_CELL:] for key in varied), *cells)
     settings = [key for key in varied if key not in REPLICATES]
     if settings != varied:
         _add_means(table, runs, settings, shown, varied)
@@ -84,14 +94,15 @@ def _add_means(table: Table, runs: list[dict], settings: list[str], shown: list[
     table.add_section()
     for group, figures in groups.items():
         labels = dict(zip(settings, group, strict=True))
-        cells = [_spread([figure[name] for figure in figures if name in figure]) for name in shown]
+        cells = [_figure(name, [figure[name] for figure in figures if name in figure]) for name in shown]
         table.add_row(*(labels.get(key, f"{len(figures)} runs") for key in varied), *cells)
 
 
-def _spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    return f"{mean(values):.4f} ± {stdev(values) if len(values) > 1 else 0:.4f}"
+def _figure(name: str, values: list[float]) -> str:
+    """A value, or mean and standard deviation of several, as the table shows it."""
+    scale, digits = (1, 4) if name.endswith("flow_loss") else (100, 1)
+    parts = [mean(values), stdev(values)] if len(values) > 1 else values
+    return " ± ".join(f"{scale * part:.{digits}f}" for part in parts)
 
 
 def plot_sweep(runs: list[dict[str, Any]], settings: list[str], path: Path) -> None:

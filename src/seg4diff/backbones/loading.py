@@ -3,9 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import transformers
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from seg4diff.errors import MissingFileError, UserError
+
+
+def quiet_hosts() -> None:
+    """Hide what the model libraries say about themselves; the progress of loading stays."""
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
 
 
 def load_pretrained(kind: type, path: str, revision: str | None, **options: Any):

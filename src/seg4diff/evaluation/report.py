@@ -10,6 +10,7 @@ from rich.table import Table
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
 
 VARIANTS = {"base": "base", "lora": "LoRA"}
+"""Variant in the report -> what people read."""
 BLOCKS_PER_ROW = 10  # what a terminal of 80 columns takes
 COLUMNS = {"miou": "mIoU", "macc": "mACC", "pacc": "pACC", "fwiou": "fwIoU", "miou_union": "mIoU (any union)", "val_flow_loss": "flow loss"}
 

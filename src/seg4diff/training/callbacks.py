@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch, tensor_to_image
+from seg4diff.evaluation.report import VARIANTS
 from seg4diff.pictures import overlay, sheet
 
 
@@ -64,6 +66,13 @@ class SampleImages(L.Callback):
         return sheet([self._base, current], ["base", "LoRA"], titles) if adapted else sheet([current], (), titles)
 
 
+class StepProgressBar(RichProgressBar):
+    """Lightning's rich progress bar, without a number of epochs that this project's one long pass does not have."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training"
+
+
 class Overlays(L.Callback):
     """Keep the first images of every validation or test, with true and predicted masks laid over them.
 
@@ -85,7 +94,7 @@ class Overlays(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._keep(trainer, batch, {variant: outputs[variant] for variant in ("base", "lora") if variant in outputs})
+        self._keep(trainer, batch, {title: outputs[variant] for variant, title in VARIANTS.items() if variant in outputs})
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, "overlays")
