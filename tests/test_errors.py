@@ -1,12 +1,16 @@
 """What a user can mend ends in one sentence and exit code 1, and nothing is overwritten."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from PIL import Image
 
+from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
+from seg4diff.errors import MissingFileError, UserError
 from seg4diff.run import evaluate, main, train
 from tests.conftest import random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
@@ -170,6 +174,24 @@ def test_coco_without_data_and_weights_names_both(tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     for part in ("train2017", "stuffthingmaps", "COCO_ROOT", "no model folder at /nowhere/sd3"):
         assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (ConnectionError("no route"), "neither a folder nor complete in the local cache, and could not be fetched (no route)"),
+        (GatedRepoError.__new__(GatedRepoError), "is gated: accept its licence"),
+        (RepositoryNotFoundError.__new__(RepositoryNotFoundError), "the hub has no model"),
+    ],
+)
+def test_what_the_hub_says_reaches_the_user(cause, expected):
+    class Unreachable:
+        @staticmethod
+        def from_pretrained(path, **options):
+            raise OSError("diffusers wraps the error of the hub") from cause
+
+    with pytest.raises(MissingFileError if "gated" not in expected else UserError, match=re.escape(expected)):
+        load_pretrained(Unreachable, "owner/name", None)
 
 
 def test_a_failed_start_leaves_an_existing_run_alone(tmp_path, assets, world, capsys):

@@ -5,7 +5,7 @@ from typing import Any
 
 import diffusers
 import transformers
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from seg4diff.errors import MissingFileError, UserError
 
@@ -37,17 +37,31 @@ def load_pretrained(kind: type, path: str, revision: str | None, **options: Any)
         options["revision"] = revision
     try:
         return kind.from_pretrained(path, use_safetensors=True, **options)
-    except GatedRepoError as error:
-        raise UserError(
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _explain(error, kind, path) from error
+
+
+def _explain(error: BaseException, kind: type, path: str) -> UserError:
+    """The sentence for a failed load; diffusers wraps the hub's own errors, so the whole chain is looked at."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    if any(isinstance(link, GatedRepoError) for link in chain):
+        return UserError(
             f"the model {path} is gated: accept its licence at https://huggingface.co/{path}, then run `hf auth login`, or set "
             "backbone.model.path to a local copy."
-        ) from error
-    except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
-        raise MissingFileError(
-            f"the model {path} was found neither as a folder nor on the hub: check backbone.model.path and your login."
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the model {path} could not be loaded as {kind.__name__} ({reason}): check backbone.model.path, network and login."
-        ) from error
+        )
+    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
+        return MissingFileError(f"the hub has no model {path}, or not for you: check backbone.model.path and run `hf auth login`.")
+    if isinstance(error, OSError) and not Path(path).is_dir():
+        return MissingFileError(
+            f"the model {path} is neither a folder nor complete in the local cache, and could not be fetched ({_first_line(chain[-1])}): "
+            "check the network, or set backbone.model.path to a local copy."
+        )
+    return UserError(
+        f"the model {path} could not be loaded as {kind.__name__} ({_first_line(error)}): check backbone.model.path and its files."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
