@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from seg4diff.sweep import parse_overrides, read_runs, summarise
+from seg4diff.sweep import read_runs, summarise
 
 
 @pytest.fixture
@@ -27,8 +27,9 @@ def test_finished_runs_are_read_in_order(sweep):
     assert runs[2]["figures"]["miou_block_10"] == 0.6 and "protocol" not in runs[2]["figures"]
 
 
-def test_overrides_of_every_form():
-    assert parse_overrides(["a=1", "+b.c=x=y", "++d=[1,2]", "~e"]) == {"a": "1", "b.c": "x=y", "d": "[1,2]", "e": ""}
+def test_overrides_of_every_form(sweep):
+    (sweep / "0" / ".hydra" / "overrides.yaml").write_text("- a=1\n- +b.c=/x/y\n- ++d=[1,2]\n- ~e\n")
+    assert read_runs(sweep)[0]["overrides"] == {"a": "1", "b.c": "/x/y", "d": "[1,2]", "e": ""}
 
 
 def test_a_figure_that_some_runs_lack_is_averaged_over_the_others(sweep, capsys, monkeypatch):

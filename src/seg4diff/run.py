@@ -196,7 +196,7 @@ def _take_from_run(config: DictConfig, lora: Path) -> int | None:
         if override.key_or_group.split(".")[0] in ("backbone", "data") and "." in override.key_or_group:
             OmegaConf.update(config, override.key_or_group, override.value())
     config.data.test_split = config.split
-    return run.expert_layer
+    return run.get("expert_layer")
 
 
 def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.Module, data: L.LightningDataModule) -> dict[str, Any]:
@@ -247,9 +247,9 @@ def _record(config: DictConfig, output_dir: Path) -> None:
     if rank_zero_only.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
         earlier = len(list(output_dir.glob("config*.yaml")))
-        for name in ("config.yaml", "provenance.json") if earlier else ():
-            file = output_dir / name
-            file.rename(file.with_stem(f"{file.stem}-earlier-{earlier}"))
+        for file in (output_dir / "config.yaml", output_dir / "provenance.json"):
+            if file.exists():
+                file.rename(file.with_stem(f"{file.stem}-earlier-{earlier}"))
         (output_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
         write_json(output_dir / "provenance.json", provenance())
 

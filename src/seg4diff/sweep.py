@@ -4,11 +4,11 @@ import csv
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -44,17 +44,16 @@ class SweepSummary(Callback):
             summarise(runs, folder)
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, str]:
-    """Key and value of Hydra overrides: "a=1", "+a=1" and "++a=1" set a to 1, "~a" to nothing."""
-    return {key.lstrip("+~"): value for key, _, value in (text.partition("=") for text in overrides)}
-
-
 def read_runs(folder: Path) -> list[dict[str, Any]]:
     """One flat row per finished run of a sweep folder: its overrides, then its figures."""
     rows = []
     files = [file for file in folder.glob("*/metrics.json") if (file.parent / ".hydra" / "overrides.yaml").is_file()]
     for file in sorted(files, key=lambda file: (len(file.parent.name), file.parent.name)):
-        overrides = parse_overrides(OmegaConf.load(file.parent / ".hydra" / "overrides.yaml"))
+        lines = list(OmegaConf.load(file.parent / ".hydra" / "overrides.yaml"))
+        overrides = {
+            override.key_or_group: "" if override.is_delete() else override.get_value_string()
+            for override in OverridesParser.create().parse_overrides(lines)
+        }
         metrics = json.loads(file.read_text(encoding="utf-8"))
         figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         blocks = {f"miou_block_{block}": value for block, value in metrics.get("miou_per_block", {}).items()}

@@ -93,7 +93,7 @@ def _parse(line: str, file: Path, number: int) -> dict:
     keys = ("file_name", "mask_file_name")
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
         raise UserError(f"line {number} of {file} must be an object with the strings {' and '.join(keys)}, found {line.strip()[:80]}.")
-    if not isinstance(row.get("caption", ""), str):
+    if not isinstance(row.get("caption") or "", str):
         raise UserError(f"the caption in line {number} of {file} must be a string, found {row['caption']!r}.")
     return row
 
@@ -115,4 +115,4 @@ class FolderDataset(SampleDataset):
         row = self._rows[index]
         image, mask = Image.open(self._folder / row["file_name"]), Image.open(self._folder / row["mask_file_name"])
         path = self._folder / row["mask_file_name"]
-        return Row(image=image, mask=mask, caption=row.get("caption", ""), name=self.name(index), mask_name=str(path))
+        return Row(image=image, mask=mask, caption=row.get("caption") or "", name=self.name(index), mask_name=str(path))
