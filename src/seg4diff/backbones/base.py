@@ -96,6 +96,10 @@ class Backbone(nn.Module, ABC):
         """Encode prompts. Raises UserError for a prompt that is longer than the tokenizer allows."""
 
     @abstractmethod
+    def fits(self, prompt: str) -> bool:
+        """Whether `encode_text` takes this prompt whole."""
+
+    @abstractmethod
     def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Velocity noise - latents, the shape of `noisy_latents` (B, C, h, w); sigma (B,) in [0, 1]."""
 

@@ -84,6 +84,10 @@ class SD3Backbone(Backbone):
             padding[row, : len(pairs)] = torch.tensor([start == end for start, end in pairs])
         return TextCondition(embeddings, pooled, offsets, padding.to(embeddings.device))
 
+    def fits(self, prompt: str) -> bool:
+        tokenizer = self._pipeline.tokenizer
+        return len(tokenizer(prompt)["input_ids"]) <= tokenizer.model_max_length
+
     def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         return self.transformer(
             hidden_states=noisy_latents,
