@@ -8,7 +8,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from tests.conftest import REPO, random_sd3
+from tests.conftest import REPO
+from tests.hosts import random_sd3
 
 SMALL_WORLD = [
     "data.source.side=32",

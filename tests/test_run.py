@@ -57,7 +57,7 @@ def test_lora_folder_gives_the_same_output_in_plain_diffusers(finished, assets):
     from seg4diff.backbones.sd3 import SD3Backbone
 
     lora = folder / "checkpoints" / "last-lora"
-    ours = SD3Backbone.from_pretrained(path=str(assets / "tiny-sd3"), revision=None, dtype="float32", t5_length=0)
+    ours = SD3Backbone.from_pretrained(path=str(assets / "tiny-sd3"), t5_length=0)
     options = {
         "prompt_embeds": ours.encode_text(["apple"]).embeddings,
         "guidance_scale": 1.0,

@@ -1,7 +1,8 @@
 """Record the queries and keys of joint-attention blocks while the host's own attention runs untouched."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 
 from seg4diff.backbones.base import Backbone, JointQK
 from seg4diff.errors import UserError
@@ -16,20 +17,20 @@ class Record:
 
     def __init__(self, blocks: Sequence[int]) -> None:
         self._wanted = set(blocks)
-        self._joint: dict[int, JointQK] = {}
+        self._joint: dict[int, Callable[[], JointQK]] = {}
 
     @property
     def complete(self) -> bool:
         return self._wanted <= self._joint.keys()
 
-    def keep(self, block: int, joint: JointQK) -> None:
+    def keep(self, block: int, joint: Callable[[], JointQK]) -> None:
         """Keep the first record of a block: gradient checkpointing runs a block again during backward."""
-        self._joint.setdefault(block, joint)
+        self._joint.setdefault(block, cache(joint))
 
     def __getitem__(self, block: int) -> JointQK:
         if block not in self._joint:
             raise UserError(f"block {block} recorded nothing: run the transformer inside `capture`, without skipping this block.")
-        return self._joint[block]
+        return self._joint[block]()
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def capture(backbone: Backbone, blocks: Sequence[int], *, stop: bool = False) ->
     """
     record = Record(blocks)
 
-    def keep(block: int, joint: JointQK) -> None:
+    def keep(block: int, joint: Callable[[], JointQK]) -> None:
         record.keep(block, joint)
         if stop and record.complete:
             raise Reached

@@ -20,39 +20,83 @@ def i2t(joint: JointQK, scores: Scores) -> Tensor:
         joint: N image and T text tokens.
         scores: "logits": q.k / sqrt(d), unbounded (training, paper section 3.5); "text": softmax over the T text keys;
             "joint": softmax over all N + T keys, in [0, 1] with sums over T below 1 (inference, paper section 3.4).
+
+    Raises:
+        UserError: `scores` is none of these.
     """
+    _check(scores)
     if scores == "logits":
         return _head_mean_logits(joint)
-    return i2t_per_head(joint, scores).mean(dim=1)
+    mass = text_mass(joint) if scores == "joint" else None
+    heads = joint.image_query.shape[1]
+    # Head by head: the maps of all heads together are the largest tensor of a read-out.
+    return sum(_i2t_softmax(joint, head, None if mass is None else mass[:, head]) for head in range(heads)) / heads
 
 
 def i2t_per_head(joint: JointQK, scores: Scores) -> Tensor:
     """I2T attention of every head, (B, heads, T, N); `scores` as in `i2t`."""
-    if scores not in get_args(Scores):
-        raise UserError(f"scores must be one of {get_args(Scores)}, found '{scores}'.")
-    logits = (joint.text_key @ (joint.image_query * joint.scale).transpose(-1, -2)).float()
+    _check(scores)
     if scores == "logits":
-        return logits
-    weights = logits.softmax(dim=-2)
-    return weights if scores == "text" else weights * text_mass(joint).unsqueeze(-2)
+        return _logits(joint.text_key, joint.image_query, joint.scale)
+    mass = text_mass(joint) if scores == "joint" else None
+    return _i2t_softmax(joint, slice(None), mass)
 
 
-def text_mass(joint: JointQK) -> Tensor:
-    """Share of each image query's attention that falls on the text, (B, heads, N) in [0, 1].
+def t2i(joint: JointQK) -> Tensor:
+    """Head-mean text-to-image attention, (B, T, N): how each text token spreads over the image tokens; softmax over all N + T keys."""
+    heads, image = joint.image_key.shape[1:3]
+    key = torch.cat([joint.image_key, joint.text_key], dim=2)
+    maps = (_logits(joint.text_query[:, head], key[:, head], joint.scale).softmax(dim=-1)[..., :image] for head in range(heads))
+    return sum(maps) / heads
+
+
+def quadrant_mass(joint: JointQK) -> dict[str, Tensor]:
+    """Share of attention that falls into each quadrant, mean over its queries (paper, section 3.3).
+
+    Returns:
+        {"i2i", "i2t", "t2i", "t2t"}: (B, heads) each, in [0, 1]; "i2i" + "i2t" = 1 and "t2i" + "t2t" = 1. Attention that looks at
+        nothing would give N / (N + T) and T / (N + T).
+    """
+    image, text = text_mass(joint).mean(dim=-1), text_mass(joint, of="text").mean(dim=-1)
+    return {"i2i": 1 - image, "i2t": image, "t2i": 1 - text, "t2t": text}
+
+
+def text_mass(joint: JointQK, of: Literal["image", "text"] = "image") -> Tensor:
+    """Share of each query's attention that falls on the text, (B, heads, N) for image queries, (B, heads, T) for text queries.
 
     The softmax over all N + T keys factors into (softmax over the text keys) * (this mass). Attention itself computes the mass when
     the values are 1 on text rows and 0 on image rows, so any fused kernel serves, forward and backward, in O(N) memory.
+
+    Args:
+        joint: N image and T text tokens.
+        of: whose queries.
     """
+    query = joint.image_query if of == "image" else joint.text_query
     key = torch.cat([joint.text_key, joint.image_key], dim=2)
     # The width of the values must equal that of the keys, or the fused kernels refuse; one channel is enough.
     value = torch.zeros_like(key)
     value[:, :, : joint.text_key.shape[2], 0] = 1
-    return scaled_dot_product_attention(joint.image_query, key, value, scale=joint.scale)[..., 0].float()
+    return scaled_dot_product_attention(query, key, value, scale=joint.scale)[..., 0].float()
+
+
+def _check(scores: str) -> None:
+    if scores not in get_args(Scores):
+        raise UserError(f"scores must be one of {get_args(Scores)}, found '{scores}'.")
+
+
+def _logits(rows: Tensor, columns: Tensor, scale: float) -> Tensor:
+    """(..., R, d) and (..., C, d) -> (..., R, C) in float32; the small side comes first and is scaled: half precision must not overflow."""
+    return ((rows * scale) @ columns.transpose(-1, -2)).float()
+
+
+def _i2t_softmax(joint: JointQK, heads: int | slice, mass: Tensor | None) -> Tensor:
+    """Softmax over the text keys of these heads, (..., T, N), times the mass (..., N) where there is one."""
+    weights = _logits(joint.text_key[:, heads], joint.image_query[:, heads], joint.scale).softmax(dim=-2)
+    return weights if mass is None else weights * mass.unsqueeze(-2)
 
 
 def _head_mean_logits(joint: JointQK) -> Tensor:
     """mean_h(q_h . k_h) = (q . k) / heads with the heads laid side by side: one matrix product, no per-head tensor."""
     heads = joint.image_query.shape[1]
-    query = joint.image_query.transpose(1, 2).flatten(2)
-    key = joint.text_key.transpose(1, 2).flatten(2)
-    return (key @ (query * (joint.scale / heads)).transpose(-1, -2)).float()  # scaled first: half precision must not overflow
+    query, key = (part.transpose(1, 2).flatten(2) for part in (joint.image_query, joint.text_key))
+    return _logits(key, query, joint.scale / heads)

@@ -1,7 +1,5 @@
 """The one interface between the rest of the package and a multi-modal diffusion transformer."""
 
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -50,11 +48,13 @@ class AttentionSite:
         index: 0-based position among the joint-attention blocks.
         name: name of the attention module inside the transformer, e.g. "transformer_blocks.9.attn"; LoRA targets start with it.
         module: the attention module.
+        block: the transformer block around it.
     """
 
     index: int
     name: str
     module: nn.Module
+    block: nn.Module
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,17 @@ class Backbone(nn.Module, ABC):
         return [sites[block] for block in blocks]
 
     @abstractmethod
-    def watch(self, site: AttentionSite, keep: Callable[[JointQK], None]) -> AbstractContextManager[None]:
-        """While the context is open, call `keep` with the queries and keys of each forward pass of `site`, as soon as they exist.
+    def watch(self, site: AttentionSite, keep: Callable[[Callable[[], JointQK]], None]) -> AbstractContextManager[None]:
+        """While the context is open, call `keep` in each forward pass of `site`, as soon as its queries and keys exist.
 
-        The tensors are the host's own, so nothing is computed twice and gradients flow; hooks are removed on exit.
+        `keep` gets a function that returns them, to be called after the pass: what an adapter still has to do to the host's tensors
+        (splitting, rotary embedding) must not become part of a block that gradient checkpointing runs again. The tensors are the
+        host's own, so gradients flow; hooks are removed on exit. A watched block runs without `torch.compile` from then on.
         """
+
+    @abstractmethod
+    def check_device(self, device: torch.device) -> None:
+        """Raises UserError if the model's dtype does not run on this device."""
 
     @abstractmethod
     def sample(self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int]) -> list[Image.Image]:
@@ -134,16 +140,9 @@ class Backbone(nn.Module, ABC):
     def save_pretrained(self, folder: Path) -> None:
         """Write the whole model in 16 bit, in the layout that `from_pretrained` of the host pipeline reads."""
 
+    @abstractmethod
     def save_lora(self, folder: Path) -> None:
         """Write the adapter in the format that the host pipeline's `load_lora_weights(folder)` reads, in one atomic step."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".lora-") as partial:
-            self.write_lora(Path(partial))
-            os.replace(Path(partial) / LORA_FILE, folder / LORA_FILE)
-
-    @abstractmethod
-    def write_lora(self, folder: Path) -> None:
-        """Write `LORA_FILE` with the adapter and its metadata into an existing folder."""
 
     @abstractmethod
     def load_lora(self, folder: Path) -> None:

@@ -1,10 +1,14 @@
 """Load diffusers models from a local folder or the hub, with errors a person can act on."""
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from seg4diff.errors import MissingFileError, UserError
@@ -15,6 +19,46 @@ def quiet_hosts() -> None:
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+FAMILIES = {
+    "StableDiffusion3Pipeline": "sd3_medium, sd35_medium, sd35_large or tiny_sd3",
+    "FluxPipeline": "flux1_dev or flux1_schnell",
+    "Flux2KleinPipeline": "flux2_klein",
+}
+"""Pipelines that have an adapter, and the files of conf/backbone that read them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: a local folder in the layout of diffusers, or a hub id with an optional revision."""
+
+    path: str
+    revision: str | None
+
+    def load(self, kind: type, **options: Any) -> Any:
+        """A component or the whole pipeline, see `load_pretrained`."""
+        return load_pretrained(kind, self.path, self.revision, **options)
+
+    def vae_config(self) -> dict[str, Any]:
+        """The configuration of the autoencoder; no weights are read."""
+        return _fetch(diffusers.AutoencoderKL.load_config, "an autoencoder", self.path, self.revision, {"subfolder": "vae"})
+
+    def check_class(self, expected: type) -> None:
+        """Raise UserError if the model is not of the class that the adapter reads."""
+        found = _fetch(diffusers.DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {}).get("_class_name")
+        if found != expected.__name__:
+            advice = f"use backbone={FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
+            raise UserError(f"the model {self.path} is a {found}, but this backbone reads a {expected.__name__}: {advice}.")
+
+    def stamp(self) -> str:
+        """Changes with the files of the encoders: the commit of a hub model; names, sizes and times of a folder's files."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return Path(try_to_load_from_cache(self.path, "model_index.json", revision=self.revision)).parent.name
+        files = sorted(file for file in folder.rglob("*") if file.is_file() and file.parent.name != "transformer")
+        state = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def load_pretrained(kind: type, path: str, revision: str | None, **options: Any):
@@ -29,19 +73,24 @@ def load_pretrained(kind: type, path: str, revision: str | None, **options: Any)
     Raises:
         UserError: missing, gated, unreachable or unreadable.
     """
+    return _fetch(kind.from_pretrained, kind.__name__, path, revision, options | {"use_safetensors": True})
+
+
+def _fetch(function: Callable, what: str, path: str, revision: str | None, options: dict[str, Any]) -> Any:
+    """Call a function that reads from a folder or from the hub, and explain its errors."""
     if not Path(path).is_dir():
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
             raise MissingFileError(
                 f"no model folder at {path}: set backbone.model.path to a folder in the layout of diffusers or to a hub id."
             )
-        options["revision"] = revision
+        options = options | {"revision": revision}
     try:
-        return kind.from_pretrained(path, use_safetensors=True, **options)
+        return function(path, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _explain(error, kind, path) from error
+        raise _explain(error, what, path) from error
 
 
-def _explain(error: BaseException, kind: type, path: str) -> UserError:
+def _explain(error: BaseException, what: str, path: str) -> UserError:
     """The sentence for a failed load; diffusers wraps the hub's own errors, so the whole chain is looked at."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
@@ -58,9 +107,7 @@ def _explain(error: BaseException, kind: type, path: str) -> UserError:
             f"the model {path} is neither a folder nor complete in the local cache, and could not be fetched ({_first_line(chain[-1])}): "
             "check the network, or set backbone.model.path to a local copy."
         )
-    return UserError(
-        f"the model {path} could not be loaded as {kind.__name__} ({_first_line(error)}): check backbone.model.path and its files."
-    )
+    return UserError(f"the model {path} could not be loaded as {what} ({_first_line(error)}): check backbone.model.path and its files.")
 
 
 def _first_line(error: BaseException) -> str:

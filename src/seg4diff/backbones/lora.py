@@ -10,7 +10,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from seg4diff.backbones.base import LORA_FILE, Backbone
+from seg4diff.backbones.base import LORA_FILE, AttentionSite, Backbone
 from seg4diff.errors import MissingFileError, UserError
 
 Blocks = Literal["expert", "all"] | Sequence[int]
@@ -23,7 +23,8 @@ class LoraSpec:
         blocks: "expert" = the expert block alone (the paper's idea), "all" = every block (the paper's text), or a list of indices.
         rank: rank of the update.
         alpha: the update is scaled by alpha / rank.
-        targets: projections of the attention module.
+        targets: projections of the attention module; blocks of another kind may lack some (the single-stream blocks of Flux have no
+            to_out), but none may lack all.
     """
 
     def __init__(self, *, blocks: Blocks, rank: int, alpha: int, targets: Sequence[str]) -> None:
@@ -50,22 +51,27 @@ def add_lora(backbone: Backbone, spec: LoraSpec, expert_layer: int, seed: int) -
     """
     backbone.requires_grad_(False)
     sites = backbone.select_sites(spec.block_indices(backbone, expert_layer))
+    layers = {site.name: [target for target in spec.targets if _has(site, target)] for site in sites}
     for target in spec.targets:
-        try:
-            sites[0].module.get_submodule(target)
-        except AttributeError:
-            raise UserError(f"lora.targets names '{target}', which the attention of this model does not have.") from None
+        if not any(target in found for found in layers.values()):
+            raise UserError(f"lora.targets names '{target}', which the attention of the adapted blocks does not have.")
+    if bare := [name for name, found in layers.items() if not found]:
+        raise UserError(f"lora.targets names nothing that the attention of {bare[0]} has: name its projections, or set lora.blocks.")
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,
         init_lora_weights="gaussian",
-        target_modules=[f"{site.name}.{target}" for site in sites for target in spec.targets],
+        target_modules=[f"{name}.{target}" for name, found in layers.items() for target in found],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone.transformer.add_adapter(config)
     for weight in lora_weights(backbone).values():
         weight.data = weight.data.float()
+
+
+def _has(site: AttentionSite, target: str) -> bool:
+    return target in dict(site.module.named_modules())
 
 
 def lora_weights(backbone: Backbone) -> dict[str, Tensor]:

@@ -1,0 +1,117 @@
+"""Text embeddings and latents on disk, so that each prompt and each image is encoded once."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seg4diff.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Entry = dict[str, Tensor]
+
+
+class EncodingCache:
+    """One safetensors file per prompt or image, named by the hash of its content and of the encoders' files.
+
+    An entry can therefore never be stale: another caption, other pixels or other encoder weights have another name. Entries are
+    written beside their place and renamed, and carry a checksum; one that cannot be read is computed again. Processes may share a
+    folder.
+
+    Args:
+        folder: where the entries are kept; made on first use.
+        model: whose encodings these are, e.g. path, revision, dtype and text length; a folder belongs to one model.
+        stamp: changes with the files of the encoders.
+
+    Raises:
+        UserError: the folder belongs to another model, or its description cannot be read.
+    """
+
+    def __init__(self, folder: Path, model: dict[str, str], stamp: str) -> None:
+        self._folder, self._stamp = folder, stamp
+        description = folder / "model.json"
+        if not description.exists():
+            _write(description, lambda partial: partial.write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8"))
+        try:
+            found = json.loads(description.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"the cache {folder} cannot be used ({description} is no JSON): delete it, or set runtime.cache anew."
+            ) from error
+        if found != model:
+            raise UserError(f"the cache {folder} holds encodings of {_words(found)}, this run uses {_words(model)}: choose another folder.")
+
+    def fetch(self, kind: str, contents: Sequence[bytes], encode: Callable[[list[int]], list[Entry]]) -> list[Entry]:
+        """Entries of these contents, in order; what is not there is encoded and kept.
+
+        Args:
+            kind: name of the subfolder, "text" or "image".
+            contents: what was encoded: the bytes of each prompt or image.
+            encode: takes the positions in `contents` that are missing and returns their entries.
+        """
+        names = [hashlib.sha256(self._stamp.encode() + content).hexdigest() for content in contents]
+        entries = {name: self._read(kind, name) for name in names}
+        missing = {name: names.index(name) for name, entry in entries.items() if entry is None}
+        if missing:
+            for name, entry in zip(missing, encode(list(missing.values())), strict=True):
+                entries[name] = {key: value.detach().cpu().contiguous() for key, value in entry.items()}
+                _write(self._path(kind, name), lambda partial, name=name: save_file(entries[name], partial, _metadata(entries[name])))
+        return [entries[name] for name in names]
+
+    def _path(self, kind: str, name: str) -> Path:
+        return self._folder / kind / name[:2] / f"{name}.safetensors"
+
+    def _read(self, kind: str, name: str) -> Entry | None:
+        path = self._path(kind, name)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                entry = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                if file.metadata() == _metadata(entry):
+                    return entry
+                reason = "its checksum is wrong"
+        except SafetensorError as error:
+            reason = str(error)
+        log.warning("the cache file %s cannot be used (%s): it is made again.", path, reason)
+        return None
+
+
+def image_bytes(image: Tensor) -> bytes:
+    """What identifies an image (3, H, W): its size and its pixels."""
+    return repr(tuple(image.shape)).encode() + image.detach().cpu().contiguous().numpy().tobytes()
+
+
+def _metadata(entry: Entry) -> dict[str, str]:
+    checksum = 0
+    for key in sorted(entry):
+        checksum = zlib.crc32(entry[key].contiguous().view(torch.uint8).numpy(), checksum)
+    return {"crc32": f"{checksum:08x}"}
+
+
+def _words(model: dict[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in model.items())
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the target and rename, so that a reader never meets half of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+    os.close(handle)
+    try:
+        write(Path(partial))
+        os.replace(partial, path)
+    except SafetensorError as error:
+        raise UserError(f"the cache file {path} cannot be written ({error}): make room, or set runtime.cache elsewhere.") from error
+    finally:
+        Path(partial).unlink(missing_ok=True)

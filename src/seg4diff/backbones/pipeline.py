@@ -1,0 +1,236 @@
+"""What the model families share: a diffusers pipeline, encoders that may be loaded late, a cache before them, LoRA files."""
+
+import copy
+import logging
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from peft import get_peft_model_state_dict
+from PIL import Image
+from torch import Tensor, nn
+
+from seg4diff.backbones.base import LORA_FILE, Backbone, TextCondition
+from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
+from seg4diff.backbones.loading import Source
+from seg4diff.backbones.lora import check_lora
+from seg4diff.backbones.runtime import Runtime, check_device
+from seg4diff.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class PipelineBackbone(Backbone):
+    """A backbone around a diffusers pipeline; a family says how its own transformer is called and watched.
+
+    Args:
+        pipeline: the pipeline; its encoders may be None where `source` can load them.
+        text_length: text tokens that the pipeline is asked for (`max_sequence_length`).
+        runtime: how the model sits on the machine.
+        source: where the pipeline came from; None = it is complete.
+    """
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    transformer_class: ClassVar[type[nn.Module]]
+    encoders: ClassVar[tuple[str, ...]]
+    """Components that turn images and prompts into what the transformer takes."""
+    unused: ClassVar[dict[str, None]] = {}
+    """Components that the family leaves out, as arguments of `from_pretrained`."""
+
+    def __init__(
+        self, pipeline: DiffusionPipeline, *, text_length: int, runtime: Runtime | None = None, source: Source | None = None
+    ) -> None:
+        super().__init__()
+        self.transformer = pipeline.transformer
+        self.text_length, self.runtime, self._source = text_length, runtime or Runtime(), source
+        self._vae_config = pipeline.vae.config if pipeline.vae is not None else source.vae_config()
+        self._cache = self._open_cache()
+        self._adopt(pipeline)
+        self.runtime.apply(self.transformer, [site.block for site in self.attention_sites()])
+
+    @classmethod
+    def from_pretrained(cls, *, path: str, revision: str | None = None, runtime: Runtime | None = None, **options: Any) -> Self:
+        """Load from a local folder or from the hub.
+
+        Args:
+            path: a folder in the layout of diffusers, or a hub id such as "stabilityai/stable-diffusion-3-medium-diffusers".
+            revision: branch, tag or commit of a hub model.
+            runtime: how the model sits on the machine (None = float32 and nothing else); with a cache, the encoders are loaded only
+                when it lacks something.
+            options: arguments of the family.
+
+        Raises:
+            UserError: the model is missing, gated or of another kind.
+        """
+        source, runtime = Source(path, revision), runtime or Runtime()
+        source.check_class(cls.pipeline_class)
+        transformer = source.load(cls.transformer_class, subfolder="transformer", torch_dtype=runtime.dtype, **runtime.quantization())
+        later = dict.fromkeys(cls.encoders) if runtime.cache is not None else {}
+        pipeline = source.load(cls.pipeline_class, transformer=transformer, torch_dtype=runtime.dtype, **cls.unused | later)
+        return cls(pipeline, runtime=runtime, source=source, **options)
+
+    def _open_cache(self) -> EncodingCache | None:
+        if self.runtime.cache is None:
+            return None
+        assert self._source is not None, "a cache needs to know whose encodings it keeps"
+        model = {"model": self._source.path, "revision": str(self._source.revision), "dtype": str(self.runtime.dtype)}
+        return EncodingCache(self.runtime.cache, model | {"text tokens": str(self.text_length)}, self._source.stamp())
+
+    def _adopt(self, pipeline: DiffusionPipeline) -> None:
+        """Take over a pipeline; what it has of encoders becomes part of this module."""
+        pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = pipeline
+        for name in self.encoders:
+            if (part := getattr(pipeline, name)) is not None:
+                setattr(self, name, part.to(self.device))
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module's, but the encoders drop nothing out: a prompt has one embedding."""
+        super().train(mode)
+        for name in self.encoders:
+            if (part := getattr(self, name, None)) is not None:
+                part.eval()
+        return self
+
+    @contextmanager
+    def _encoding(self, *names: str) -> Iterator[DiffusionPipeline]:
+        """The pipeline with these encoders in place, loaded now if they were not needed before."""
+        if any(getattr(self._pipeline, name) is None for name in self.encoders):
+            log.info("loading the encoders of %s: the cache does not hold everything", self._source.path)
+            options = {"transformer": self.transformer, "torch_dtype": self.runtime.dtype} | self.unused
+            self._adopt(self._source.load(self.pipeline_class, **options))
+        parts = [getattr(self._pipeline, name) for name in names]
+        for part in parts:
+            if next(part.parameters()).device != self.device:
+                part.to(self.device)
+        try:
+            yield self._pipeline
+        finally:
+            if self.runtime.offload_encoders:
+                for part in parts:
+                    part.to("cpu")
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> Tensor:
+        if self._cache is None:
+            return self._encode_image(images)
+
+        def encode(missing: list[int]) -> list[Entry]:
+            return [{"latents": latents} for latents in self._encode_image(images[missing])]
+
+        entries = self._cache.fetch("image", [image_bytes(image) for image in images], encode)
+        return torch.stack([entry["latents"] for entry in entries]).to(self.device)
+
+    def _encode_image(self, images: Tensor) -> Tensor:
+        with self._encoding("vae") as pipeline:
+            latents = pipeline.vae.encode(images.to(self.device, pipeline.vae.dtype)).latent_dist.mean
+        return (latents - self._vae_config["shift_factor"]) * self._vae_config["scaling_factor"]
+
+    def encode_text(self, prompts: Sequence[str]) -> TextCondition:
+        offsets = [self._character_offsets(prompt) for prompt in prompts]
+        for prompt, pairs in zip(prompts, offsets, strict=True):
+            if len(pairs) > self._window:
+                raise UserError(
+                    f"the prompt '{prompt[:60]}{'...' if len(prompt) > 60 else ''}' has {len(pairs)} tokens with those that the tokenizer "
+                    f"adds, the model takes {self._window}: shorten it."
+                )
+        different = list(dict.fromkeys(prompts))
+        rows = [different.index(prompt) for prompt in prompts]
+        embeddings, pooled = (part[rows] for part in self._embeddings(different))
+        padding = torch.ones(embeddings.shape[:2], dtype=torch.bool)
+        for row, pairs in enumerate(offsets):
+            padding[row, : len(pairs)] = torch.tensor([start == end for start, end in pairs])
+        return TextCondition(embeddings, pooled, offsets, padding.to(embeddings.device))
+
+    def _embeddings(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, T, D) and pooled text (B, P) from the cache or the text encoders."""
+        names = [name for name in self.encoders if name != "vae"]
+        if self._cache is None:
+            with self._encoding(*names) as pipeline:
+                return self._embed(pipeline, prompts)
+
+        def encode(missing: list[int]) -> list[Entry]:
+            with torch.no_grad(), self._encoding(*names) as pipeline:
+                embeddings, pooled = self._embed(pipeline, [prompts[k] for k in missing])
+            return [{"embeddings": row, "pooled": vector} for row, vector in zip(embeddings, pooled, strict=True)]
+
+        entries = self._cache.fetch("text", [prompt.encode() for prompt in prompts], encode)
+        return tuple(torch.stack([entry[name] for entry in entries]).to(self.device) for name in ("embeddings", "pooled"))
+
+    def fits(self, prompt: str) -> bool:
+        return len(self._character_offsets(prompt)) <= self._window
+
+    def check_device(self, device: torch.device) -> None:
+        check_device(self.runtime.dtype, device)
+
+    def _check_size(self, height: int, width: int, step: int, limit: int | None) -> tuple[int, int]:
+        """Image tokens (rows, columns) where one token covers `step` pixels and a side has at most `limit` tokens."""
+        rows, columns = height // step, width // step
+        if height % step or width % step or (limit is not None and max(rows, columns) > limit):
+            most = "" if limit is None else f" and at most {limit * step}"
+            raise UserError(
+                f"image size {height} x {width} does not fit this model: height and width must be multiples of {step}{most}; set "
+                "data.image_size=[height,width]."
+            )
+        return rows, columns
+
+    @property
+    def _vae_scale(self) -> int:
+        """Pixels per latent."""
+        return 2 ** (len(self._vae_config["block_out_channels"]) - 1)
+
+    @property
+    def _text_options(self) -> dict[str, Any]:
+        """Arguments that the host's pipeline needs to encode text as `encode_text` does."""
+        return {"max_sequence_length": self.text_length}
+
+    @property
+    @abstractmethod
+    def _window(self) -> int:
+        """Tokens that the tokenizer of the watched text takes, those it adds included."""
+
+    @abstractmethod
+    def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
+        """For each token of the prompt, uncut, the (start, end) characters it stands for; (0, 0) where it stands for none."""
+
+    @abstractmethod
+    def _embed(self, pipeline: DiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, T, D) and pooled text (B, P) of prompts that fit; P = 0 where the family has none."""
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int]) -> list[Image.Image]:
+        generators = [torch.Generator().manual_seed(seed + k) for k in range(len(prompts))]
+        with self._encoding(*self.encoders) as pipeline:
+            return pipeline(
+                prompt=list(prompts),
+                height=size[0],
+                width=size[1],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=generators,
+                **self._text_options,
+            ).images
+
+    def save_pretrained(self, folder: Path) -> None:
+        copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)
+
+    def save_lora(self, folder: Path) -> None:
+        (name,) = self.transformer.peft_config
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".lora-") as partial:
+            self.pipeline_class.save_lora_weights(
+                partial,
+                transformer_lora_layers=get_peft_model_state_dict(self.transformer, adapter_name=name),
+                transformer_lora_adapter_metadata=self.transformer.peft_config[name].to_dict(),
+            )
+            os.replace(Path(partial) / LORA_FILE, folder / LORA_FILE)
+
+    def load_lora(self, folder: Path) -> None:
+        check_lora(self, folder)
+        self._pipeline.load_lora_weights(folder, weight_name=LORA_FILE)

@@ -1,0 +1,53 @@
+"""Reading attention whose text tokens come first and whose queries and keys are turned by rotary position embedding (Flux and kin)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor
+
+from seg4diff.backbones.base import AttentionSite, JointQK
+from seg4diff.backbones.hooks import listen, listen_to_arguments, uncompile
+
+
+@contextmanager
+def watch_text_first(site: AttentionSite, text_tokens: Callable[[], int], keep: Callable[[Callable[[], JointQK]], None]) -> Iterator[None]:
+    """`Backbone.watch` for attention whose norms return (B, tokens, heads, d), before the rotary embedding.
+
+    A double-stream block has norms of its own for the text; in a single-stream block text and image pass one norm, text first.
+
+    Args:
+        site: the block.
+        text_tokens: number of text tokens T of the pass that runs.
+        keep: see `Backbone.watch`.
+    """
+    attention = site.module
+    sources = {"query": attention.norm_q, "key": attention.norm_k}
+    if getattr(attention, "norm_added_q", None) is not None:
+        sources |= {"text_query": attention.norm_added_q, "text_key": attention.norm_added_k}
+    rotary: list[tuple[Tensor, Tensor]] = []
+
+    def ready(outputs: dict[str, Tensor]) -> None:
+        turn, text = rotary.pop(), text_tokens()
+        keep(lambda: _split(outputs, turn, text))
+
+    uncompile(site.block)
+    with ExitStack() as stack:
+        stack.enter_context(listen_to_arguments(attention, lambda arguments: rotary.append(arguments["image_rotary_emb"])))
+        stack.enter_context(listen(sources, ready))
+        yield
+
+
+def _split(outputs: dict[str, Tensor], turn: tuple[Tensor, Tensor], text: int) -> JointQK:
+    """Text and image apart and turned, as the host's attention sees them."""
+    parts = {}
+    for name in ("query", "key"):
+        whole = outputs[name]
+        if f"text_{name}" in outputs:
+            parts[f"text_{name}"], parts[f"image_{name}"] = outputs[f"text_{name}"], whole
+        else:
+            parts[f"text_{name}"], parts[f"image_{name}"] = whole[:, :text], whole[:, text:]
+    for name, part in parts.items():
+        rows = slice(0, text) if name.startswith("text") else slice(text, None)
+        parts[name] = apply_rotary_emb(part, (turn[0][rows], turn[1][rows]), sequence_dim=1).transpose(1, 2)
+    return JointQK(**parts, scale=parts["image_query"].shape[-1] ** -0.5)

@@ -1,0 +1,115 @@
+"""How a model sits on the machine: number format, quantisation, attention kernels, memory savers, caches."""
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from seg4diff.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Quantization = Literal["int8", "nf4"]
+PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
+
+
+class Runtime:
+    """Options that change speed and memory, not the method.
+
+    Args:
+        dtype: name of a floating torch dtype for the weights, e.g. "float32" or "bfloat16"; a LoRA stays in float32.
+        attention: an attention backend of diffusers, e.g. "flash" or "_native_cudnn"; None = torch's own choice.
+        gradient_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
+        compile: run the blocks through `torch.compile`, except those whose attention has been read.
+        quantize: "int8" (torchao, weight only, also on the CPU) or "nf4" (bitsandbytes) for the frozen transformer, None = neither.
+        offload_encoders: keep text encoders and autoencoder on the CPU except while they are in use.
+        cache: folder that keeps text embeddings and latents; what it holds needs no encoder. None = no cache.
+
+    Raises:
+        UserError: an unknown value, or a package that the value needs is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        dtype: str = "float32",
+        attention: str | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool | str = False,
+        quantize: Quantization | None = None,
+        offload_encoders: bool = False,
+        cache: str | None = None,
+    ) -> None:
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype) or not found.is_floating_point:
+            raise UserError(f"dtype must name a floating torch dtype such as float32, bfloat16 or float16, found '{dtype}'.")
+        if quantize is not None and quantize not in get_args(Quantization):
+            raise UserError(f"runtime.quantize must be null or one of {', '.join(get_args(Quantization))}, found '{quantize}'.")
+        if quantize is not None and find_spec(PACKAGES[quantize]) is None:
+            raise UserError(f"runtime.quantize={quantize} needs the package {PACKAGES[quantize]}: pip install {PACKAGES[quantize]}.")
+        self.dtype, self.quantize, self.offload_encoders = found, quantize, offload_encoders
+        self.cache = Path(cache) if cache is not None else None
+        self._attention, self._checkpointing, self._compile = attention, gradient_checkpointing, compile
+
+    def quantization(self) -> dict[str, Any]:
+        """What to hand to `from_pretrained` of the transformer."""
+        if self.quantize is None:
+            return {}
+        if self.quantize == "int8":
+            from diffusers import TorchAoConfig
+            from torchao.quantization import Int8WeightOnlyConfig
+
+            return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
+        from diffusers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype)
+        return {"quantization_config": config}
+
+    def apply(self, transformer: nn.Module, blocks: list[nn.Module]) -> None:
+        """Set up a loaded transformer.
+
+        Args:
+            transformer: the host model.
+            blocks: its transformer blocks.
+
+        Raises:
+            UserError: the attention backend does not exist, is not installed, or cannot reach this model's attention.
+        """
+        if self._attention is not None:
+            self._set_attention(transformer)
+        if self._checkpointing:
+            transformer.enable_gradient_checkpointing()
+        if self._compile:
+            for block in blocks:
+                block.compile(**({"backend": self._compile} if isinstance(self._compile, str) else {}))
+
+    def _set_attention(self, transformer: nn.Module) -> None:
+        if not any(hasattr(processor, "_attention_backend") for processor in transformer.attn_processors.values()):
+            raise UserError(
+                f"runtime.attention={self._attention} cannot be combined with this model: its blocks call torch's attention directly; "
+                "leave it null."
+            )
+        try:
+            transformer.set_attention_backend(self._attention)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise UserError(f"runtime.attention={self._attention} cannot be used ({error}): choose another, or null.") from error
+
+
+def check_device(dtype: torch.dtype, device: torch.device) -> None:
+    """Try the operations that a model is made of.
+
+    Raises:
+        UserError: the device cannot run them in this dtype.
+    """
+    try:
+        values = torch.ones(1, 4, 8, 8, dtype=dtype, device=device)
+        values = nn.functional.conv2d(values, torch.ones(4, 4, 1, 1, dtype=dtype, device=device)).flatten(2) @ values.flatten(2).mT
+        nn.functional.scaled_dot_product_attention(values, values, nn.functional.layer_norm(values, (4,)))
+    except (RuntimeError, TypeError) as error:
+        raise UserError(
+            f"the device '{device}' cannot run this model in {str(dtype).removeprefix('torch.')} ({str(error).splitlines()[0]}): set "
+            "runtime.dtype=float32, or use another device."
+        ) from error

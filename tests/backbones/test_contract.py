@@ -1,0 +1,337 @@
+"""What every model family must hold: the record is the host's own attention, exactly, and reading it disturbs nothing."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+from diffusers import Flux2KleinPipeline
+from tests.hosts import random_flux, random_flux2, random_sd3
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from seg4diff.attention.capture import capture
+from seg4diff.attention.maps import i2t, i2t_per_head, quadrant_mass, t2i, text_mass
+from seg4diff.backbones.base import Backbone, TextCondition
+from seg4diff.backbones.lora import LoraSpec, add_lora, base_model, lora_weights
+from seg4diff.backbones.runtime import Runtime
+from seg4diff.errors import UserError
+from seg4diff.segmentation.prompts import list_names, token_sets
+
+
+@dataclass(frozen=True)
+class Family:
+    """A random model, the block under test, and what a reader of the paper would expect of it."""
+
+    make: object
+    options: dict
+    block: int
+    text_first: bool
+    targets: tuple[str, ...]
+
+    def model(self, **options) -> Backbone:
+        return self.make(**self.options, **options)
+
+
+QK = ("to_q", "to_k")
+FAMILIES = {
+    "sd3": Family(random_sd3, {}, 1, False, QK),
+    "sd3 with zero T5 tokens": Family(random_sd3, {"t5_length": 5}, 2, False, QK),
+    "sd3.5 with qk-norm and dual attention": Family(random_sd3, {"qk_norm": "rms_norm", "dual": (0, 1)}, 1, False, QK),
+    "flux double": Family(random_flux, {}, 1, True, QK),
+    "flux without guidance": Family(random_flux, {"guided": False}, 0, True, QK),
+    "flux single": Family(random_flux, {}, 2, True, QK),
+    "flux2 double": Family(random_flux2, {}, 1, True, QK),
+    "flux2 single": Family(random_flux2, {}, 3, True, ("to_qkv_mlp_proj",)),
+}
+PROMPTS = ("apple leaf", "two stars")
+
+
+class HostAttention(TorchFunctionMode):
+    """Sees what the host hands to attention and what it gets back: (query, key, value, output), all (B, heads, tokens, d)."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is scaled_dot_product_attention:
+            kwargs = kwargs or {}
+            query, key, value = (args[k] if k < len(args) else kwargs[n] for k, n in enumerate(("query", "key", "value")))
+            self.calls.append((query, key, value, result))
+        return result
+
+
+def inputs(model, prompts=PROMPTS, size=(32, 48)):
+    """Noisy latents of an image that is not square, noise levels, prompts."""
+    generator = torch.Generator().manual_seed(0)
+    latents = model.encode_image(torch.rand(len(prompts), 3, *size, generator=generator) * 2 - 1)
+    noisy = latents + torch.randn(latents.shape, generator=generator)
+    return noisy, torch.linspace(0.3, 0.6, len(prompts)), model.encode_text(prompts)
+
+
+def read(model, blocks, arguments, **options):
+    with torch.no_grad(), capture(model, blocks, **options) as record:
+        model.predict_velocity(*arguments)
+    return record
+
+
+def adapted(family, **options):
+    model = family.model(**options)
+    add_lora(model, LoraSpec(blocks="expert", rank=2, alpha=2, targets=family.targets), expert_layer=family.block, seed=0)
+    generator = torch.Generator().manual_seed(5)
+    for weight in lora_weights(model).values():
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.3
+    return model
+
+
+def gradients(model):
+    return [torch.zeros_like(weight) if weight.grad is None else weight.grad.clone() for weight in lora_weights(model).values()]
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+class TestFamily:
+    @contextmanager
+    def host_calls(self, family, model):
+        """The host's joint attention of the block under test, split by the token order of the family, not by the adapter."""
+        with HostAttention() as host:
+            yield (found := {})
+        image, text = found["tokens"]
+        joint = [call for call in host.calls if call[0].shape[2] == image + text]
+        rows = {"text": slice(0, text), "image": slice(text, None)} if family.text_first else {"image": slice(0, image)}
+        rows.setdefault("text", slice(image, None))
+        found["call"], found["rows"] = joint[family.block], rows
+
+    def host_and_record(self, family):
+        model = family.model()
+        arguments = inputs(model)
+        grid = model.token_grid(32, 48)
+        with torch.no_grad(), self.host_calls(family, model) as found, capture(model, [family.block]) as record:
+            model.predict_velocity(*arguments)
+            found["tokens"] = grid[0] * grid[1], arguments[2].embeddings.shape[1]
+        return found["call"], found["rows"], record[family.block]
+
+    def test_the_record_is_what_the_hosts_attention_saw(self, family):
+        (query, key, *_), rows, joint = self.host_and_record(family)
+        for name in ("image", "text"):
+            assert torch.equal(getattr(joint, f"{name}_query"), query[:, :, rows[name]])
+            assert torch.equal(getattr(joint, f"{name}_key"), key[:, :, rows[name]])
+
+    def test_maps_equal_the_dense_softmax_of_the_hosts_attention(self, family):
+        (query, key, *_), rows, joint = self.host_and_record(family)
+        dense = (query.double() @ key.double().transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1).float()
+        expected = dense[:, :, rows["image"]][..., rows["text"]].transpose(-1, -2)
+        torch.testing.assert_close(i2t_per_head(joint, "joint"), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(i2t(joint, "joint"), expected.mean(dim=1), atol=1e-5, rtol=0)
+        reverse = dense[:, :, rows["text"]][..., rows["image"]]
+        torch.testing.assert_close(t2i(joint), reverse.mean(dim=1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(text_mass(joint), expected.sum(dim=2), atol=1e-5, rtol=0)
+        for name, mass in quadrant_mass(joint).items():
+            start, end = (("image", "text")[letter == "t"] for letter in (name[0], name[-1]))
+            torch.testing.assert_close(mass, dense[:, :, rows[start]][..., rows[end]].sum(dim=-1).mean(dim=-1), atol=1e-5, rtol=0)
+
+    def test_softmax_of_the_record_times_values_is_the_hosts_output(self, family):
+        (_, _, value, output), rows, joint = self.host_and_record(family)
+        key = torch.cat([joint.image_key, joint.text_key], dim=2)
+        values = torch.cat([value[:, :, rows["image"]], value[:, :, rows["text"]]], dim=2)
+        for name in ("image", "text"):
+            rebuilt = (getattr(joint, f"{name}_query") @ key.transpose(-1, -2) * joint.scale).softmax(dim=-1) @ values
+            torch.testing.assert_close(rebuilt, output[:, :, rows[name]], atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("scores", ["logits", "text", "joint"])
+    def test_gradients_equal_those_of_the_dense_reference(self, family, scores):
+        model = adapted(family)
+        arguments = inputs(model)
+        found = []
+        for dense in (False, True):
+            with HostAttention() as host, capture(model, [family.block]) as record:
+                velocity = model.predict_velocity(*arguments)
+            maps = self.dense_map(host, arguments, family, velocity, scores) if dense else i2t(record[family.block], scores)
+            (maps * torch.linspace(-1, 1, maps.numel()).view_as(maps)).sum().backward()
+            found.append(gradients(model))
+            model.zero_grad()
+        assert any(gradient.abs().max() > 1e-4 for gradient in found[0])
+        for ours, reference in zip(*found, strict=True):
+            torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)
+
+    def dense_map(self, host, arguments, family, velocity, scores):
+        text = arguments[2].embeddings.shape[1]
+        query, key, *_ = [call for call in host.calls if call[0].shape[2] == 24 + text][family.block]
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        rows, columns = (slice(text, None), slice(0, text)) if family.text_first else (slice(0, 24), slice(24, None))
+        if scores == "joint":
+            return logits.softmax(dim=-1)[:, :, rows, columns].transpose(-1, -2).mean(dim=1)
+        part = logits[:, :, rows, columns].transpose(-1, -2)
+        return (part if scores == "logits" else part.softmax(dim=-2)).mean(dim=1)
+
+    def test_maps_of_a_stopped_pass_are_bit_equal_and_nothing_later_runs(self, family):
+        model = family.model()
+        arguments, later = inputs(model), []
+        sites = model.attention_sites()
+        wanted = [0, family.block]
+        hooks = [site.block.register_forward_pre_hook(lambda *_: later.append(1)) for site in sites[family.block + 1 :]]
+        hooks.append(sites[family.block].block.register_forward_hook(lambda *_: later.append(1)))
+        stopped = read(model, wanted, arguments, stop=True)
+        assert not later, "the block itself or a later one was computed to its end"
+        for hook in hooks:
+            hook.remove()
+        full = read(model, wanted, arguments)
+        for block in wanted:
+            for scores in ("logits", "joint"):
+                assert torch.equal(i2t(full[block], scores), i2t(stopped[block], scores))
+
+    def test_reading_does_not_change_the_velocity(self, family):
+        model = family.model()
+        arguments = inputs(model)
+        with torch.no_grad():
+            plain = model.predict_velocity(*arguments)
+            with capture(model, [family.block]):
+                watched = model.predict_velocity(*arguments)
+        assert plain.shape == arguments[0].shape and torch.equal(plain, watched)
+
+    def test_two_prompts_in_a_batch_equal_two_batches_of_one(self, family):
+        model = family.model()
+        noisy, sigma, condition = inputs(model)
+        together = i2t(read(model, [family.block], (noisy, sigma, condition))[family.block], "joint")
+        for row in range(2):
+            one = slice(row, row + 1)
+            alone = i2t(read(model, [family.block], (noisy[one], sigma[one], condition[one]))[family.block], "joint")
+            torch.testing.assert_close(alone[0], together[row], atol=1e-6, rtol=1e-4)
+
+    def test_permuted_text_tokens_permute_the_maps(self, family, monkeypatch):
+        model = family.model()
+        noisy, sigma, condition = inputs(model)
+        order = torch.randperm(condition.embeddings.shape[1], generator=torch.Generator().manual_seed(3))
+        permuted = TextCondition(condition.embeddings[:, order], condition.pooled, condition.offsets, condition.padding[:, order])
+        straight = read(model, [family.block], (noisy, sigma, condition))[family.block]
+        numbers = Flux2KleinPipeline._prepare_text_ids  # Flux.2 numbers its text tokens: the numbers move with them
+        monkeypatch.setattr(Flux2KleinPipeline, "_prepare_text_ids", lambda embeddings: numbers(embeddings)[:, order])
+        shuffled = read(model, [family.block], (noisy, sigma, permuted))[family.block]
+        torch.testing.assert_close(i2t(shuffled, "joint"), i2t(straight, "joint")[:, order], atol=1e-6, rtol=1e-4)
+
+    def test_image_tokens_lie_row_by_row_on_the_grid(self, family):
+        """Moving one patch of the latents moves the first block's query of that token alone."""
+        model = family.model()
+        noisy, sigma, condition = inputs(model)
+        rows, columns = model.token_grid(32, 48)
+        assert (rows, columns) == (4, 6)
+        row, column = 2, 5
+        patch = noisy.shape[-1] // columns
+        moved = noisy.clone()
+        moved[..., row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] += 1.0
+        before, after = (read(model, [0], (latents, sigma, condition), stop=True)[0].image_query for latents in (noisy, moved))
+        changed = ((before - after).abs().amax(dim=(0, 1, 3)) > 1e-6).view(rows, columns)
+        assert changed[row, column] and changed.sum() == 1
+
+    def test_words_know_their_tokens(self, family):
+        model = family.model()
+        names = ["apple", "traffic cone", "leaf"]
+        prompt = list_names(names, [0, 2])
+        condition = model.encode_text([prompt.text, "leaf"])
+        (apple, leaf), (alone,) = token_sets(condition, 0, prompt), token_sets(condition, 1, list_names(names, [2]))
+        assert not set(apple) & set(leaf) and max(apple) < min(leaf) and min(alone) == min(apple)
+        assert not condition.padding[0, apple + leaf].any() and condition.padding[1, max(alone) + 1 :].all()
+        inside = (~condition.padding[0]).nonzero().flatten()
+        assert inside.min() == min(apple) and inside.max() == max(leaf)
+
+    def test_a_prompt_has_one_embedding_also_while_training(self, family):
+        """T5 has dropout; Lightning or a user may call train() on everything."""
+        model = family.model().train()
+        assert torch.equal(*(model.encode_text(["apple leaf"]).embeddings for _ in range(2)))
+
+    def test_gradient_checkpointing_gives_the_same_gradients(self, family):
+        found = []
+        for checkpointing in (False, True):
+            model = adapted(family, runtime=Runtime(gradient_checkpointing=checkpointing)).train()
+            with capture(model, [family.block]) as record:
+                velocity = model.predict_velocity(*inputs(model))
+            (i2t(record[family.block], "logits").square().sum() + velocity.square().sum()).backward()
+            found.append(gradients(model))
+        for plain, checkpointed in zip(*found, strict=True):
+            torch.testing.assert_close(plain, checkpointed, atol=1e-5, rtol=1e-4)
+
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    def test_compiled_blocks_can_be_read(self, family, checkpointing):
+        torch._dynamo.reset()
+        plain = adapted(family).train()
+        compiled = adapted(family, runtime=Runtime(compile="aot_eager", gradient_checkpointing=checkpointing)).train()
+        arguments, found = inputs(plain), []
+        for model in (plain, compiled):
+            with torch.no_grad():
+                model.predict_velocity(*arguments)  # a compiled block exists before it is read
+            with capture(model, [family.block]) as record:
+                velocity = model.predict_velocity(*arguments)
+            maps = i2t(record[family.block], "joint")
+            (maps.square().sum() + velocity.square().sum()).backward()
+            found.append([maps.detach(), velocity.detach(), *gradients(model)])
+        for expected, ours in zip(*found, strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
+
+    def test_an_adapter_of_zero_changes_nothing_and_the_base_is_still_inside(self, family):
+        plain, model = family.model(), adapted(family)
+        arguments = inputs(plain)
+        reference = i2t(read(plain, [family.block], arguments)[family.block], "joint")
+        with base_model(model):
+            torch.testing.assert_close(i2t(read(model, [family.block], arguments)[family.block], "joint"), reference, atol=1e-6, rtol=1e-5)
+        assert not torch.allclose(i2t(read(model, [family.block], arguments)[family.block], "joint"), reference, atol=1e-4)
+
+    def test_a_saved_adapter_gives_the_same_maps(self, family, tmp_path):
+        model = adapted(family)
+        model.save_lora(tmp_path)
+        loaded = family.model()
+        loaded.load_lora(tmp_path)
+        arguments = inputs(model)
+        ours, theirs = (i2t(read(m, [family.block], arguments)[family.block], "joint") for m in (model, loaded))
+        torch.testing.assert_close(theirs, ours, atol=1e-6, rtol=1e-5)
+
+    def test_blocks_before_the_adapter_keep_nothing_for_the_backward_pass(self, family):
+        model = adapted(family).train()
+        arguments = inputs(model)
+        kept, before = [], []
+        site = model.attention_sites()[family.block]
+        hook = site.block.register_forward_pre_hook(lambda *_: before.append(len(kept)))
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda tensor: tensor):
+            model.predict_velocity(*arguments)
+        hook.remove()
+        assert before == [0] and len(kept) > 0
+
+    def test_hooks_are_removed_also_after_an_error(self, family):
+        model = family.model()
+
+        def hooks():
+            return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.transformer.modules())
+
+        before, processors = hooks(), dict(model.transformer.attn_processors)
+        with pytest.raises(RuntimeError, match="boom"), capture(model, [0, family.block]):
+            model.predict_velocity(*inputs(model))
+            raise RuntimeError("boom")
+        with pytest.raises(RuntimeError), capture(model, [family.block]):
+            model.predict_velocity(torch.zeros(1, 1, 1, 1), torch.zeros(1), model.encode_text(["apple"]))
+        blocks = len(model.attention_sites())
+        with pytest.raises(UserError, match=f"block 17 does not exist: this model has {blocks}"), capture(model, [0, 17]):
+            pass
+        assert hooks() == before and dict(model.transformer.attn_processors) == processors
+        read(model, [family.block], inputs(model))
+
+    def test_a_size_that_does_not_divide_and_a_prompt_that_does_not_fit_are_refused(self, family):
+        model = family.model()
+        with pytest.raises(UserError, match="image size 36 x 48 does not fit this model: height and width must be multiples of 8"):
+            model.token_grid(36, 48)
+        prompt = " ".join(["apple"] * 50)
+        assert model.fits("apple") and not model.fits(prompt)
+        with pytest.raises(UserError, match="tokens with those that the tokenizer adds, the model takes"):
+            model.encode_text([prompt])
+
+
+def test_a_block_that_did_not_run_is_an_error(backbone):
+    with capture(backbone, [1]) as record:
+        pass
+    with pytest.raises(UserError, match="recorded nothing"):
+        record[1]
+
+
+def test_an_unknown_kind_of_map_is_refused(backbone):
+    record = read(backbone, [1], inputs(backbone))
+    with pytest.raises(UserError, match="scores must be one of"):
+        i2t(record[1], "softmax")

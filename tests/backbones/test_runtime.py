@@ -1,0 +1,127 @@
+"""Number formats, quantisation, attention backends: what they change, what they must not, and what they refuse."""
+
+from importlib.util import find_spec
+
+import pytest
+import torch
+from tests.hosts import random_flux, random_sd3
+
+from seg4diff.attention.capture import capture
+from seg4diff.attention.maps import i2t
+from seg4diff.backbones.flux import FluxBackbone
+from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
+from seg4diff.backbones.runtime import Runtime, check_device
+from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.errors import UserError
+
+INPUTS = (torch.linspace(-1, 1, 4 * 8 * 12).view(1, 4, 8, 12), torch.tensor([0.4]))
+TRAINED = LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "to_k"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models")
+    random_sd3(heads=4, qk_norm="rms_norm")._pipeline.save_pretrained(path / "sd3")
+    random_flux()._pipeline.save_pretrained(path / "flux")
+    return path
+
+
+def step(model):
+    """Maps, and the LoRA's gradients of maps and velocity."""
+    add_lora(model, TRAINED, expert_layer=1, seed=0)
+    for weight in lora_weights(model).values():
+        weight.data = torch.linspace(-0.3, 0.3, weight.numel()).view_as(weight)
+    with capture(model, [1]) as record:
+        velocity = model.predict_velocity(*INPUTS, model.encode_text(["apple leaf"]))
+    maps = i2t(record[1], "logits")
+    (maps.square().mean() + velocity.square().mean()).backward()
+    return [maps.detach(), *(weight.grad for weight in lora_weights(model).values())]
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is optional")
+def test_lora_on_an_int8_base_has_the_gradients_of_the_rounded_weights(folder):
+    quantised = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=Runtime(quantize="int8"))
+    rounded = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0)
+    original = rounded.transformer.transformer_blocks[1].attn.to_q.weight.detach().clone()
+    layers = dict(quantised.transformer.named_modules())
+    for name, layer in rounded.transformer.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.data = layers[name].weight.dequantize().float()
+    assert not torch.equal(original, rounded.transformer.transformer_blocks[1].attn.to_q.weight), "nothing was quantised"
+    for ours, expected in zip(step(quantised), step(rounded), strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_an_attention_backend_reaches_flux_and_is_refused_where_it_would_do_nothing(folder):
+    flux = FluxBackbone.from_pretrained(path=str(folder / "flux"), text_length=24, guidance=3.5, runtime=Runtime(attention="_native_math"))
+    plain = FluxBackbone.from_pretrained(path=str(folder / "flux"), text_length=24, guidance=3.5)
+    assert {str(p._attention_backend.value) for p in flux.transformer.attn_processors.values()} == {"_native_math"}
+    torch.testing.assert_close(step(flux)[0], step(plain)[0], atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="cannot be combined with this model: its blocks call torch's attention directly"):
+        SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=Runtime(attention="_native_math"))
+    with pytest.raises(UserError, match=r"runtime.attention=flsh cannot be used"):
+        FluxBackbone.from_pretrained(path=str(folder / "flux"), text_length=24, guidance=3.5, runtime=Runtime(attention="flsh"))
+
+
+def test_bfloat16_weights_give_nearly_the_same_maps_and_the_adapter_stays_in_float32(folder):
+    half = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=Runtime(dtype="bfloat16"))
+    full = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0)
+    assert half.transformer.dtype == torch.bfloat16
+    maps = []
+    for model, dtype in ((half, torch.bfloat16), (full, torch.float32)):
+        with torch.no_grad(), capture(model, [1]) as record:
+            model.predict_velocity(INPUTS[0].to(dtype), INPUTS[1], model.encode_text(["apple leaf"]))
+        maps.append(i2t(record[1], "joint"))
+    assert maps[0].dtype == torch.float32
+    torch.testing.assert_close(*maps, atol=5e-3, rtol=0.1)
+    add_lora(half, TRAINED, expert_layer=1, seed=0)
+    assert {weight.dtype for weight in lora_weights(half).values()} == {torch.float32}
+
+
+def test_encoders_leave_the_accelerator_after_use():
+    """The meta device stands in for an accelerator: what was moved there does not come back with its values."""
+    model = random_sd3(runtime=Runtime(offload_encoders=True))
+    moves = []
+    for name in model.encoders:
+        part = getattr(model, name)
+        part.to = lambda *place, name=name, part=part: moves.append((name, *place)) or part
+    model.encode_text(["apple"])
+    assert moves == [("text_encoder", "cpu"), ("text_encoder_2", "cpu")]
+    model.encode_image(torch.zeros(1, 3, 32, 32))
+    assert moves[2:] == [("vae", "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"dtype": "fp16"}, "dtype must name a floating torch dtype such as float32, bfloat16 or float16, found 'fp16'"),
+        ({"dtype": "int8"}, "found 'int8'"),
+        ({"quantize": "int4"}, "runtime.quantize must be null or one of int8, nf4, found 'int4'"),
+    ],
+)
+def test_unknown_values_are_refused(options, expected):
+    with pytest.raises(UserError, match=expected):
+        Runtime(**options)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr("seg4diff.backbones.runtime.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"runtime.quantize=nf4 needs the package bitsandbytes: pip install bitsandbytes"):
+        Runtime(quantize="nf4")
+
+
+def test_a_dtype_that_the_device_cannot_run_is_refused():
+    check_device(torch.float32, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"the device 'cpu' cannot run this model in float8_e4m3fn .*: set runtime.dtype=float32"):
+        check_device(torch.float8_e4m3fn, torch.device("cpu"))
+
+
+def test_a_model_of_another_family_is_named(folder):
+    with pytest.raises(UserError, match="is a FluxPipeline, but this backbone reads a StableDiffusion3Pipeline: use backbone=flux1_dev or"):
+        SD3Backbone.from_pretrained(path=str(folder / "flux"), t5_length=0)
+    index = folder / "sd3" / "model_index.json"
+    text = index.read_text()
+    index.write_text(text.replace("StableDiffusion3Pipeline", "StableDiffusionXLPipeline"))
+    with pytest.raises(UserError, match=r"is a StableDiffusionXLPipeline, .*there are adapters for StableDiffusion3Pipeline, FluxPipeline"):
+        SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0)
+    index.write_text(text)

@@ -1,0 +1,155 @@
+"""Random models of every family, small enough for a test."""
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, T5Config, T5EncoderModel, T5Tokenizer
+
+from seg4diff.backbones.flux import FluxBackbone
+from seg4diff.backbones.flux2 import Flux2Backbone
+from seg4diff.backbones.scratch import new_sd3_pipeline
+from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.backbones.tokenizer import build_clip_tokenizer, byte_characters
+from seg4diff.data.toyworld.captions import lexicon
+
+VAE = {
+    "block_out_channels": [8, 8, 8],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "mid_block_add_attention": False,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "sample_size": 32,
+}
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+
+
+def scatter(module, seed):
+    """Weights with which every part does something: the zero initialisation of adaptive norms would hide errors."""
+    generator = torch.Generator().manual_seed(seed)
+    for weight in module.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.2
+    return module
+
+
+def random_sd3(*, qk_norm=None, dual=(), blocks=3, heads=2, t5_length=0, **options) -> SD3Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = AutoencoderKL(**VAE, shift_factor=0.1, scaling_factor=0.5)
+    pipeline = new_sd3_pipeline(
+        transformer={
+            "sample_size": 8,
+            "patch_size": 2,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": blocks,
+            "attention_head_dim": 8,
+            "num_attention_heads": heads,
+            "caption_projection_dim": 8 * heads,
+            "pos_embed_max_size": 12,
+            "qk_norm": qk_norm,
+            "dual_attention_layers": dual,
+        },
+        vae=vae,
+        text_encoder={"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+        words=lexicon(),
+        text_length=32,
+        shift=2.0,
+        pooled_text=False,
+        seed=0,
+    )
+    scatter(pipeline.transformer, 1)
+    return SD3Backbone(pipeline, t5_length=t5_length, **options).eval()
+
+
+def random_flux(*, double=2, single=2, guided=True, text_length=24, **options) -> FluxBackbone:
+    words = [f"▁{word}" for word in lexicon()]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -2.0) for word in words), ("▁", -5.0)]
+    t5_tokenizer = T5Tokenizer([*pieces, *((letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789")], extra_ids=0)
+    clip_tokenizer = build_clip_tokenizer(lexicon(), 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = CLIPTextConfig(
+            vocab_size=len(clip_tokenizer),
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            bos_token_id=clip_tokenizer.bos_token_id,
+            eos_token_id=clip_tokenizer.eos_token_id,
+        )
+        t5 = T5Config(vocab_size=len(t5_tokenizer), d_model=12, d_kv=6, d_ff=16, num_layers=1, num_heads=2)
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=double,
+            num_single_layers=single,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            pooled_projection_dim=8,
+            guidance_embeds=guided,
+            axes_dims_rope=(4, 6, 6),
+        )
+        pipeline = FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=AutoencoderKL(**VAE, shift_factor=0.1, scaling_factor=0.5),
+            text_encoder=CLIPTextModel(clip),
+            tokenizer=clip_tokenizer,
+            text_encoder_2=T5EncoderModel(t5),
+            tokenizer_2=t5_tokenizer,
+            transformer=scatter(transformer, 1),
+        )
+    return FluxBackbone(pipeline, text_length=text_length, guidance=3.5, **options).eval()
+
+
+def random_flux2(*, double=2, single=2, text_length=48, **options) -> Flux2Backbone:
+    alphabet = byte_characters()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer({piece: k for k, piece in enumerate([*alphabet, *specials])}, [], chat_template=CHAT)
+    tokenizer.add_special_tokens({"additional_special_tokens": specials[1:]})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            intermediate_size=16,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+        )
+        transformer = Flux2Transformer2DModel(
+            in_channels=16,
+            num_layers=double,
+            num_single_layers=single,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=24,
+            timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4),
+            guidance_embeds=False,
+        )
+        vae = AutoencoderKLFlux2(**VAE)
+        vae.bn.running_mean.normal_()
+        vae.bn.running_var.uniform_(0.5, 2.0)
+        pipeline = Flux2KleinPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=vae,
+            text_encoder=Qwen3ForCausalLM(text),
+            tokenizer=tokenizer,
+            transformer=scatter(transformer, 1),
+        )
+    return Flux2Backbone(pipeline, text_length=text_length, text_layers=(1, 2, 3), **options).eval()
