@@ -45,9 +45,7 @@ class EncodingCache:
         try:
             found = json.loads(description.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(
-                f"the cache {folder} cannot be used ({description} is no JSON): delete it, or set runtime.cache anew."
-            ) from error
+            raise UserError(f"the cache {folder} cannot be used ({description} is no JSON): delete it or choose another folder.") from error
         if found != model:
             raise UserError(f"the cache {folder} holds encodings of {_words(found)}, this run uses {_words(model)}: choose another folder.")
 
