@@ -12,7 +12,7 @@ from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.run import evaluate, main, train
-from tests.conftest import random_sd3
+from tests.hosts import random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
 
 FAST = ["~evaluation", "validate_first=false", "callbacks.samples=null", "callbacks.overlays=null"]
@@ -56,7 +56,7 @@ def folder_training(tmp_path, assets, photos, *arguments):
     ("argument", "expected"),
     [
         ("expert_layer=9", "block 9 does not exist: this model has 4 joint-attention blocks, 0 to 3"),
-        ("lora.targets=[to_z]", "'to_z', which the attention of this model does not have"),
+        ("lora.targets=[to_z]", "'to_z', which the attention of the adapted blocks does not have"),
         ("lora.blocks=expertt", "lora.blocks must be 'expert', 'all' or a list"),
         ("backbone.readout.normalisation=min", "readout.normalisation must be one of none, minmax, found 'min'"),
         ("data.test_split=tset", "the split must be one of train, validation, test, found 'tset'"),
@@ -113,21 +113,17 @@ def test_image_size_that_the_model_cannot_take(size, capsys, tmp_path, assets, p
     assert f"image size {size.replace(',', ' x ')} does not fit this model: height and width must be multiples of 8 and at most 96" in said
 
 
-def test_vocabulary_that_does_not_fit_into_one_prompt(capsys, tmp_path, assets, photos):
-    (photos / "classes.txt").write_text("\n".join(f"sand number {k}" for k in range(20)))
-    said = sentence(capsys, folder_training(tmp_path, assets, photos, "protocol=vocabulary"))
-    assert "protocol=vocabulary puts all 20 class names into one prompt" in said and "the tokenizer allows 30" in said
-
-
 def test_caption_that_is_no_text(capsys, tmp_path, assets, photos):
     file = photos / "val" / "metadata.jsonl"
     file.write_text(file.read_text().replace('"sand and snow"', "5"))
     assert f"the caption in line 1 of {file} must be a string, found 5" in sentence(capsys, folder_training(tmp_path, assets, photos))
 
 
-def test_prompt_longer_than_the_tokenizer_allows(capsys, tmp_path, assets, photos):
-    (photos / "classes.txt").write_text(" ".join(["sand"] * 40) + "\nsnow\n")
-    assert "tokens, the tokenizer allows 30" in sentence(capsys, folder_training(tmp_path, assets, photos))
+@pytest.mark.parametrize("protocol", ["oracle", "vocabulary"])
+def test_class_name_longer_than_a_prompt(protocol, capsys, tmp_path, assets, photos):
+    (photos / "classes.txt").write_text("sand\nsnow\n" + " ".join(["stone"] * 40) + "\n")
+    said = sentence(capsys, folder_training(tmp_path, assets, photos, f"protocol={protocol}"))
+    assert "the class name 'stone stone" in said and "is too long for the model by itself: shorten it" in said, "though no image has it"
 
 
 def test_checkpoints_that_do_not_fit(capsys, tmp_path, assets, world):

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from tests.conftest import random_sd3
+from tests.hosts import random_sd3
 
 from seg4diff.errors import UserError
-from seg4diff.segmentation.prompts import find_names, list_names, token_sets
+from seg4diff.segmentation.prompts import cut_to_fit, find_names, list_largest, list_names, split_names, token_sets
 
 NAMES = ("cone", "traffic cone", "brick", "brick wall", "zebra", "night sky", "light", "traffic light", "leaf", "fish")
 """Words shared at either end, one word inside another name, and words the tokenizer has to split (wall, zebra, light)."""
@@ -99,5 +99,97 @@ def test_names_with_signs_are_no_patterns():
 
 def test_a_prompt_that_is_too_long_is_refused_with_its_length(model):
     model.encode_text(["apple " * 30])
-    with pytest.raises(UserError, match=r"has 31 tokens, the tokenizer allows 30: "):
+    with pytest.raises(UserError, match=r"has 33 tokens with those that the tokenizer adds, the model takes 32: "):
         model.encode_text(["apple", "apple " * 31])
+
+
+def at_most(words):
+    return lambda text: len(text.split()) <= words
+
+
+LETTERS = tuple("abcdefghij")
+
+
+@pytest.mark.parametrize(
+    ("names", "words", "groups"),
+    [
+        (LETTERS, 10, [10]),
+        (LETTERS, 9, [5, 5]),
+        (LETTERS, 4, [3, 3, 4]),
+        (LETTERS, 3, [2, 3, 2, 3]),
+        (LETTERS, 1, [1] * 10),
+        # With two, three or four groups the last one is "d w x y z" or more.
+        (("a", "b", "c", "d", "w x y z"), 4, [1] * 5),
+        (("a", "b", "c", "d", "w x y z"), 5, [2, 1, 2]),
+        (("a", "b", "c", "d", "w x y z"), 6, [2, 3]),
+        ((), 4, []),
+    ],
+)
+def test_names_are_cut_into_the_fewest_equal_groups_that_fit(names, words, groups):
+    prompts = split_names(names, range(len(names)), at_most(words))
+    assert sorted(len(prompt.classes) for prompt in prompts) == sorted(groups)
+    assert all(at_most(words)(prompt.text) for prompt in prompts)
+
+
+@pytest.mark.parametrize("classes", [list(range(10)), [7, 2, 9, 0, 4], [5]])
+@pytest.mark.parametrize("words", range(2, 12))
+def test_split_names_keep_their_order_and_stay_whole(classes, words):
+    prompts = split_names(NAMES, classes, at_most(words))
+    assert [k for prompt in prompts for k in prompt.classes] == classes
+    sizes = {len(prompt.classes) for prompt in prompts}
+    assert max(sizes) - min(sizes) <= 1
+    for prompt in prompts:
+        found = [[prompt.text[start:end] for start, end in spans] for spans in prompt.spans]
+        assert found == [[NAMES[k]] for k in prompt.classes]
+
+
+def test_names_that_fit_are_the_one_prompt_that_they_were(model):
+    assert split_names(NAMES, [3, 1, 0], model.fits) == [list_names(NAMES, [3, 1, 0])]
+
+
+def test_split_names_divide_their_tokens_as_in_one_prompt(model):
+    names = tuple(f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in NAMES)
+    prompts = split_names(names, range(len(names)), model.fits)
+    assert len(prompts) > 2
+    assert [word for prompt in prompts for word in spelled(model, prompt)[0]] == list(names)
+
+
+def test_a_name_that_does_not_fit_alone_is_refused(model):
+    names = ("apple", "sand " * 40 + "sand", "snow")
+    with pytest.raises(UserError, match=r"the class name 'sand sand .*\.\.\.' is too long for the model by itself: shorten it\."):
+        split_names(names, range(3), model.fits)
+    assert [prompt.text for prompt in split_names(names, [0, 2], model.fits)] == ["apple snow"]
+    with pytest.raises(UserError, match="the class name 'night sky' is too long"):
+        split_names(NAMES, [ZEBRA, NIGHT_SKY], at_most(1))
+
+
+def test_the_smallest_classes_are_left_out():
+    areas = [10, 70, 30, 20, 60]
+    for words, kept in ((5, [0, 1, 2, 3, 4]), (4, [1, 2, 3, 4]), (3, [1, 2, 4]), (1, [1])):
+        assert list_largest(LETTERS, range(5), areas.__getitem__, at_most(words)) == list_names(LETTERS, kept)
+    assert list_largest(LETTERS, [4, 2, 0, 1], areas.__getitem__, at_most(3)) == list_names(LETTERS, [4, 2, 1]), "in the order given"
+    assert list_largest(LETTERS, [], areas.__getitem__, at_most(3)).classes == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "cut"),
+    [
+        ("one two  three, four", 4, "one two  three, four"),
+        ("one two  three, four", 3, "one two  three,"),
+        ("one two  three, four", 2, "one two"),
+        (" one two", 1, " one"),
+        ("one two", 0, ""),
+        ("", 0, ""),
+    ],
+)
+def test_a_text_is_cut_after_its_last_word_that_fits(text, words, cut):
+    assert cut_to_fit(text, at_most(words)) == cut
+
+
+def test_a_caption_is_cut_where_the_tokenizer_ends(model):
+    caption = "a zebra and a traffic cone under the night sky; " * 4
+    cut = cut_to_fit(caption, model.fits)
+    word = caption[len(cut) :].split()[0]
+    assert caption.startswith(cut) and caption[len(cut)] == " "
+    assert model.fits(cut) and not model.fits(f"{cut} {word}")
+    model.encode_text([cut])

@@ -1,5 +1,6 @@
 """Evaluate a model on a split, with and without its adapter, in one pass over the data."""
 
+import logging
 from collections.abc import Sequence
 
 import lightning as L
@@ -12,9 +13,12 @@ from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch
 from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore
-from seg4diff.evaluation.protocol import BlockScores, PromptProtocol, check_vocabulary
+from seg4diff.evaluation.protocol import BlockScores, PromptMaker, PromptProtocol
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
+from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
+
+log = logging.getLogger(__name__)
 
 
 class EvaluationModule(L.LightningModule):
@@ -23,11 +27,11 @@ class EvaluationModule(L.LightningModule):
     Args:
         backbone: the model; where it carries a LoRA, it is evaluated without and with it.
         readout: how maps are read.
-        protocol: which prompt an image gets.
+        protocol: which prompts an image gets, "oracle" or "vocabulary".
         expert_layer: block whose score is the headline.
         base_blocks: blocks to score on the base model, "all" or a list; the expert is always among them.
-        sigma: distribution of the noise level of the flow loss, which is that of the captions (training may use another distribution
-            and other prompts, so its own validation loss is another figure).
+        sigma: distribution of the noise level of the flow loss, which is that of the captions, cut to what the model takes (training
+            may use another distribution and other prompts, so its own validation loss is another figure).
         seed: seed of the noise of the flow loss.
     """
 
@@ -52,8 +56,10 @@ class EvaluationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         vocabulary = self.trainer.datamodule.vocabulary
-        check_vocabulary(self._protocol, self.backbone, vocabulary)
-        common = {"readout": self._readout, "protocol": self._protocol, "vocabulary": vocabulary}
+        make_prompts = PromptMaker(self._protocol, vocabulary, self.backbone.fits)
+        if self._protocol == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:
+            log.info("the %d class names take %d prompts", len(vocabulary), len(make_prompts.everything))
+        common = {"readout": self._readout, "make_prompts": make_prompts, "classes": len(vocabulary)}
         variants = {"base": self._base_blocks} | ({"lora": [self.expert_layer]} if has_lora(self.backbone) else {})
         self.block_scores = nn.ModuleDict({name: BlockScores(blocks=blocks, **common) for name, blocks in variants.items()})
         self.flow = nn.ModuleDict({name: MeanMetric() for name in variants})
@@ -80,7 +86,8 @@ class EvaluationModule(L.LightningModule):
         latents = self.backbone.encode_image(batch.images)
         noise, sigma = draw(latents, batch.indices, self._seed, self._sigma)
         noisy = interpolate(latents, noise, sigma)
-        predicted = self.backbone.predict_velocity(noisy, sigma, self.backbone.encode_text(batch.captions))
+        captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
+        predicted = self.backbone.predict_velocity(noisy, sigma, self.backbone.encode_text(captions))
         errors = (predicted - velocity(latents, noise)).float().square().flatten(1).mean(dim=1)
         self.flow[variant].update(errors)
         return predictions[self.expert_layer]

@@ -1,6 +1,6 @@
-"""The zero-shot segmentation protocol: which prompt an image gets, and the scores of every block on a split."""
+"""The zero-shot segmentation protocol: which prompts an image gets, and the scores of every block on a split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
 from seg4diff.evaluation.metrics import SegmentationScore
-from seg4diff.segmentation.prompts import Prompt, list_names
+from seg4diff.segmentation.prompts import Prompt, split_names
 from seg4diff.segmentation.readout import Readout, segment
 
 PromptProtocol = Literal["oracle", "vocabulary"]
@@ -19,44 +19,46 @@ PROTOCOL_TEXT = {
 }
 
 
-def make_prompts(protocol: PromptProtocol, masks: Sequence[Tensor], vocabulary: Vocabulary) -> list[Prompt]:
-    """One prompt per label map.
+class PromptMaker:
+    """Which prompts an image gets: one, or as many as its class names need to fit (see `split_names`).
 
     Args:
         protocol: "oracle" names the classes present in the ground truth (paper, section 4.1), "vocabulary" names all.
-        masks: label maps (H, W).
         vocabulary: the class names.
+        fits: whether the model takes a prompt whole.
+
+    Attributes:
+        everything: the prompts that name the whole vocabulary.
+
+    Raises:
+        UserError: there is no such protocol, or a class name does not fit by itself; said before any image is seen.
     """
-    if protocol not in PROTOCOL_TEXT:
-        raise UserError(f"prompt protocol must be one of {list(PROTOCOL_TEXT)}, found '{protocol}'.")
-    everything = list(range(len(vocabulary)))
-    return [list_names(vocabulary.names, present_classes(mask) if protocol == "oracle" else everything) for mask in masks]
 
+    def __init__(self, protocol: PromptProtocol, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> None:
+        if protocol not in PROTOCOL_TEXT:
+            raise UserError(f"prompt protocol must be one of {list(PROTOCOL_TEXT)}, found '{protocol}'.")
+        self._protocol, self._names, self._fits = protocol, vocabulary.names, fits
+        self.everything = split_names(vocabulary.names, range(len(vocabulary)), fits)
 
-def check_vocabulary(protocol: PromptProtocol, backbone: Backbone, vocabulary: Vocabulary) -> None:
-    """Refuse a full-vocabulary protocol whose one prompt is too long for the model, before anything is computed."""
-    if protocol == "vocabulary":
-        prompt = list_names(vocabulary.names, range(len(vocabulary)))
-        try:
-            backbone.encode_text([prompt.text])
-        except UserError as error:
-            raise UserError(f"protocol=vocabulary puts all {len(vocabulary)} class names into one prompt, but {error}") from error
+    def __call__(self, mask: Tensor) -> list[Prompt]:
+        """The prompts of an image with this label map (H, W); under "oracle", an image without a labelled pixel has none."""
+        return self.everything if self._protocol == "vocabulary" else split_names(self._names, present_classes(mask), self._fits)
 
 
 class BlockScores(nn.Module):
-    """Confusion matrices of several blocks, read in one pass.
+    """Confusion matrices of several blocks, read in the same passes.
 
     Args:
         readout: how maps are read.
-        protocol: which prompt an image gets.
+        make_prompts: which prompts an image with a given label map gets.
         blocks: block indices.
-        vocabulary: the class names.
+        classes: number of classes.
     """
 
-    def __init__(self, *, readout: Readout, protocol: PromptProtocol, blocks: Sequence[int], vocabulary: Vocabulary) -> None:
+    def __init__(self, *, readout: Readout, make_prompts: Callable[[Tensor], list[Prompt]], blocks: Sequence[int], classes: int) -> None:
         super().__init__()
-        self.readout, self.protocol, self.vocabulary = readout, protocol, vocabulary
-        self.scores = nn.ModuleDict({str(block): SegmentationScore(len(vocabulary)) for block in blocks})
+        self.readout, self.make_prompts = readout, make_prompts
+        self.scores = nn.ModuleDict({str(block): SegmentationScore(classes) for block in blocks})
 
     def update(self, backbone: Backbone, batch: Batch, image_ids: Sequence[int]) -> dict[int, list[Tensor]]:
         """Segment a batch with every block and count it.
@@ -69,12 +71,13 @@ class BlockScores(nn.Module):
         Returns:
             For each block the predicted label maps, at the size of the batch's masks.
         """
-        prompts = make_prompts(self.protocol, batch.masks, self.vocabulary)
+        prompts = [self.make_prompts(mask) for mask in batch.masks]
+        classes = [[k for prompt in own for k in prompt.classes] for own in prompts]
         maps = self.readout.class_maps(backbone, batch.images, prompts, image_ids, [int(block) for block in self.scores])
         predictions = {
             block: [
-                segment(image_maps, prompt.classes, mask.shape) if prompt.classes else mask
-                for image_maps, prompt, mask in zip(block_maps, prompts, batch.masks, strict=True)
+                segment(image_maps, ids, mask.shape) if ids else mask
+                for image_maps, ids, mask in zip(block_maps, classes, batch.masks, strict=True)
             ]
             for block, block_maps in maps.items()
         }

@@ -1,8 +1,10 @@
 """Class names as prompts, and the tokens that each name became."""
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from seg4diff.backbones.base import TextCondition
 from seg4diff.errors import UserError
@@ -36,6 +38,57 @@ def list_names(names: Sequence[str], classes: Sequence[int]) -> Prompt:
         text = f"{text} {names[k]}" if text else names[k]
         spans.append([(start, len(text))])
     return Prompt(text, list(classes), spans)
+
+
+def split_names(names: Sequence[str], classes: Sequence[int], fits: Callable[[str], bool]) -> list[Prompt]:
+    """As `list_names`, over as many prompts as it takes for each to fit; every class is in exactly one of them.
+
+    The classes, in their order, are cut into groups whose sizes differ by at most one (n classes in k groups: before positions
+    n / k, 2 n / k, ..., rounded down), a prompt each; k is the smallest number with which all prompts fit. So no name is split, and
+    no prompt is left with the one name that the others had no place for.
+
+    Args:
+        names: all names of the vocabulary.
+        classes: ids of the classes to name, in this order; without any there is no prompt.
+        fits: whether the model takes a prompt whole.
+
+    Raises:
+        UserError: a name does not fit by itself.
+    """
+    if not classes:
+        return []
+    for count in range(1, len(classes) + 1):
+        bounds = [len(classes) * k // count for k in range(count + 1)]
+        prompts = [list_names(names, classes[start:end]) for start, end in pairwise(bounds)]
+        if all(fits(prompt.text) for prompt in prompts):
+            return prompts
+    name = next(names[k] for k in classes if not fits(names[k]))
+    raise UserError(f"the class name '{name[:60]}{'...' if len(name) > 60 else ''}' is too long for the model by itself: shorten it.")
+
+
+def list_largest(names: Sequence[str], classes: Sequence[int], area: Callable[[int], int], fits: Callable[[str], bool]) -> Prompt:
+    """As `list_names`, without the smallest classes where not all fit into one prompt.
+
+    Args:
+        names: all names of the vocabulary.
+        classes: ids of the classes to name, in this order.
+        area: size of a class; only asked where not all fit.
+        fits: whether the model takes a prompt whole.
+    """
+    prompt = list_names(names, classes)
+    while not fits(prompt.text):
+        smallest = min(prompt.classes, key=area)
+        prompt = list_names(names, [k for k in prompt.classes if k != smallest])
+    return prompt
+
+
+def cut_to_fit(text: str, fits: Callable[[str], bool]) -> str:
+    """The text, cut after the last whole word with which it fits; "" where not even the first word does."""
+    if fits(text):
+        return text
+    ends = [word.end() for word in re.finditer(r"\S+", text)]
+    kept = bisect_left(ends, True, key=lambda end: not fits(text[:end]))  # number of words: more of them never take fewer tokens
+    return text[: ends[kept - 1]] if kept else ""
 
 
 def find_names(caption: str, names: Sequence[str], classes: Sequence[int]) -> Prompt:

@@ -1,6 +1,7 @@
-"""Zero-shot read-out: one noisy forward pass, the I2T maps of a block, class maps, argmax (paper, section 3.4)."""
+"""Zero-shot read-out: one noisy forward pass per prompt, the I2T maps of a block, class maps, argmax (paper, section 3.4)."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Literal, get_args
 
 import torch
@@ -37,30 +38,39 @@ class Readout:
 
     @torch.no_grad()
     def class_maps(
-        self, backbone: Backbone, images: Tensor, prompts: Sequence[Prompt], image_ids: Sequence[int], blocks: Sequence[int]
+        self, backbone: Backbone, images: Tensor, prompts: Sequence[Sequence[Prompt]], image_ids: Sequence[int], blocks: Sequence[int]
     ) -> dict[int, list[Tensor]]:
-        """Read several blocks in one pass that stops at the last of them.
+        """Read several blocks in passes that stop at the last of them.
+
+        Pass number k takes the k-th prompt of every image that has one, so one prompt per image is one pass, and more prompts take
+        more passes of at most B images, not more memory. All prompts of an image meet the same noisy latents; a softmax over the
+        text keys knows those of its own prompt.
 
         Args:
             backbone: the model.
             images: (B, 3, H, W) in [-1, 1].
-            prompts: B prompts.
+            prompts: for each image its prompts; an image without any has no maps and takes no pass.
             image_ids: B numbers that seed the noise.
             blocks: block indices.
 
         Returns:
-            For each block a list of B tensors (classes of the prompt, h, w).
+            For each block a list of B tensors (classes of all prompts of the image, in order, h, w).
         """
         grid = backbone.token_grid(*images.shape[-2:])
         latents = backbone.encode_image(images)
         noise, sigma = draw(latents, image_ids, self.seed, lambda _: self.sigma)
-        condition = backbone.encode_text([prompt.text for prompt in prompts])
-        with capture(backbone, blocks, stop=True) as record:
-            backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
-        return {
-            block: [self.normalise(maps) for maps in pool_words(i2t(record[block], self.scores), grid, condition, prompts)]
-            for block in blocks
-        }
+        noisy = interpolate(latents, noise, sigma)
+        found = {block: [[noisy.new_zeros(0, *grid, dtype=torch.float32)] for _ in prompts] for block in blocks}
+        for column in zip_longest(*prompts):
+            rows = [row for row, prompt in enumerate(column) if prompt is not None]
+            chosen = [column[row] for row in rows]
+            condition = backbone.encode_text([prompt.text for prompt in chosen])
+            with capture(backbone, blocks, stop=True) as record:
+                backbone.predict_velocity(noisy[rows], sigma[rows], condition)
+            for block in blocks:
+                for row, maps in zip(rows, pool_words(i2t(record[block], self.scores), grid, condition, chosen), strict=True):
+                    found[block][row].append(self.normalise(maps))
+        return {block: [torch.cat(maps) for maps in per_image] for block, per_image in found.items()}
 
     def normalise(self, maps: Tensor) -> Tensor:
         """Apply the normalisation to each map of (classes, h, w)."""

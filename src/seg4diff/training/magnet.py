@@ -13,9 +13,9 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
-from seg4diff.evaluation.protocol import BlockScores, PromptProtocol, check_vocabulary
+from seg4diff.evaluation.protocol import BlockScores, PromptMaker, PromptProtocol
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
-from seg4diff.segmentation.prompts import Prompt, find_names, list_names
+from seg4diff.segmentation.prompts import Prompt, cut_to_fit, find_names, list_largest
 from seg4diff.segmentation.readout import Readout, pool_words
 from seg4diff.training.checks import check_finite
 from seg4diff.training.objective import MaskAlignment
@@ -32,9 +32,10 @@ class MagnetModule(L.LightningModule):
         objective: the loss.
         sigma: distribution of the noise level in training.
         readout: how segmentations are read in validation.
-        protocol: which prompt validation uses, "oracle" or "vocabulary".
-        prompt: "names" trains with the list of class names in the image (the release), "caption" with the caption; a class that the
-            caption does not name is not aligned.
+        protocol: which prompts validation uses, "oracle" or "vocabulary".
+        prompt: "names" trains with the list of class names in the image (the release), "caption" with the caption. A step is one pass,
+            so an image has one prompt: where the names do not fit, those of the largest classes that do; a caption that does not fit
+            is cut after a word. A class that the prompt does not name is not aligned.
         lr: peak learning rate (AdamW, warm-up then cosine).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
@@ -70,11 +71,10 @@ class MagnetModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.vocabulary: Vocabulary = self.trainer.datamodule.vocabulary
-        check_vocabulary(self._protocol, self.backbone, self.vocabulary)
+        make_prompts = PromptMaker(self._protocol, self.vocabulary, self.backbone.fits)
         self.block_scores = BlockScores(
-            readout=self.readout, protocol=self._protocol, blocks=[self.expert_layer], vocabulary=self.vocabulary
+            readout=self.readout, make_prompts=make_prompts, blocks=[self.expert_layer], classes=len(self.vocabulary)
         )
-
         self.val_terms = nn.ModuleDict({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
 
     def on_train_start(self) -> None:
@@ -107,8 +107,11 @@ class MagnetModule(L.LightningModule):
         return self._objective(predicted, velocity(latents, noise), logits, [prompt.classes for prompt in prompts], batch.masks)
 
     def _make_prompt(self, caption: str, mask: Tensor) -> Prompt:
-        classes, names = present_classes(mask), self.vocabulary.names
-        return list_names(names, classes) if self._prompt == "names" else find_names(caption, names, classes)
+        """The one prompt of an image, see `prompt` of the class: what does not fit is left out, and not aligned for this image."""
+        classes, names, fits = present_classes(mask), self.vocabulary.names, self.backbone.fits
+        if self._prompt == "caption":
+            return find_names(cut_to_fit(caption, fits), names, classes)
+        return list_largest(names, classes, lambda k: int((mask == k).sum()), fits)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         for name, value in self.loss_terms(batch, batch.indices).items():

@@ -9,6 +9,7 @@ from torch import Tensor
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
+from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.training.checks import check_finite
 from seg4diff.training.optimizers import muon_with_adamw
 from seg4diff.training.schedule import sample_ids, warmup_stable_decay
@@ -71,9 +72,10 @@ class PretrainModule(L.LightningModule):
         self.log("val/flow", loss, batch_size=len(batch), sync_dist=True, prog_bar=True)
 
     def flow_loss(self, latents: Tensor, captions: list[str], ids: list[int]) -> Tensor:
-        """Unweighted mean squared error of the velocity (Esser et al. 2024)."""
+        """Unweighted mean squared error of the velocity (Esser et al. 2024); a caption that does not fit is cut after a word."""
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
-        predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, self.backbone.encode_text(captions))
+        condition = self.backbone.encode_text([cut_to_fit(caption, self.backbone.fits) for caption in captions])
+        predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
         return torch.nn.functional.mse_loss(predicted, velocity(latents, noise))
 
     def latents(self, batch: Batch) -> Tensor:

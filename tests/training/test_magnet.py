@@ -1,0 +1,91 @@
+"""The one prompt that an image is trained with."""
+
+import pytest
+import torch
+from tests.hosts import random_sd3
+
+from seg4diff.backbones.lora import LoraSpec
+from seg4diff.data.sample import IGNORE, Batch, Vocabulary
+from seg4diff.flow import logit_normal
+from seg4diff.segmentation.prompts import cut_to_fit
+from seg4diff.segmentation.readout import Readout
+from seg4diff.training.magnet import MagnetModule
+from seg4diff.training.objective import MaskAlignment
+from seg4diff.training.pretrain import PretrainModule
+
+NAMES = tuple(f"{look} {thing}" for look in ("small", "large", "dark") for thing in ("cone", "brick", "leaf", "fish", "apple"))
+SIGMA = logit_normal(mean=0.0, std=1.0)
+CAPTION = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
+
+
+class Recorder(MaskAlignment):
+    """Keeps the classes that it was asked to align."""
+
+    def __call__(self, predicted, target, class_logits, classes, masks):
+        self.classes, self.maps = [list(ids) for ids in classes], [len(logits) for logits in class_logits]
+        return super().__call__(predicted, target, class_logits, classes, masks)
+
+
+def magnet(prompt):
+    module = MagnetModule(
+        backbone=random_sd3(),
+        lora=LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "add_k_proj"]),
+        expert_layer=1,
+        objective=Recorder(flow_weight=1.0, mask_weight=1.0, dice_weight=1.0),
+        sigma=SIGMA,
+        readout=Readout(sigma=0.3, scores="joint", normalisation="none", seed=0),
+        protocol="oracle",
+        prompt=prompt,
+        lr=1e-3,
+        weight_decay=0.0,
+        warmup_steps=1,
+        seed=0,
+    )
+    module.vocabulary = Vocabulary(NAMES)
+    return module
+
+
+def areas_to_mask(areas):
+    """A mask of 32 x 48 where class k has areas[k] pixels and no other pixel is labelled."""
+    mask = torch.full((32 * 48,), IGNORE)
+    mask[: sum(areas)] = torch.arange(len(areas)).repeat_interleave(torch.tensor(areas))
+    return mask.view(32, 48)
+
+
+def batch(masks, captions):
+    pictures = torch.rand(len(masks), 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return Batch(pictures, masks, captions, [""] * len(masks), list(range(len(masks))))
+
+
+def test_the_largest_classes_are_trained_where_not_all_fit():
+    module = magnet("names")
+    areas = [60, 5, 80, 70, 90, 10, 61, 62, 63, 64, 65, 66, 67, 68, 69]
+    assert module.backbone.fits(" ".join(NAMES)), "two tokens a name: exactly what the model takes"
+    module.vocabulary = Vocabulary((*NAMES[:7], "large zebra", *NAMES[8:]))  # takes more tokens than the others
+    everything = list(range(len(NAMES)))
+    terms = module.loss_terms(batch([areas_to_mask(areas), areas_to_mask(areas[:7])], ["", ""]), [0, 1])
+    kept, few = module._objective.classes
+    ranked = sorted(everything, key=lambda k: -areas[k])
+    assert kept == sorted(ranked[: len(kept)]) and 8 < len(kept) < 15, "the largest, in their order"
+    assert few == list(range(7)) and module._objective.maps == [len(kept), 7]
+    more = sorted(ranked[: len(kept) + 1])
+    assert not module.backbone.fits(" ".join(module.vocabulary.names[k] for k in more)), "none is left out without need"
+    assert all(value.isfinite() for value in terms.values())
+
+
+def test_a_long_caption_trains_what_its_beginning_names():
+    module = magnet("caption")
+    names = {name: k for k, name in enumerate(NAMES)}
+    module.loss_terms(batch([areas_to_mask([20] * 15)], [CAPTION]), [0])
+    assert not module.backbone.fits(CAPTION)
+    assert module._objective.classes == [[names["small cone"], names["dark apple"]]], "the large brick stands beyond the end"
+
+
+@pytest.mark.parametrize("ids", [[0, 1]])
+def test_pretraining_cuts_long_captions(ids):
+    backbone = random_sd3()
+    rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0}
+    module = PretrainModule(backbone=backbone, sigma=SIGMA, **rates, seed=0, save_to="unused")
+    latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    cut = cut_to_fit(CAPTION, backbone.fits)
+    assert cut != CAPTION and torch.equal(module.flow_loss(latents, [CAPTION, "sand"], ids), module.flow_loss(latents, [cut, "sand"], ids))
