@@ -23,10 +23,12 @@ ORDER = [
     "training",
     "loggers",
     "sweep",
+    "inherit",
     "run",
 ]
 """A room imports only rooms to its left (and itself)."""
-OWNERS = {"hydra": {"run", "sweep"}, "omegaconf": {"run", "sweep"}, "diffusers": {"backbones"}, "peft": {"backbones"}}
+HYDRA = {"run", "sweep", "inherit"}
+OWNERS = {"hydra": HYDRA, "omegaconf": HYDRA, "diffusers": {"backbones"}, "peft": {"backbones"}}
 OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

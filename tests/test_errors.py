@@ -11,8 +11,8 @@ from PIL import Image
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.run import evaluate, main, train
-from tests.hosts import random_sd3
+from seg4diff.run import encode, evaluate, main, train
+from tests.hosts import random_flux, random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
 
 FAST = ["~evaluation", "validate_first=false", "callbacks.samples=null", "callbacks.overlays=null"]
@@ -64,11 +64,29 @@ def folder_training(tmp_path, assets, photos, *arguments):
         ("backbone.readout.sigma=1.5", "readout.sigma must be in [0, 1], found 1.5"),
         ("backbone.model.path=/nowhere/model", "no model folder at /nowhere/model: set backbone.model.path"),
         ("ckpt_path=/nowhere/last.ckpt", "no checkpoint at /nowhere/last.ckpt"),
+        ("runtime.dtype=fp16", "runtime.dtype must be one of float32, bfloat16, float16, float64, found 'fp16'"),
+        ("runtime.quantize=int3", "runtime.quantize must be null or one of int8, nf4, found 'int3'"),
+        ("runtime.attention=flash", "runtime.attention=flash cannot be combined with this model"),
         ("model.lr=1e38", "the loss is not finite at step"),
     ],
 )
 def test_bad_values(argument, expected, capsys, tmp_path, assets, world):
     assert expected in sentence(capsys, training(tmp_path, assets, world, argument))
+
+
+def test_a_cache_of_another_model(capsys, tmp_path, assets, world):
+    cache = f"runtime.cache={tmp_path}/cache"
+    training(tmp_path, assets, world, cache)()
+    said = sentence(capsys, training(tmp_path / "again", assets, world, cache, "runtime.dtype=float64"))
+    assert f"the cache {tmp_path}/cache holds encodings of" in said and "this run uses" in said and said.endswith("choose another folder.")
+    config = compose_config("train", tmp_path / "third", *overrides(assets, world))
+    assert "encode.py needs a folder to fill: set runtime.cache=<folder>" in sentence(capsys, lambda: encode(config))
+
+
+def test_a_model_folder_of_another_class(capsys, tmp_path, assets, world):
+    random_flux()._pipeline.save_pretrained(tmp_path / "flux")
+    said = sentence(capsys, training(tmp_path, assets, world, f"backbone.model.path={tmp_path}/flux"))
+    assert "is a FluxPipeline, but this backbone reads a StableDiffusion3Pipeline: use backbone=flux1_dev or flux1_schnell" in said
 
 
 def test_unknown_experiment_lists_the_known_ones(tmp_path):

@@ -8,9 +8,11 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
 
 from seg4diff.backbones.lora import lora_weights
-from seg4diff.run import build, evaluate, train
+from seg4diff.backbones.pipeline import PipelineBackbone
+from seg4diff.run import build, encode, evaluate, train
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, compose_config, overrides
@@ -150,6 +152,35 @@ def test_evaluate_base_under_both_protocols(protocol, tmp_path, assets, world, c
     report = evaluate(config)
     assert "lora/miou" not in report and report["images"] == 6
     assert {"oracle": "oracle prompts", "vocabulary": "full-vocabulary prompts"}[protocol] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("protocol", ["oracle", "vocabulary"])
+def test_training_and_evaluation_from_a_full_cache_load_no_encoder_and_end_alike(protocol, tmp_path, assets, world, monkeypatch):
+    arguments = [*overrides(assets, world), *SMALL_RUN, "callbacks.samples=null", "model.lr=0.02", f"protocol={protocol}"]
+    cached = [*arguments, f"runtime.cache={tmp_path}/cache"]
+    plain = train(compose_config("train", tmp_path / "plain", *arguments))
+    held = encode(compose_config("train", tmp_path / "encode", *cached))
+    assert held["image"] == 16 + 6 + 7
+
+    def refuse(self, *names):
+        raise AssertionError(f"the encoders {names} were asked for something that encode.py left out")
+
+    monkeypatch.setattr(PipelineBackbone, "_encoding", refuse)
+    fast = train(compose_config("train", tmp_path / "cached", *cached))
+    for name in ("train/loss", "val/loss", "base/miou", "lora/miou", "lora/val_flow_loss"):
+        assert fast[name] == pytest.approx(plain[name], rel=1e-4), name
+    report = evaluate(compose_config("evaluate", tmp_path / "again", f"ckpt={tmp_path}/cached", "trainer.accelerator=cpu"))
+    assert report["lora/miou"] == pytest.approx(fast["lora/miou"], rel=1e-6)
+
+
+def test_every_experiment_composes_for_every_backbone(tmp_path):
+    backbones = [file.stem for file in (REPO / "conf" / "backbone").glob("*.yaml") if "untrained" not in file.stem]
+    for experiment in ("quickstart", "coco_lora"):
+        for backbone in backbones:
+            config = compose_config("train", tmp_path, f"experiment={experiment}", f"backbone={backbone}")
+            resolved = OmegaConf.to_container(config, resolve=True)
+            assert resolved["model"]["backbone"]["runtime"]["dtype"] == config.backbone.dtype
+            assert resolved["model"]["expert_layer"] == config.backbone.expert_layer
 
 
 @pytest.mark.parametrize("file", sorted((REPO / "conf" / "experiment").glob("*.yaml")), ids=lambda file: file.stem)

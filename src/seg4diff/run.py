@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -22,14 +21,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from seg4diff.backbones.base import LORA_FILE
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import adapted_blocks
-from seg4diff.errors import MissingFileError, UserError
+from seg4diff.errors import UserError
 from seg4diff.evaluation.report import print_report, write_report
+from seg4diff.inherit import find_lora, take_from_run
 from seg4diff.loggers import finished
 from seg4diff.provenance import provenance, write_json
-from seg4diff.training.checkpoints import lora_folder, read_checkpoint
+from seg4diff.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +67,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is unknown to torch 2.9
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*predict returned None.*")
     quiet_hosts()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
@@ -133,7 +133,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     lora = find_lora(str(config.ckpt))
-    trained_for = _take_from_run(config, lora) if lora is not None else None
+    trained_for = take_from_run(config, lora) if lora is not None else None
     output_dir = Path(config.paths.output_dir)
     _check_output_dir(output_dir, None)
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -154,49 +154,27 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     return report
 
 
-def find_lora(ckpt: str) -> Path | None:
-    """The LoRA folder that `ckpt=` means: a run folder's last one, the one beside a .ckpt, a LoRA folder itself, or None for "base".
+def encode(config: DictConfig) -> dict[str, Any]:
+    """Fill `runtime.cache` with the text embeddings and latents of every split, so that training needs no encoder.
 
-    Raises:
-        UserError: there is no such thing, or it cannot be read.
-    """
-    path = Path(ckpt)
-    if ckpt == "base":
-        return None
-    if path.suffix == ".ckpt":
-        read_checkpoint(path)
-        return lora_folder(path)
-    if (path / LORA_FILE).is_file():
-        return path
-    if (path / "checkpoints" / "last.ckpt").is_file():
-        return lora_folder(path / "checkpoints" / "last.ckpt")
-    raise MissingFileError(
-        f"ckpt={ckpt} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor "
-        "the word base."
-    )
-
-
-def _take_from_run(config: DictConfig, lora: Path) -> int | None:
-    """Fill in backbone, data and expert_layer from the run that the LoRA belongs to; what the command line sets stays.
+    Args:
+        config: composed from conf/train.yaml; its loggers and its callbacks but the progress bar are left out.
 
     Returns:
-        The block that the run aligned, or None where the LoRA belongs to no run.
+        The number of images and prompts that the cache holds.
     """
-    run_file = next((folder / "config.yaml" for folder in lora.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
-    if run_file is None:
-        return None
-    run = OmegaConf.load(run_file)
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
-    set_here = {override.key_or_group for override in overrides}
+    if config.runtime.cache is None:
+        raise UserError("encode.py needs a folder to fill: set runtime.cache=<folder>, and give train.py the same.")
+    if "runtime" not in config.backbone.model:
+        raise UserError("encode.py needs a pretrained backbone: this one is built from scratch, and its encoders are still to be trained.")
     OmegaConf.set_struct(config, False)
-    for group in ("backbone", "data", "expert_layer", "protocol"):
-        if group in run and group not in set_here:
-            config[group] = run[group]
-    for override in overrides:
-        if override.key_or_group.split(".")[0] in ("backbone", "data") and "." in override.key_or_group:
-            OmegaConf.update(config, override.key_or_group, override.value())
-    config.data.test_split = config.split
-    return run.get("expert_layer")
+    config.callbacks, config.logger = {"progress": config.callbacks.progress}, None
+    data, module = _build_all(config.data, config.model)
+    with _trainer(config) as trainer:
+        trainer.predict(module, data, return_predictions=False)
+    held = {kind: len(list((Path(config.runtime.cache) / kind).rglob("*.safetensors"))) for kind in ("image", "text")}
+    log.info("%s holds %d images and %d prompts: train with runtime.cache=%s", config.runtime.cache, *held.values(), config.runtime.cache)
+    return held
 
 
 def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.Module, data: L.LightningDataModule) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_encoders_leave_the_accelerator_after_use():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"dtype": "fp16"}, "dtype must name a floating torch dtype such as float32, bfloat16 or float16, found 'fp16'"),
+        ({"dtype": "fp16"}, "runtime.dtype must be one of float32, bfloat16, float16, float64, found 'fp16'"),
         ({"dtype": "int8"}, "found 'int8'"),
         ({"quantize": "int4"}, "runtime.quantize must be null or one of int8, nf4, found 'int4'"),
     ],

@@ -13,6 +13,7 @@ from seg4diff.errors import UserError
 log = logging.getLogger(__name__)
 
 Quantization = Literal["int8", "nf4"]
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 
 
@@ -20,7 +21,7 @@ class Runtime:
     """Options that change speed and memory, not the method.
 
     Args:
-        dtype: name of a floating torch dtype for the weights, e.g. "float32" or "bfloat16"; a LoRA stays in float32.
+        dtype: torch dtype of the weights: "float32", "bfloat16", "float16" or "float64"; a LoRA stays in float32.
         attention: an attention backend of diffusers, e.g. "flash" or "_native_cudnn"; None = torch's own choice.
         gradient_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
         compile: run the blocks through `torch.compile`, except those whose attention has been read.
@@ -43,14 +44,13 @@ class Runtime:
         offload_encoders: bool = False,
         cache: str | None = None,
     ) -> None:
-        found = getattr(torch, dtype, None)
-        if not isinstance(found, torch.dtype) or not found.is_floating_point:
-            raise UserError(f"dtype must name a floating torch dtype such as float32, bfloat16 or float16, found '{dtype}'.")
+        if dtype not in DTYPES:
+            raise UserError(f"runtime.dtype must be one of {', '.join(DTYPES)}, found '{dtype}'.")
         if quantize is not None and quantize not in get_args(Quantization):
             raise UserError(f"runtime.quantize must be null or one of {', '.join(get_args(Quantization))}, found '{quantize}'.")
         if quantize is not None and find_spec(PACKAGES[quantize]) is None:
             raise UserError(f"runtime.quantize={quantize} needs the package {PACKAGES[quantize]}: pip install {PACKAGES[quantize]}.")
-        self.dtype, self.quantize, self.offload_encoders = found, quantize, offload_encoders
+        self.dtype, self.quantize, self.offload_encoders = getattr(torch, dtype), quantize, offload_encoders
         self.cache = Path(cache) if cache is not None else None
         self._attention, self._checkpointing, self._compile = attention, gradient_checkpointing, compile
 

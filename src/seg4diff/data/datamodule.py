@@ -69,10 +69,17 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def eval_dataloader(self, split: str) -> DataLoader:
         """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""
-        dataset = self.source.split(split, self._image_size, resize_mask=False)
+        return self._each_once(split, resize_mask=False)
+
+    def _each_once(self, split: str, resize_mask: bool) -> DataLoader:
+        dataset = self.source.split(split, self._image_size, resize_mask=resize_mask)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size)
         return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """Every sample of every split once, as training and evaluation will see it."""
+        return [self._each_once("train", resize_mask=True), self.val_dataloader(), self.test_dataloader()]
 
     def val_dataloader(self) -> DataLoader:
         return self.eval_dataloader("validation")

@@ -55,6 +55,7 @@ class EvaluationModule(L.LightningModule):
         self.report: dict = {}
 
     def setup(self, stage: str) -> None:
+        self.backbone.check_device(self.trainer.strategy.root_device)
         vocabulary = self.trainer.datamodule.vocabulary
         make_prompts = PromptMaker(self._protocol, vocabulary, self.backbone.fits)
         if self._protocol == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:

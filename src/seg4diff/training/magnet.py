@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
-from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
@@ -70,6 +70,7 @@ class MagnetModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks it
 
     def setup(self, stage: str) -> None:
+        self.backbone.check_device(self.trainer.strategy.root_device)
         self.vocabulary: Vocabulary = self.trainer.datamodule.vocabulary
         make_prompts = PromptMaker(self._protocol, self.vocabulary, self.backbone.fits)
         self.block_scores = BlockScores(
@@ -96,15 +97,24 @@ class MagnetModule(L.LightningModule):
             ids: numbers that seed noise and noise level of each sample.
         """
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
-        prompts = [self._make_prompt(caption, mask) for caption, mask in zip(batch.captions, batch.masks, strict=True)]
-        with torch.no_grad():
-            latents = self.backbone.encode_image(batch.images)
-            condition = self.backbone.encode_text([prompt.text for prompt in prompts])
+        prompts, latents, condition = self._encode(batch)
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
         with capture(self.backbone, [self.expert_layer]) as record:
             predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
         logits = pool_words(i2t(record[self.expert_layer], "logits"), grid, condition, prompts)
         return self._objective(predicted, velocity(latents, noise), logits, [prompt.classes for prompt in prompts], batch.masks)
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> tuple[list[Prompt], Tensor, TextCondition]:
+        prompts = [self._make_prompt(caption, mask) for caption, mask in zip(batch.captions, batch.masks, strict=True)]
+        return prompts, self.backbone.encode_image(batch.images), self.backbone.encode_text([prompt.text for prompt in prompts])
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encode what training, validation and test will ask for, so that a cache holds it; nothing is returned."""
+        self._encode(batch)
+        captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
+        read_out = [prompt.text for mask in batch.masks for prompt in self.block_scores.make_prompts(mask)]
+        self.backbone.encode_text([*captions, *read_out])
 
     def _make_prompt(self, caption: str, mask: Tensor) -> Prompt:
         """The one prompt of an image, see `prompt` of the class: what does not fit is left out, and not aligned for this image."""

@@ -1,0 +1,58 @@
+"""What evaluate.py takes over from the run that a LoRA belongs to."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from seg4diff.backbones.base import LORA_FILE
+from seg4diff.errors import MissingFileError
+from seg4diff.training.checkpoints import lora_folder, read_checkpoint
+
+
+def find_lora(ckpt: str) -> Path | None:
+    """The LoRA folder that `ckpt=` means: a run folder's last one, the one beside a .ckpt, a LoRA folder itself, or None for "base".
+
+    Raises:
+        UserError: there is no such thing, or it cannot be read.
+    """
+    path = Path(ckpt)
+    if ckpt == "base":
+        return None
+    if path.suffix == ".ckpt":
+        read_checkpoint(path)
+        return lora_folder(path)
+    if (path / LORA_FILE).is_file():
+        return path
+    if (path / "checkpoints" / "last.ckpt").is_file():
+        return lora_folder(path / "checkpoints" / "last.ckpt")
+    raise MissingFileError(
+        f"ckpt={ckpt} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor "
+        "the word base."
+    )
+
+
+def take_from_run(config: DictConfig, lora: Path) -> int | None:
+    """Fill in backbone, data and expert_layer from the run that the LoRA belongs to; what the command line sets stays.
+
+    Returns:
+        The block that the run aligned, or None where the LoRA belongs to no run.
+    """
+    run_file = next((folder / "config.yaml" for folder in lora.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
+    if run_file is None:
+        return None
+    run = OmegaConf.load(run_file)
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
+    set_here = {override.key_or_group for override in overrides}
+    OmegaConf.set_struct(config, False)
+    for group in ("backbone", "data", "expert_layer", "protocol", "runtime"):
+        if group in run and group not in set_here:
+            config[group] = run[group]
+    for override in overrides:
+        if override.key_or_group.split(".")[0] in ("backbone", "data", "runtime") and "." in override.key_or_group:
+            OmegaConf.update(config, override.key_or_group, override.value())
+    if "runtime" in config.backbone.model:  # the run's file holds a copy
+        config.backbone.model.runtime = "${runtime}"
+    config.data.test_split = config.split
+    return run.get("expert_layer")
