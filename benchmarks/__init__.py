@@ -1,0 +1,5 @@
+"""Ratios of time and memory, measured side by side in one process: `python -m benchmarks`, or one: `python -m benchmarks.capture`."""
+
+import os
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which counts the bytes, otherwise announces itself on the terminal
