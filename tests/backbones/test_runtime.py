@@ -110,6 +110,13 @@ def test_a_missing_package_is_named(monkeypatch):
         Runtime(quantize="nf4")
 
 
+def test_four_bits_without_an_accelerator_are_refused(monkeypatch):
+    monkeypatch.setattr("seg4diff.backbones.runtime.find_spec", lambda name: name)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"runtime.quantize=nf4 needs an accelerator, and this machine has none: use int8"):
+        Runtime(quantize="nf4")
+
+
 def test_a_dtype_that_the_device_cannot_run_is_refused():
     check_device(torch.float32, torch.device("cpu"))
     with pytest.raises(UserError, match=r"the device 'cpu' cannot run this model in float8_e4m3fn .*: set runtime.dtype=float32"):

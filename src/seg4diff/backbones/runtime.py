@@ -50,6 +50,8 @@ class Runtime:
             raise UserError(f"runtime.quantize must be null or one of {', '.join(get_args(Quantization))}, found '{quantize}'.")
         if quantize is not None and find_spec(PACKAGES[quantize]) is None:
             raise UserError(f"runtime.quantize={quantize} needs the package {PACKAGES[quantize]}: pip install {PACKAGES[quantize]}.")
+        if quantize == "nf4" and not torch.accelerator.is_available():
+            raise UserError("runtime.quantize=nf4 needs an accelerator, and this machine has none: use int8, which also runs on the CPU.")
         self.dtype, self.quantize, self.offload_encoders = getattr(torch, dtype), quantize, offload_encoders
         self.cache = Path(cache) if cache is not None else None
         self._attention, self._checkpointing, self._compile = attention, gradient_checkpointing, compile
@@ -58,15 +60,20 @@ class Runtime:
         """What to hand to `from_pretrained` of the transformer."""
         if self.quantize is None:
             return {}
+        try:
+            return {"quantization_config": self._quantization_config()}
+        except (ImportError, ValueError) as error:
+            raise UserError(f"runtime.quantize={self.quantize} cannot be used ({error}): update {PACKAGES[self.quantize]}.") from error
+
+    def _quantization_config(self) -> Any:
         if self.quantize == "int8":
             from diffusers import TorchAoConfig
             from torchao.quantization import Int8WeightOnlyConfig
 
-            return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
+            return TorchAoConfig(Int8WeightOnlyConfig())
         from diffusers import BitsAndBytesConfig
 
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype)
-        return {"quantization_config": config}
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype)
 
     def apply(self, transformer: nn.Module, blocks: list[nn.Module]) -> None:
         """Set up a loaded transformer.
