@@ -31,6 +31,8 @@ ROWS = {
         "+ mask alignment, LoRA on all blocks",
         "encoders cached",
         "encoders run in the step",
+        "start, encoders cached",
+        "start, encoders loaded",
     ],
 }
 

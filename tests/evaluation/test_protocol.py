@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.hosts import random_sd3
+from tests.conftest import REPO
+from tests.hosts import random_flux, random_flux2, random_sd3
 from tests.runs import SMALL_MODEL, compose_config
 
+from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.protocol import BlockScores, PromptMaker
@@ -46,8 +48,18 @@ def halves(left, right):
     return torch.tensor([[left] * 24 + [right] * 24] * 32)
 
 
-def test_a_large_vocabulary_gets_a_finite_map_for_every_class(model):
+def shipped():
+    return SD3Backbone.from_pretrained(path=str(REPO / "assets" / "tiny-sd3"), t5_length=0)
+
+
+def flux2_of_64_tokens():
+    return random_flux2(text_length=64)
+
+
+@pytest.mark.parametrize("make", [shipped, random_sd3, random_flux, flux2_of_64_tokens], ids=lambda make: make.__name__)
+def test_a_large_vocabulary_gets_a_finite_map_for_every_class(make):
     assert len(NAMES) == 150
+    model = make()
     make_prompts = PromptMaker("vocabulary", Vocabulary(NAMES), model.fits)
     prompts = make_prompts(halves(0, 1))
     assert len(prompts) > 1 and [k for prompt in prompts for k in prompt.classes] == list(range(150))
