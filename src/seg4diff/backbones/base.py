@@ -95,6 +95,14 @@ class Backbone(nn.Module, ABC):
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
         """Encode prompts. Raises UserError for a prompt that is longer than the tokenizer allows."""
 
+    @property
+    @abstractmethod
+    def text_window(self) -> int:
+        """Tokens that a prompt may have, those that the tokenizer adds included: the first so many of the token axis.
+
+        Tokens behind them carry no text (the zeros in place of SD3's absent T5).
+        """
+
     @abstractmethod
     def fits(self, prompt: str) -> bool:
         """Whether `encode_text` takes this prompt whole."""

@@ -40,7 +40,7 @@ class FluxBackbone(PipelineBackbone):
         self._guidance, self._text_tokens = guidance, 0
 
     @property
-    def _window(self) -> int:
+    def text_window(self) -> int:
         return self.text_length
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:

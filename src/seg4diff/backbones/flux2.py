@@ -57,7 +57,7 @@ class Flux2Backbone(PipelineBackbone):
         return super()._text_options | {"text_encoder_out_layers": self._text_layers}
 
     @property
-    def _window(self) -> int:
+    def text_window(self) -> int:
         return self.text_length
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:

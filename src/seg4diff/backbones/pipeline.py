@@ -135,10 +135,10 @@ class PipelineBackbone(Backbone):
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
         offsets = [self._character_offsets(prompt) for prompt in prompts]
         for prompt, pairs in zip(prompts, offsets, strict=True):
-            if len(pairs) > self._window:
+            if len(pairs) > self.text_window:
                 raise UserError(
                     f"the prompt '{prompt[:60]}{'...' if len(prompt) > 60 else ''}' has {len(pairs)} tokens with those that the tokenizer "
-                    f"adds, the model takes {self._window}: shorten it."
+                    f"adds, the model takes {self.text_window}: shorten it."
                 )
         different = list(dict.fromkeys(prompts))
         rows = [different.index(prompt) for prompt in prompts]
@@ -164,7 +164,7 @@ class PipelineBackbone(Backbone):
         return tuple(torch.stack([entry[name] for entry in entries]).to(self.device) for name in ("embeddings", "pooled"))
 
     def fits(self, prompt: str) -> bool:
-        return len(self._character_offsets(prompt)) <= self._window
+        return len(self._character_offsets(prompt)) <= self.text_window
 
     def check_device(self, device: torch.device) -> None:
         check_device(self.runtime.dtype, device)
@@ -189,11 +189,6 @@ class PipelineBackbone(Backbone):
     def _text_options(self) -> dict[str, Any]:
         """Arguments that the host's pipeline needs to encode text as `encode_text` does."""
         return {"max_sequence_length": self.text_length}
-
-    @property
-    @abstractmethod
-    def _window(self) -> int:
-        """Tokens that the tokenizer of the watched text takes, those it adds included."""
 
     @abstractmethod
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:

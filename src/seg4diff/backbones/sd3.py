@@ -46,7 +46,7 @@ class SD3Backbone(PipelineBackbone):
         return cls(new_sd3_pipeline(vae=vae, **architecture), t5_length=t5_length)
 
     @property
-    def _window(self) -> int:
+    def text_window(self) -> int:
         return self._pipeline.tokenizer.model_max_length
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
