@@ -21,7 +21,7 @@ from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.flow import draw, interpolate, logit_normal, velocity
 from seg4diff.segmentation.prompts import list_names
 from seg4diff.segmentation.readout import pool_words
-from seg4diff.training.objective import MaskAlignment
+from seg4diff.training.objective import MaskAlignment, named_regions
 
 EXPERT = 9
 REPETITIONS = 7
@@ -127,7 +127,7 @@ class Trainee:
             return mse_loss(predicted.float(), target.float())
         grid = self._backbone.token_grid(*example.mask.shape)
         logits = pool_words(i2t(record[EXPERT], "logits"), grid, condition, [prompt])
-        return self._objective(predicted, target, logits, [prompt.classes], [example.mask])["loss"]
+        return self._objective(predicted, target, logits, [named_regions(example.mask, prompt.classes)])["loss"]
 
     def step(self, example: Example, encode: Encode, *, align: bool) -> None:
         """One optimiser step; gradients are gone afterwards, so that each step finds the same state."""

@@ -12,7 +12,7 @@ from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 
 
 def find_lora(ckpt: str) -> Path | None:
-    """The LoRA folder that `ckpt=` means: a run folder's last one, the one beside a .ckpt, a LoRA folder itself, or None for "base".
+    """What `ckpt=` means: a run folder's last LoRA, the one beside a .ckpt, a LoRA folder itself, a .pth of the release; None for "base".
 
     Raises:
         UserError: there is no such thing, or it cannot be read.
@@ -20,6 +20,8 @@ def find_lora(ckpt: str) -> Path | None:
     path = Path(ckpt)
     if ckpt == "base":
         return None
+    if path.suffix == ".pth":  # the authors' release; reading it says what is wrong with it
+        return path
     if path.suffix == ".ckpt":
         read_checkpoint(path)
         return lora_folder(path)
@@ -29,7 +31,7 @@ def find_lora(ckpt: str) -> Path | None:
         return lora_folder(path / "checkpoints" / "last.ckpt")
     raise MissingFileError(
         f"ckpt={ckpt} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor "
-        "the word base."
+        "a .pth of the release, nor the word base."
     )
 
 

@@ -1,12 +1,14 @@
 """The objective's identities, in float64."""
 
+from itertools import permutations
+
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from seg4diff.data.sample import IGNORE
 from seg4diff.flow import velocity
-from seg4diff.training.objective import MaskAlignment, dice_loss
+from seg4diff.training.objective import MaskAlignment, Regions, dice_loss, named_regions
 
 MASK = torch.tensor([[0, 0, 4, 4, 2], [0, 0, 4, 2, 2], [2, 2, 2, 2, 2]])
 IDS = [0, 2, 4]
@@ -23,7 +25,9 @@ def truth(mask=MASK, ids=IDS):
 
 def terms(logits, ids=(IDS,), masks=(MASK,), predicted=LATENTS, **changes):
     weights = {"flow_weight": 1.0, "mask_weight": 1.0, "dice_weight": 1.0} | changes
-    return MaskAlignment(**weights)(predicted, velocity(LATENTS, NOISE), list(logits), list(ids), list(masks))
+    return MaskAlignment(**weights)(
+        predicted, velocity(LATENTS, NOISE), list(logits), [named_regions(mask, own) for mask, own in zip(masks, ids, strict=True)]
+    )
 
 
 def test_the_exact_velocity_has_no_flow_loss():
@@ -141,3 +145,37 @@ def test_the_gradient_points_towards_the_masks():
     (result["focal"] + result["dice"]).backward()
     better = terms([(logits - logits.grad).detach()])
     assert better["focal"] < result["focal"] and better["dice"] < result["dice"]
+
+
+def test_matching_finds_the_assignment_with_the_smallest_loss_of_all():
+    objective = MaskAlignment(flow_weight=0.0, mask_weight=0.7, dice_weight=0.2)
+    generator = torch.Generator().manual_seed(9)
+    for _ in range(5):
+        candidates = 2 * torch.randn(5, 3, 5, generator=generator)
+        regions = Regions(torch.rand(3, 3, 5, generator=generator) > 0.5, torch.rand(3, 5, generator=generator) > 0.2)
+
+        def loss(chosen, candidates=candidates, regions=regions):
+            return float(objective(LATENTS, LATENTS, [candidates[list(chosen)]], [regions])["loss"])
+
+        found = objective.match(candidates, regions)
+        assert len(set(found)) == 3
+        assert loss(found) == pytest.approx(min(loss(chosen) for chosen in permutations(range(5), 3)), rel=1e-5)
+
+
+def test_matching_compares_on_the_grid_what_the_loss_compares_at_full_size():
+    left = torch.tensor([1.0, 1.0, -1.0, -1.0]).expand(2, 4) * 20
+    top = torch.tensor([[1.0], [-1.0]]).expand(2, 4) * 20
+    masks = torch.zeros(2, 12, 24, dtype=torch.bool)
+    masks[0, :6] = True  # the upper half
+    masks[1, :, :12] = True  # the left half
+    chosen = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2).match(
+        torch.stack([-left, left, top]), Regions(masks, torch.ones(12, 24, dtype=torch.bool))
+    )
+    assert chosen == [2, 1]
+
+
+def test_no_region_costs_nothing_and_needs_no_candidate():
+    nothing = Regions(torch.zeros(0, 3, 5, dtype=torch.bool), torch.ones(3, 5, dtype=torch.bool))
+    objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
+    assert objective.match(torch.randn(4, 3, 5), nothing) == []
+    assert objective(LATENTS, LATENTS, [torch.zeros(0, 3, 5)], [nothing])["loss"] == 0

@@ -153,5 +153,5 @@ class Backbone(nn.Module, ABC):
         """Write the adapter in the format that the host pipeline's `load_lora_weights(folder)` reads, in one atomic step."""
 
     @abstractmethod
-    def load_lora(self, folder: Path) -> None:
-        """Load an adapter saved by `save_lora` or by diffusers. Raises UserError if it does not fit this model."""
+    def load_lora(self, path: Path) -> None:
+        """Load an adapter: a folder saved by `save_lora` or by diffusers, or a .pth of the release. Raises UserError if it does not fit."""

@@ -7,10 +7,12 @@ from typing import Literal
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from seg4diff.backbones.base import LORA_FILE, AttentionSite, Backbone
+from seg4diff.backbones.release import read_release_lora
 from seg4diff.errors import MissingFileError, UserError
 
 Blocks = Literal["expert", "all"] | Sequence[int]
@@ -100,28 +102,40 @@ def adapted_blocks(backbone: Backbone) -> list[int]:
     return [site.index for site in backbone.attention_sites() if any(name.startswith(f"{site.name}.") for name in names)]
 
 
-def check_lora(backbone: Backbone, folder: Path) -> None:
-    """Compare a saved adapter with the model before loading it.
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """Tensors of a saved adapter by the names that `load_lora_weights` takes.
+
+    Args:
+        path: a folder with `LORA_FILE`, or a .pth file of the authors' release.
 
     Raises:
-        UserError: the file is missing or unreadable, or an adapted layer does not exist in the model or has another width.
+        UserError: the file is missing or unreadable.
     """
-    file = folder / LORA_FILE
+    if path.suffix == ".pth":
+        return read_release_lora(path)
+    file = path / LORA_FILE
     if not file.is_file():
         raise MissingFileError(f"no LoRA at {file}: give the folder that was written beside a checkpoint.")
     try:
-        with safe_open(file, framework="pt") as tensors:
-            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - not a dict
+        return load_file(file)
     except SafetensorError as error:
         raise UserError(f"the LoRA {file} cannot be read ({error}): it is truncated or not a safetensors file.") from error
+
+
+def check_lora(backbone: Backbone, weights: dict[str, Tensor], path: Path) -> None:
+    """Compare a saved adapter with the model before loading it.
+
+    Raises:
+        UserError: an adapted layer does not exist in the model or has another width.
+    """
     modules = dict(backbone.transformer.named_modules())
-    for name, shape in shapes.items():
+    for name, weight in weights.items():
         layer, _, side = name.removeprefix("transformer.").removesuffix(".weight").partition(".lora_")
         if layer not in modules:
-            raise UserError(f"the LoRA {file} adapts '{layer}', which this model does not have: load the backbone it was trained on.")
+            raise UserError(f"the LoRA {path} adapts '{layer}', which this model does not have: load the backbone it was trained on.")
         module = modules[layer]
         axis, width = (1, module.in_features) if side == "A" else (0, module.out_features)
-        if shape[axis] != width:
+        if weight.shape[axis] != width:
             raise UserError(
-                f"the LoRA {file} was made for a '{layer}' of width {shape[axis]}, this model has {width}: load its own backbone."
+                f"the LoRA {path} was made for a '{layer}' of width {weight.shape[axis]}, this model has {width}: load its own backbone."
             )

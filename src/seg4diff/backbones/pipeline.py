@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seg4diff.backbones.base import LORA_FILE, Backbone, TextCondition
 from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.lora import check_lora
+from seg4diff.backbones.lora import check_lora, read_lora
 from seg4diff.backbones.runtime import Runtime, check_device
 from seg4diff.errors import UserError
 
@@ -226,6 +226,10 @@ class PipelineBackbone(Backbone):
             )
             os.replace(Path(partial) / LORA_FILE, folder / LORA_FILE)
 
-    def load_lora(self, folder: Path) -> None:
-        check_lora(self, folder)
-        self._pipeline.load_lora_weights(folder, weight_name=LORA_FILE)
+    def load_lora(self, path: Path) -> None:
+        weights = read_lora(path)
+        check_lora(self, weights, path)
+        if path.is_dir():
+            self._pipeline.load_lora_weights(path, weight_name=LORA_FILE)  # the file's metadata hold rank and alpha
+        else:
+            self._pipeline.load_lora_weights(weights)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
-from seg4diff.attention.maps import i2t
-from seg4diff.backbones.base import Backbone, TextCondition
+from seg4diff.attention.maps import i2t, i2t_per_head
+from seg4diff.backbones.base import Backbone, JointQK, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
@@ -18,7 +18,7 @@ from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import Prompt, cut_to_fit, find_names, list_largest
 from seg4diff.segmentation.readout import Readout, pool_words
 from seg4diff.training.checks import check_finite
-from seg4diff.training.objective import MaskAlignment
+from seg4diff.training.objective import MaskAlignment, Regions, named_regions
 from seg4diff.training.schedule import sample_ids, warmup_cosine
 
 
@@ -36,6 +36,8 @@ class MagnetModule(L.LightningModule):
         prompt: "names" trains with the list of class names in the image (the release), "caption" with the caption. A step is one pass,
             so an image has one prompt: where the names do not fit, those of the largest classes that do; a caption that does not fit
             is cut after a word. A class that the prompt does not name is not aligned.
+        align: "names" aligns the map of each class name with that class's mask; "regions" uses no name: every mask is assigned the one
+            of all heads x tokens maps that fits it best (the paper for SA-1B).
         lr: peak learning rate (AdamW, warm-up then cosine).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
@@ -53,6 +55,7 @@ class MagnetModule(L.LightningModule):
         readout: Readout,
         protocol: PromptProtocol,
         prompt: Literal["names", "caption"],
+        align: Literal["names", "regions"],
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -61,10 +64,12 @@ class MagnetModule(L.LightningModule):
         super().__init__()
         if prompt not in ("names", "caption"):
             raise UserError(f"model.prompt must be 'names' or 'caption', found '{prompt}'.")
+        if align not in ("names", "regions"):
+            raise UserError(f"model.align must be 'names' or 'regions', found '{align}'.")
         backbone.select_sites([expert_layer])
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.readout = backbone, expert_layer, readout
-        self._objective, self._sigma, self._protocol, self._prompt = objective, sigma, protocol, prompt
+        self._objective, self._sigma, self._protocol, self._prompt, self._align = objective, sigma, protocol, prompt, align
         self._lr, self._weight_decay, self._warmup_steps, self._seed = lr, weight_decay, warmup_steps, seed
         self._batches_seen = 0
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks it
@@ -101,8 +106,18 @@ class MagnetModule(L.LightningModule):
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
         with capture(self.backbone, [self.expert_layer]) as record:
             predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
-        logits = pool_words(i2t(record[self.expert_layer], "logits"), grid, condition, prompts)
-        return self._objective(predicted, velocity(latents, noise), logits, [prompt.classes for prompt in prompts], batch.masks)
+        if self._align == "names":
+            maps = pool_words(i2t(record[self.expert_layer], "logits"), grid, condition, prompts)
+            regions = [named_regions(mask, prompt.classes) for mask, prompt in zip(batch.masks, prompts, strict=True)]
+        else:
+            regions = nameless_regions(batch)
+            maps = self._matched_maps(record[self.expert_layer], grid, regions)
+        return self._objective(predicted, velocity(latents, noise), maps, regions)
+
+    def _matched_maps(self, joint: JointQK, grid: tuple[int, int], regions: list[Regions]) -> list[Tensor]:
+        """For every region one of all heads x tokens maps, by Hungarian matching (paper, section 3.5): B tensors (M, h, w)."""
+        candidates = i2t_per_head(joint, "logits")[:, :, : self.backbone.text_window].flatten(1, 2).unflatten(-1, grid)
+        return [own[self._objective.match(own, one)] for own, one in zip(candidates, regions, strict=True)]
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> tuple[list[Prompt], Tensor, TextCondition]:
@@ -156,3 +171,10 @@ class MagnetModule(L.LightningModule):
                 f"the checkpoint's LoRA does not fit this model (first difference: {odd[0]} {odd[1]}): resume with the expert_layer, lora "
                 "and backbone it was trained with."
             )
+
+
+def nameless_regions(batch: Batch) -> list[Regions]:
+    """The regions of each image of a batch: those it comes with, or one per class of its label map."""
+    if batch.regions is None:
+        return [named_regions(mask, present_classes(mask)) for mask in batch.masks]
+    return [Regions(masks, masks.new_ones(masks.shape[1:])) for masks in batch.regions]
