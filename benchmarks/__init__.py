@@ -3,3 +3,5 @@
 import os
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which counts the bytes, otherwise announces itself on the terminal
+
+import seg4diff.backbones  # noqa: E402, F401 - before diffusers, whose optional parts it keeps quiet

@@ -77,7 +77,8 @@ class OutputGuard(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            _check_output_dir(Path(config.hydra.run.dir), config.get("ckpt_path"))
+            output_dir = Path(config.hydra.run.dir)
+            _check_output_dir(output_dir, _checkpoint_of(output_dir, config.get("ckpt_path")))
         except UserError as error:  # Hydra swallows what a callback raises, but not an exit
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -103,16 +104,17 @@ def train(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     output_dir = Path(config.paths.output_dir)
-    _check_output_dir(output_dir, config.ckpt_path)
-    if config.ckpt_path is not None:
-        read_checkpoint(config.ckpt_path)
+    checkpoint = _checkpoint_of(output_dir, config.ckpt_path)
+    _check_output_dir(output_dir, checkpoint)
+    if checkpoint is not None:
+        read_checkpoint(checkpoint)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, module = _build_all(config.data, config.model)
     with _trainer(config) as trainer:
         _record(config, output_dir)
-        if config.ckpt_path is None and config.validate_first:
+        if checkpoint is None and config.validate_first:
             trainer.validate(module, data, verbose=False)
-        trainer.fit(module, data, ckpt_path=config.ckpt_path)
+        trainer.fit(module, data, ckpt_path=checkpoint)
         metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
         if config.get("evaluation") is not None:
@@ -208,6 +210,17 @@ def _prepared(data: L.LightningDataModule) -> L.LightningDataModule:
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once per machine
         data.prepare_data()
     return data
+
+
+def _checkpoint_of(output_dir: Path, ckpt_path: str | None) -> str | None:
+    """The checkpoint to continue from; "last" = the last one of this output folder, or none if the run is new.
+
+    A run that is started with ckpt_path=last is thus continued by the same command, however often it is stopped.
+    """
+    if ckpt_path != "last":
+        return ckpt_path
+    last = output_dir / "checkpoints" / "last.ckpt"
+    return str(last) if last.exists() else None
 
 
 def _check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:

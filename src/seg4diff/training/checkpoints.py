@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from seg4diff.errors import MissingFileError, UserError
+from seg4diff.training.ema import WeightAverage
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -80,11 +82,13 @@ class SafeCheckpoint(ModelCheckpoint):
 
 
 class LoraCheckpoint(SafeCheckpoint):
-    """Writes the adapter beside every checkpoint, in the format of diffusers."""
+    """Writes the adapter beside every checkpoint, in the format of diffusers: its moving average, where one is kept."""
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         if trainer.is_global_zero:  # first, so that no checkpoint stands without its adapter
-            trainer.lightning_module.backbone.save_lora(lora_folder(filepath))
+            averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAverage)]
+            with averages[0].averaged() if averages else nullcontext():
+                trainer.lightning_module.backbone.save_lora(lora_folder(filepath))
         super()._save_checkpoint(trainer, filepath)
 
     def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
