@@ -21,6 +21,13 @@ def start(folder, arguments):
     return subprocess.Popen(command("train.py", folder, *arguments), cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def wait_for_progress(process, checkpoint):
+    """Return once this process has written a checkpoint, or has ended."""
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
+    while process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else None) == before:
+        time.sleep(0.005)
+
+
 def check_what_a_reader_finds(folder):
     """Nothing half-written under a final name: checkpoints, adapters, cached encodings, tables."""
     for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
@@ -34,7 +41,7 @@ def check_what_a_reader_finds(folder):
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(assets, world, tmp_path):
-    steps = 400
+    steps = 1200
     arguments = [*overrides(assets, world), *SMALL_RUN, "callbacks.samples=null", "callbacks.overlays=null", "model.lr=0.02"]
     arguments += [f"trainer.max_steps={steps}", "trainer.val_check_interval=20", "callbacks.checkpoint.every_n_train_steps=2"]
     arguments += ["ckpt_path=last", "callbacks=average", "~evaluation", "validate_first=false"]
@@ -44,12 +51,12 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(assets, world
     arguments += [f"runtime.cache={folder}/cache"]
     while True:
         process = start(folder, arguments)
-        began = (folder / "checkpoints" / "last.ckpt").exists()
-        while not (folder / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
-            time.sleep(0.01)
-        if kills < KILLS:
-            # While the libraries load (now and then), while stepping, validating, encoding or writing a checkpoint (mostly).
-            time.sleep(moments.uniform(0, 3) if not began or moments.random() < 0.2 else moments.uniform(6, 12))
+        if kills < KILLS and moments.random() < 0.2:
+            time.sleep(moments.uniform(0, 8))  # while the libraries or the model load
+            process.kill()
+        elif kills < KILLS:
+            wait_for_progress(process, folder / "checkpoints" / "last.ckpt")
+            time.sleep(moments.uniform(0, 1.5))  # while stepping, encoding, validating or writing a checkpoint
             process.kill()
         _, said = process.communicate()
         kills += process.returncode == -9
