@@ -1,24 +1,19 @@
 """Flux.1: double-stream blocks, then single-stream blocks in which text and image share their projections."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from seg4diff.backbones.base import AttentionSite, JointQK, TextCondition
+from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.pipeline import PipelineBackbone
-from seg4diff.backbones.rotary import watch_text_first
+from seg4diff.backbones.rotary import PATCH, TextFirstBackbone
 from seg4diff.backbones.runtime import Runtime
 
-PATCH = 2
-"""Latents per side of an image token."""
 
-
-class FluxBackbone(PipelineBackbone):
+class FluxBackbone(TextFirstBackbone):
     """Wraps a FluxPipeline. Its text tokens are those of T5; CLIP gives only the pooled text, cut at 77 tokens by the host.
 
     Args:
@@ -37,11 +32,7 @@ class FluxBackbone(PipelineBackbone):
         self, pipeline: FluxPipeline, *, text_length: int, guidance: float, runtime: Runtime | None = None, source: Source | None = None
     ) -> None:
         super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
-        self._guidance, self._text_tokens = guidance, 0
-
-    @property
-    def text_window(self) -> int:
-        return self.text_length
+        self._guidance = guidance
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         return self._pipeline.tokenizer_2(prompt, return_offsets_mapping=True)["offset_mapping"]
@@ -66,19 +57,3 @@ class FluxBackbone(PipelineBackbone):
             return_dict=False,
         )[0]
         return pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (rows, columns)), PATCH)
-
-    def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        return self._check_size(height, width, self._vae_scale * PATCH, None)
-
-    def attention_sites(self) -> list[AttentionSite]:
-        return stacked_sites(self.transformer)
-
-    def watch(self, site: AttentionSite, keep: Callable[[Callable[[], JointQK]], None]) -> AbstractContextManager[None]:
-        return watch_text_first(site, lambda: self._text_tokens, keep)
-
-
-def stacked_sites(transformer: torch.nn.Module) -> list[AttentionSite]:
-    """Double-stream blocks first, single-stream blocks after them, numbered through."""
-    stacks = ("transformer_blocks", "single_transformer_blocks")
-    blocks = [(f"{stack}.{k}.attn", block) for stack in stacks for k, block in enumerate(getattr(transformer, stack))]
-    return [AttentionSite(index, name, block.attn, block) for index, (name, block) in enumerate(blocks)]

@@ -1,25 +1,20 @@
 """Flux.2 [klein]: shared modulation, a language model as text encoder, single-stream blocks with one projection for everything."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from torch import Tensor
 
-from seg4diff.backbones.base import AttentionSite, JointQK, TextCondition
-from seg4diff.backbones.flux import stacked_sites
+from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.pipeline import PipelineBackbone
-from seg4diff.backbones.rotary import watch_text_first
+from seg4diff.backbones.rotary import TextFirstBackbone
 from seg4diff.backbones.runtime import Runtime
 
-PATCH = 2
-"""Autoencoder pixels per side of an image token; here the latents themselves are already patches."""
 PLACE = "<<the prompt>>"
 
 
-class Flux2Backbone(PipelineBackbone):
+class Flux2Backbone(TextFirstBackbone):
     """Wraps a Flux2KleinPipeline. Prompts stand inside the chat template of the language model, whose tokens count as padding.
 
     Args:
@@ -44,7 +39,7 @@ class Flux2Backbone(PipelineBackbone):
         source: Source | None = None,
     ) -> None:
         super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
-        self._text_layers, self._text_tokens = tuple(text_layers), 0
+        self._text_layers = tuple(text_layers)
         self._before = self._templated(PLACE).index(PLACE)
 
     def _templated(self, prompt: str) -> str:
@@ -55,10 +50,6 @@ class Flux2Backbone(PipelineBackbone):
     @property
     def _text_options(self) -> dict[str, Any]:
         return super()._text_options | {"text_encoder_out_layers": self._text_layers}
-
-    @property
-    def text_window(self) -> int:
-        return self.text_length
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         pairs = self._pipeline.tokenizer(self._templated(prompt), return_offsets_mapping=True)["offset_mapping"]
@@ -84,12 +75,3 @@ class Flux2Backbone(PipelineBackbone):
             return_dict=False,
         )[0]
         return tokens.transpose(1, 2).unflatten(2, noisy_latents.shape[-2:])
-
-    def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        return self._check_size(height, width, self._vae_scale * PATCH, None)
-
-    def attention_sites(self) -> list[AttentionSite]:
-        return stacked_sites(self.transformer)
-
-    def watch(self, site: AttentionSite, keep: Callable[[Callable[[], JointQK]], None]) -> AbstractContextManager[None]:
-        return watch_text_first(site, lambda: self._text_tokens, keep)

@@ -8,34 +8,50 @@ from torch import Tensor
 
 from seg4diff.backbones.base import AttentionSite, JointQK
 from seg4diff.backbones.hooks import listen, listen_to_arguments, uncompile
+from seg4diff.backbones.pipeline import PipelineBackbone
+
+PATCH = 2
+"""Pixels of the autoencoder's latents per side of an image token."""
 
 
-@contextmanager
-def watch_text_first(site: AttentionSite, text_tokens: Callable[[], int], keep: Callable[[Callable[[], JointQK]], None]) -> Iterator[None]:
-    """`Backbone.watch` for attention whose norms return (B, tokens, heads, d), before the rotary embedding.
+class TextFirstBackbone(PipelineBackbone):
+    """A stack of double-stream blocks, whose attention has norms of its own for the text, then one of single-stream blocks.
 
-    A double-stream block has norms of its own for the text; in a single-stream block text and image pass one norm, text first.
-
-    Args:
-        site: the block.
-        text_tokens: number of text tokens T of the pass that runs.
-        keep: see `Backbone.watch`.
+    The norms return (B, tokens, heads, d), before the rotary embedding; in a single-stream block text and image pass one norm. A
+    family sets `_text_tokens`, the T of the pass that runs, before it calls its transformer: the blocks are not told.
     """
-    attention = site.module
-    sources = {"query": attention.norm_q, "key": attention.norm_k}
-    if getattr(attention, "norm_added_q", None) is not None:
-        sources |= {"text_query": attention.norm_added_q, "text_key": attention.norm_added_k}
-    rotary: list[tuple[Tensor, Tensor]] = []
 
-    def ready(outputs: dict[str, Tensor]) -> None:
-        turn, text = rotary.pop(), text_tokens()
-        keep(lambda: _split(outputs, turn, text))
+    _text_tokens = 0
 
-    uncompile(site.block)
-    with ExitStack() as stack:
-        stack.enter_context(listen_to_arguments(attention, lambda arguments: rotary.append(arguments["image_rotary_emb"])))
-        stack.enter_context(listen(sources, ready))
-        yield
+    @property
+    def text_window(self) -> int:
+        return self.text_length
+
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        return self._check_size(height, width, self._vae_scale * PATCH, None)
+
+    def attention_sites(self) -> list[AttentionSite]:
+        stacks = ("transformer_blocks", "single_transformer_blocks")
+        blocks = [(f"{stack}.{k}.attn", block) for stack in stacks for k, block in enumerate(getattr(self.transformer, stack))]
+        return [AttentionSite(index, name, block.attn, block) for index, (name, block) in enumerate(blocks)]
+
+    @contextmanager
+    def watch(self, site: AttentionSite, keep: Callable[[Callable[[], JointQK]], None]) -> Iterator[None]:
+        attention = site.module
+        sources = {"query": attention.norm_q, "key": attention.norm_k}
+        if getattr(attention, "norm_added_q", None) is not None:
+            sources |= {"text_query": attention.norm_added_q, "text_key": attention.norm_added_k}
+        rotary: list[tuple[Tensor, Tensor]] = []
+
+        def ready(outputs: dict[str, Tensor]) -> None:
+            turn, text = rotary.pop(), self._text_tokens
+            keep(lambda: _split(outputs, turn, text))
+
+        uncompile(site.block)
+        with ExitStack() as stack:
+            stack.enter_context(listen_to_arguments(attention, lambda arguments: rotary.append(arguments["image_rotary_emb"])))
+            stack.enter_context(listen(sources, ready))
+            yield
 
 
 def _split(outputs: dict[str, Tensor], turn: tuple[Tensor, Tensor], text: int) -> JointQK:
