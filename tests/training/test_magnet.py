@@ -19,11 +19,15 @@ CAPTION = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + 
 
 
 class Recorder(MaskAlignment):
-    """Keeps the classes that it was asked to align."""
+    """Keeps what it was asked to align."""
 
-    def __call__(self, predicted, target, class_logits, classes, masks):
-        self.classes, self.maps = [list(ids) for ids in classes], [len(logits) for logits in class_logits]
-        return super().__call__(predicted, target, class_logits, classes, masks)
+    def __call__(self, predicted, target, maps, regions):
+        self.maps, self.regions = [len(logits) for logits in maps], regions
+        return super().__call__(predicted, target, maps, regions)
+
+    def classes(self, masks):
+        """Class ids of the aligned regions of each image."""
+        return [[int(mask[region].unique()) for region in own.masks] for mask, own in zip(masks, self.regions, strict=True)]
 
 
 def magnet(prompt):
@@ -36,6 +40,7 @@ def magnet(prompt):
         readout=Readout(sigma=0.3, scores="joint", normalisation="none", seed=0),
         protocol="oracle",
         prompt=prompt,
+        align="names",
         lr=1e-3,
         weight_decay=0.0,
         warmup_steps=1,
@@ -63,8 +68,9 @@ def test_the_largest_classes_are_trained_where_not_all_fit():
     assert module.backbone.fits(" ".join(NAMES)), "two tokens a name: exactly what the model takes"
     module.vocabulary = Vocabulary((*NAMES[:7], "large zebra", *NAMES[8:]))  # takes more tokens than the others
     everything = list(range(len(NAMES)))
-    terms = module.loss_terms(batch([areas_to_mask(areas), areas_to_mask(areas[:7])], ["", ""]), [0, 1])
-    kept, few = module._objective.classes
+    masks = [areas_to_mask(areas), areas_to_mask(areas[:7])]
+    terms = module.loss_terms(batch(masks, ["", ""]), [0, 1])
+    kept, few = module._objective.classes(masks)
     ranked = sorted(everything, key=lambda k: -areas[k])
     assert kept == sorted(ranked[: len(kept)]) and 8 < len(kept) < 15, "the largest, in their order"
     assert few == list(range(7)) and module._objective.maps == [len(kept), 7]
@@ -76,9 +82,10 @@ def test_the_largest_classes_are_trained_where_not_all_fit():
 def test_a_long_caption_trains_what_its_beginning_names():
     module = magnet("caption")
     names = {name: k for k, name in enumerate(NAMES)}
-    module.loss_terms(batch([areas_to_mask([20] * 15)], [CAPTION]), [0])
+    masks = [areas_to_mask([20] * 15)]
+    module.loss_terms(batch(masks, [CAPTION]), [0])
     assert not module.backbone.fits(CAPTION)
-    assert module._objective.classes == [[names["small cone"], names["dark apple"]]], "the large brick stands beyond the end"
+    assert module._objective.classes(masks) == [[names["small cone"], names["dark apple"]]], "the large brick stands beyond the end"
 
 
 @pytest.mark.parametrize("ids", [[0, 1]])

@@ -3,9 +3,10 @@
 import lightning as L
 from torch.utils.data import DataLoader
 
+from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import Vocabulary, collate
 from seg4diff.data.sampler import EndlessBatchSampler, UnrepeatedSampler
-from seg4diff.data.source import SPLITS, DataSource
+from seg4diff.data.source import SPLITS, DataSource, SampleDataset
 from seg4diff.errors import UserError
 
 
@@ -17,12 +18,14 @@ class SegmentationDataModule(L.LightningDataModule):
 
     Args:
         source: the data set.
-        image_size: [height, width] that images are brought to, None = as they are.
+        image_size: [height, width] of the canvas that images are brought to, None = as they are.
         batch_size: training images per process and step.
         eval_batch_size: images per process in validation and test.
         num_workers: loader processes.
         test_split: split that the test loader serves.
         seed: seed of the training order.
+        geometry: how an image of another shape meets the canvas: "stretch" (the release), "crop" its centre (the paper) or "letterbox"
+            (all of it in its own shape, with padding that neither losses nor metrics see).
     """
 
     def __init__(
@@ -35,14 +38,17 @@ class SegmentationDataModule(L.LightningDataModule):
         num_workers: int,
         test_split: str,
         seed: int,
+        geometry: Geometry = "stretch",
     ) -> None:
         super().__init__()
+        if geometry not in GEOMETRIES:
+            raise UserError(f"data.geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         if test_split not in SPLITS:
             raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
         self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed
-        self._test_split = test_split
+        self._test_split, self._geometry = test_split, geometry
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -52,7 +58,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.source.prepare()
 
     def train_dataloader(self) -> DataLoader:
-        dataset = self.source.split("train", self._image_size, resize_mask=True)
+        dataset = self._samples("train", resize_mask=True)
         trainer = self.trainer
         if trainer.max_steps < 1:
             raise UserError(f"trainer.max_steps must be at least 1, found {trainer.max_steps}.")
@@ -72,10 +78,13 @@ class SegmentationDataModule(L.LightningDataModule):
         return self._each_once(split, resize_mask=False)
 
     def _each_once(self, split: str, resize_mask: bool) -> DataLoader:
-        dataset = self.source.split(split, self._image_size, resize_mask=resize_mask)
+        dataset = self._samples(split, resize_mask)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size)
         return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
+
+    def _samples(self, split: str, resize_mask: bool) -> SampleDataset:
+        return self.source.split(split, self._image_size, resize_mask, self._geometry)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from seg4diff.data.files import first_few, missing_files, read_text
 from seg4diff.data.sample import Vocabulary
-from seg4diff.data.source import DataSource, Row, SampleDataset
+from seg4diff.data.source import SPLITS, DataSource, Row, Rows
+from seg4diff.data.vocabularies import read_classes
 from seg4diff.errors import MissingFileError, UserError
-
-LISTED = 5
-"""Number of missing files that an error names."""
 
 
 class FolderData(DataSource):
@@ -33,35 +32,25 @@ class FolderData(DataSource):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        file = self._root / "classes.txt"
-        if not file.is_file():
-            raise MissingFileError(
-                f"no list of classes at {file}: write one class name per line, in the order of the mask values, and set data.source.root."
-            )
-        names = [line.strip() for line in _read_text(file).rstrip().splitlines()]
-        if not all(names):
-            raise UserError(
-                f"line {names.index('') + 1} of {file} is empty: line k (from 0) names mask value k, so no line may be left out."
-            )
-        return Vocabulary(tuple(names))
+        return Vocabulary(tuple(read_classes(self._root / "classes.txt", "data.source.root")))
 
-    def prepare(self) -> None:
-        for split in dict.fromkeys(self._splits.values()):
-            rows = self._rows(split)
-            files = [self._root / split / row[key] for row in rows for key in ("file_name", "mask_file_name")]
-            missing = [str(file) for file in files if not file.is_file()]
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        for folder in dict.fromkeys(self._splits[split] for split in splits if split in self._splits):
+            rows = self._rows(folder)
+            files = [self._root / folder / row[key] for row in rows for key in ("file_name", "mask_file_name")]
+            missing = [str(file) for file in missing_files(files)]
             if missing:
                 raise MissingFileError(
-                    f"{len(missing)} of {len(files)} files of {self._root / split / 'metadata.jsonl'} do not exist: "
-                    f"{', '.join(missing[:LISTED])}{' ...' if len(missing) > LISTED else ''}; restore them or remove their rows."
+                    f"{len(missing)} of {len(files)} files of {self._root / folder / 'metadata.jsonl'} do not exist: {first_few(missing)}; "
+                    "restore them or remove their rows."
                 )
         _ = self.vocabulary
 
-    def split(self, split: str, image_size: tuple[int, int] | None, resize_mask: bool) -> "FolderDataset":
+    def rows(self, split: str) -> "FolderRows":
+        """The rows of a split's metadata.jsonl."""
         if split not in self._splits:
             raise UserError(f"data.source.splits names no folder for the split '{split}', only for {list(self._splits)}: add one.")
-        folder = self._splits[split]
-        return FolderDataset(self._root / folder, self._rows(folder), self.vocabulary, image_size, resize_mask)
+        return FolderRows(self._root / self._splits[split], self._rows(self._splits[split]))
 
     def _rows(self, folder: str) -> list[dict]:
         if not self._root.is_dir():
@@ -70,19 +59,12 @@ class FolderData(DataSource):
         if not file.is_file():
             raise MissingFileError(f"no {file}: write one JSON row per image with file_name, mask_file_name and caption.")
         rows = []
-        for number, line in enumerate(_read_text(file).splitlines(), start=1):
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             if line.strip():
                 rows.append(_parse(line, file, number))
         if not rows:
             raise UserError(f"{file} has no rows: write one JSON row per image.")
         return rows
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")  # with or without the mark that some editors put first
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text ({error}): save it as UTF-8.") from error
 
 
 def _parse(line: str, file: Path, number: int) -> dict:
@@ -98,11 +80,10 @@ def _parse(line: str, file: Path, number: int) -> dict:
     return row
 
 
-class FolderDataset(SampleDataset):
-    """The samples of one split of `FolderData`."""
+class FolderRows(Rows):
+    """The rows of one split of `FolderData`."""
 
-    def __init__(self, folder: Path, rows: list[dict], vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool) -> None:
-        super().__init__(vocabulary, image_size, resize_mask)
+    def __init__(self, folder: Path, rows: list[dict]) -> None:
         self._folder, self._rows = folder, rows
 
     def __len__(self) -> int:
@@ -111,7 +92,7 @@ class FolderDataset(SampleDataset):
     def name(self, index: int) -> str:
         return str(self._folder / self._rows[index]["file_name"])
 
-    def row(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> Row:
         row = self._rows[index]
         image, mask = Image.open(self._folder / row["file_name"]), Image.open(self._folder / row["mask_file_name"])
         path = self._folder / row["mask_file_name"]

@@ -1,13 +1,14 @@
 """The one sample type that every data set yields and every consumer reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from seg4diff.data.geometry import Window, whole
 from seg4diff.errors import UserError
 
 IGNORE = 255
@@ -16,9 +17,16 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The classes of a data set: `names[k]` is the word for class id k."""
+    """The classes of a data set: `names[k]` is the word for class id k; there may be none.
+
+    Attributes:
+        names: the words.
+        background: id of the class that is everything without a name of its own, None = there is none. It is scored like the others,
+            but its word describes nothing, so it belongs in no prompt.
+    """
 
     names: tuple[str, ...]
+    background: int | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.names):
@@ -26,6 +34,7 @@ class Vocabulary:
             raise UserError(f"a vocabulary must name every class once, but {twice} occur more than once.")
         if len(self.names) > IGNORE:
             raise UserError(f"a vocabulary has at most {IGNORE} classes ({IGNORE} marks unlabelled pixels), found {len(self.names)}.")
+        assert self.background is None or 0 <= self.background < len(self.names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -36,11 +45,15 @@ class Sample:
     """One image with its label map.
 
     Attributes:
-        image: (3, H, W) float in [-1, 1].
-        mask: (H', W') int64 class ids, `IGNORE` where unlabelled; at the original size when evaluating.
+        image: (3, H, W) float in [-1, 1]: the canvas that models see, 0 where it is padding.
+        mask: (H', W') int64 class ids, `IGNORE` where unlabelled. In training it lies on the canvas, padding is `IGNORE`; in evaluation
+            it has its own size and covers what `window` shows.
         caption: a sentence or a list of nouns; may be empty.
         name: identifies the image in messages and file names.
         index: position in its split; seeds whatever is random about this image in evaluation.
+        window: the part of the canvas that holds the image; what lies outside is padding. To compare maps of the canvas (..., H, W) with
+            the mask, resize `window.cut(maps)` to the size of the mask.
+        regions: (M, H', W') bool masks without names, which may overlap; None = the data set has none.
     """
 
     image: Tensor
@@ -48,6 +61,8 @@ class Sample:
     caption: str
     name: str
     index: int
+    window: Window
+    regions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,8 @@ class Batch:
         captions: B strings.
         names: B strings.
         indices: B positions in the split.
+        windows: B parts of the canvas that hold the images (see `Sample`); by default the whole canvas.
+        regions: B tensors (M, H', W') bool of masks without names, M differs; None = the data set has none.
     """
 
     images: Tensor
@@ -67,6 +84,12 @@ class Batch:
     captions: list[str]
     names: list[str]
     indices: list[int]
+    windows: list[Window] = field(default_factory=list)
+    regions: list[Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.windows:
+            object.__setattr__(self, "windows", [whole(tuple(self.images.shape[-2:]))] * len(self))
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -77,6 +100,7 @@ class Batch:
             self,
             images=self.images.to(device, non_blocking=non_blocking),
             masks=[mask.to(device, non_blocking=non_blocking) for mask in self.masks],
+            regions=None if self.regions is None else [regions.to(device, non_blocking=non_blocking) for regions in self.regions],
         )
 
 
@@ -85,12 +109,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
     sizes = {tuple(sample.image.shape) for sample in samples}
     if len(sizes) > 1:
         raise UserError(f"images of one batch must have one size, found {sorted(sizes)}: set data.image_size=[height,width].")
+    regions = [sample.regions for sample in samples if sample.regions is not None]
+    assert len(regions) in (0, len(samples)), "one data set has regions for all of its images or for none"
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
         masks=[sample.mask for sample in samples],
         captions=[sample.caption for sample in samples],
         names=[sample.name for sample in samples],
         indices=[sample.index for sample in samples],
+        windows=[sample.window for sample in samples],
+        regions=regions or None,
     )
 
 
@@ -112,21 +140,30 @@ def tensor_to_image(image: Tensor) -> Image.Image:
     return Image.fromarray(((image.detach().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
+def mask_values(mask: Image.Image, path: str) -> np.ndarray:
+    """(H, W) values of a label picture of one channel: palette, 8 or 16 bit.
+
+    Never converted: a palette must stay indices, and 16 bit must keep its values.
+    """
+    values = np.array(mask)
+    if values.ndim != 2:
+        raise UserError(f"mask {path} must have one channel of class ids, found shape {values.shape}: save it as a grey or palette PNG.")
+    return values
+
+
 def label_map(mask: Image.Image, classes: int, path: str) -> Tensor:
-    """Decode a label picture without converting it (a palette must stay indices) and check its values.
+    """Decode a label picture and check its values.
 
     Args:
         mask: a PIL image of one channel: palette, 8 or 16 bit.
         classes: number of classes; allowed values are 0..classes-1 and `IGNORE`.
         path: named in the error.
     """
-    values = np.array(mask)
-    if values.ndim != 2:
-        raise UserError(f"mask {path} must have one channel of class ids, found shape {values.shape}: save it as a grey or palette PNG.")
-    odd = [int(value) for value in np.unique(values) if value >= classes and value != IGNORE]
-    if odd:
+    values = mask_values(mask, path)
+    odd = np.unique(values[(values >= classes) & (values != IGNORE)])
+    if odd.size:
         raise UserError(
-            f"mask {path} holds the values {odd[:5]}, but the vocabulary has {classes} classes (0..{classes - 1}, {IGNORE} = ignore): "
-            "correct the mask or the list of classes."
+            f"mask {path} holds the values {odd[:5].tolist()}, but the vocabulary has {classes} classes "
+            f"(0..{classes - 1}, {IGNORE} = ignore): correct the mask or the list of classes."
         )
     return torch.from_numpy(values.astype(np.int64))

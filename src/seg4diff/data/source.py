@@ -1,19 +1,56 @@
 """What a data set is to this project: a vocabulary and splits of samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import datasets
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from seg4diff.data.sample import Sample, Vocabulary, image_to_tensor, label_map
-from seg4diff.errors import UserError
+from seg4diff.data.geometry import GEOMETRIES, Geometry, Window
+from seg4diff.data.sample import IGNORE, Sample, Vocabulary, image_to_tensor, label_map, present_classes
+from seg4diff.errors import MissingFileError, UserError
 
 SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where one sample comes from; pictures may still be undecoded.
+
+    Attributes:
+        image: the picture.
+        mask: its label map, of the same size; None = no pixel has a label.
+        caption: its caption; None = the names of the classes in it.
+        name: identifies the image in messages and file names.
+        mask_name: what to call the mask in messages.
+        regions: (H, W) bool masks without names; None = the data set has none.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None
+    caption: str | None
+    name: str
+    mask_name: str
+    regions: Iterable[np.ndarray] | None = None
+
+
+class Rows(ABC):
+    """The rows of one split, in a fixed order."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Row:
+        """Row number `index`; may raise OSError or SyntaxError (Pillow's) for a picture that cannot be read."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call row number `index` in a message."""
 
 
 class DataSource(ABC):
@@ -22,90 +59,141 @@ class DataSource(ABC):
     vocabulary: Vocabulary
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Check that the files are there, or make them; called once, by one process. Raises UserError for what is missing."""
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        """Check that the files of these splits are there, or make them; called once, by one process.
+
+        Raises UserError for what is missing.
+        """
 
     @abstractmethod
-    def split(self, split: str, image_size: tuple[int, int] | None, resize_mask: bool) -> Dataset:
+    def rows(self, split: str) -> Rows:
+        """The rows of "train", "validation" or "test"."""
+
+    def split(self, split: str, image_size: Sequence[int] | None, resize_mask: bool, geometry: Geometry = "stretch") -> "SampleDataset":
         """Return a map-style data set of `Sample`.
 
         Args:
             split: "train", "validation" or "test".
-            image_size: (height, width) of the images, None = as they are.
-            resize_mask: bring the masks to the size of the images too (training); otherwise they keep their own (evaluation).
+            image_size: (height, width) of the canvas that images are brought to, None = as they are.
+            resize_mask: bring the masks onto the canvas too (training); otherwise they keep their own size (evaluation).
+            geometry: how an image of another shape meets the canvas.
         """
+        return SampleDataset(self.rows(split), self.vocabulary, image_size, resize_mask, geometry)
+
+
+class TrainAndEvaluate(DataSource):
+    """Trains on one data set and evaluates on another, whose vocabulary it has.
+
+    Args:
+        train: source of the training samples: without class names, or with those of `evaluation`.
+        evaluation: source of the validation and test samples.
+    """
+
+    def __init__(self, *, train: DataSource, evaluation: DataSource) -> None:
+        self._train, self._evaluation = train, evaluation
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._evaluation.vocabulary
+
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        errors = []
+        for key, source in (("train", self._train), ("evaluation", self._evaluation)):
+            try:
+                source.prepare([split for split in splits if self._source(split) is source])
+            except MissingFileError as error:
+                errors.append(f"{error} (Here data.source.root is data.source.{key}.root.)")
+        if errors:
+            raise MissingFileError("\n".join(errors))
+        names = self._train.vocabulary.names
+        if names and names != self.vocabulary.names:
+            raise UserError(
+                f"the training data has {len(names)} class names that are not those of the evaluation data, so its masks mean something "
+                "else: set data.source.train to a data set without names or with the same ones."
+            )
+
+    def rows(self, split: str) -> Rows:
+        return self._source(split).rows(split)
+
+    def _source(self, split: str) -> DataSource:
+        return self._train if split == "train" else self._evaluation
 
 
 def resize_labels(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Nearest-neighbour resize of a (H, W) int64 label map to (height, width)."""
-    return torch.nn.functional.interpolate(mask[None, None].float(), size=tuple(size), mode="nearest-exact")[0, 0].long()
+    """Nearest-neighbour resize of a (H, W) label map or mask to (height, width)."""
+    return torch.nn.functional.interpolate(mask[None, None].float(), size=tuple(size), mode="nearest-exact")[0, 0].to(mask.dtype)
 
 
-@dataclass(frozen=True)
-class Row:
-    """Where the picture, the label map and the caption of one sample come from; pictures may still be undecoded."""
-
-    image: Image.Image
-    mask: Image.Image
-    caption: str
-    name: str
-    mask_name: str
-
-
-class SampleDataset(Dataset, ABC):
-    """A map-style data set of `Sample`; a subclass says where row k comes from.
+class SampleDataset(Dataset):
+    """A map-style data set of `Sample`.
 
     Args:
+        rows: where the samples come from.
         vocabulary: the classes that mask values index.
-        image_size: (height, width) of the images, None = as they are.
-        resize_mask: bring masks to the size of the images too.
+        image_size: (height, width) of the canvas that images are brought to, None = as they are.
+        resize_mask: bring masks onto the canvas too.
+        geometry: how an image of another shape meets the canvas.
     """
 
-    def __init__(self, vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool) -> None:
-        self._vocabulary, self._size, self._resize_mask = vocabulary, image_size, resize_mask
+    def __init__(self, rows: Rows, vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool, geometry: Geometry) -> None:
+        self._rows, self._vocabulary, self._resize_mask = rows, vocabulary, resize_mask
+        self._size, self._place = tuple(image_size) if image_size else None, GEOMETRIES[geometry]
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    @abstractmethod
-    def row(self, index: int) -> Row:
-        """Row number `index`; may raise OSError or SyntaxError (Pillow's) for a picture that cannot be read."""
-
-    @abstractmethod
     def name(self, index: int) -> str:
-        """What to call row number `index` in a message."""
+        return self._rows.name(index)
 
     def __getitem__(self, index: int) -> Sample:
+        row, size = self._load(index)
+        canvas = self._size or size
+        shown, window = self._place(size, canvas)
+        picture = row.image if shown.size == size else row.image.crop(shown.corners)
+        mask = shown.cut(self._labels(row, size))
+        return Sample(
+            image=window.paste(image_to_tensor(picture, window.size), canvas, 0.0),
+            mask=self._placed(mask, window, canvas, IGNORE),
+            caption=self._class_names(mask) if row.caption is None else row.caption,
+            name=row.name,
+            index=index,
+            window=window,
+            regions=None if row.regions is None else self._regions(row, shown, window, canvas),
+        )
+
+    def _load(self, index: int) -> tuple[Row, tuple[int, int]]:
+        """A decoded row and its (height, width)."""
         try:
-            row = self.row(index)
+            row = self._rows[index]
             row.image.load()
-            row.mask.load()
+            if row.mask is not None:
+                row.mask.load()
         except (OSError, SyntaxError) as error:
             raise UserError(f"the image or mask of {self.name(index)} cannot be decoded ({error}): replace or remove it.") from error
-        if row.image.size != row.mask.size:
+        if row.mask is not None and row.image.size != row.mask.size:
             raise UserError(
                 f"the mask of {row.name} is {row.mask.width} x {row.mask.height} pixels, its image {row.image.width} x {row.image.height}: "
                 "an image and its mask must have one size."
             )
-        image = image_to_tensor(row.image, self._size)
-        mask = label_map(row.mask, len(self._vocabulary), row.mask_name)
-        if self._resize_mask and mask.shape != image.shape[1:]:
-            mask = resize_labels(mask, image.shape[1:])
-        return Sample(image=image, mask=mask, caption=row.caption, name=row.name, index=index)
+        return row, (row.image.height, row.image.width)
 
+    def _labels(self, row: Row, size: tuple[int, int]) -> Tensor:
+        if row.mask is None:
+            return torch.full(size, IGNORE)
+        return label_map(row.mask, len(self._vocabulary), row.mask_name)
 
-class TableDataset(SampleDataset):
-    """Samples from a Hugging Face table with the columns image, mask (both `datasets.Image`), caption and name."""
+    def _placed(self, mask: Tensor, window: Window, canvas: tuple[int, int], value: int) -> Tensor:
+        """A mask of the shown part of an image, on the canvas in training."""
+        if not self._resize_mask:
+            return mask
+        return window.paste(mask if mask.shape == window.size else resize_labels(mask, window.size), canvas, value)
 
-    def __init__(self, table: datasets.Dataset, vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool) -> None:
-        super().__init__(vocabulary, image_size, resize_mask)
-        self._table, self._names = table.select_columns(["image", "mask", "caption", "name"]), table["name"]
+    def _regions(self, row: Row, shown: Window, window: Window, canvas: tuple[int, int]) -> Tensor:
+        """(M, H', W') bool, without the regions that have no pixel there."""
+        regions = (self._placed(shown.cut(torch.from_numpy(region)), window, canvas, False) for region in row.regions)
+        seen = [region for region in regions if region.any()]
+        return torch.stack(seen) if seen else torch.zeros(0, *(canvas if self._resize_mask else shown.size), dtype=torch.bool)
 
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def name(self, index: int) -> str:
-        return self._names[index]
-
-    def row(self, index: int) -> Row:
-        return Row(**self._table[index], mask_name=f"of {self.name(index)}")
+    def _class_names(self, mask: Tensor) -> str:
+        names, background = self._vocabulary.names, self._vocabulary.background
+        return " ".join(names[k] for k in present_classes(mask) if k != background)

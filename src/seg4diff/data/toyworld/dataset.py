@@ -1,14 +1,15 @@
 """The toy world as a Hugging Face data set with the columns image, mask, instances, caption and name."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
 from PIL import Image
 
 from seg4diff.data.sample import Vocabulary
-from seg4diff.data.source import DataSource, TableDataset
+from seg4diff.data.source import SPLITS, DataSource
+from seg4diff.data.table import TableRows
 from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
 
 
@@ -62,9 +63,12 @@ class ToyWorld(DataSource):
             split=split,
         )
 
-    def prepare(self) -> None:
-        for split in self._sizes:
-            self.table(split)
+    def prepare(self, splits: Sequence[str] = SPLITS) -> None:
+        for split in splits:
+            if split in self._sizes:
+                self.table(split)
 
-    def split(self, split: str, image_size: tuple[int, int] | None, resize_mask: bool) -> TableDataset:
-        return TableDataset(self.table(split), self.vocabulary, image_size, resize_mask)
+    def rows(self, split: str) -> TableRows:
+        """The scenes of a split."""
+        table = self.table(split)
+        return TableRows(table.select_columns(["image", "mask", "caption"]), table["name"])

@@ -1,0 +1,139 @@
+"""One Parquet file, a folder of them: what is read, and a sentence for what is wrong."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.data.layouts import palette
+
+from seg4diff.data.sample import IGNORE
+from seg4diff.data.table import TableData
+from seg4diff.errors import MissingFileError, UserError
+
+CLASSES = ["road", "traffic light", "sky"]
+SPLITS = {"train": "train[:4]", "validation": "train[4:]", "test": "train[4:]"}
+COLUMNS = {"image": "image", "mask": "mask", "caption": "caption"}
+
+
+@pytest.fixture(autouse=True)
+def no_lasting_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def labels(k: int) -> np.ndarray:
+    values = np.random.default_rng(k).choice([0, 1, 2, IGNORE], (4, 6)).astype(np.uint8)
+    values[0, :3] = [0, 1, IGNORE]
+    return values
+
+
+def table(**changes) -> datasets.Dataset:
+    """Six rows; masks of uneven rows are 16 bit, those of the others palettes."""
+    masks = [Image.fromarray(labels(k).astype(np.uint16)) if k % 2 else palette(labels(k)) for k in range(6)]
+    columns = {
+        "image": [Image.new("RGB", (6, 4), (40 * k, 0, 0)) for k in range(6)],
+        "mask": masks,
+        "caption": [f"caption {k}" for k in range(5)] + [None],
+        "classes": [[0, 1]] * 6,
+        "source": ["camera"] * 6,
+    }
+    features = {
+        "image": datasets.Image(),
+        "mask": datasets.Image(),
+        "caption": datasets.Value("string"),
+        "classes": datasets.List(datasets.ClassLabel(names=CLASSES)),
+        "source": datasets.Value("string"),
+    }
+    columns, features = columns | changes.get("columns", {}), features | changes.get("features", {})
+    return datasets.Dataset.from_dict({name: columns[name] for name in features}, features=datasets.Features(features))
+
+
+def write(file: Path, rows: datasets.Dataset | None = None) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    (table() if rows is None else rows).to_parquet(file)
+    return file
+
+
+def source(path: Path, **changes) -> TableData:
+    return TableData(**{"path": str(path), "splits": SPLITS, "columns": COLUMNS, "classes": None} | changes)
+
+
+def check(data: TableData) -> None:
+    data.prepare()
+    assert data.vocabulary.names == tuple(CLASSES)
+    train, test = data.split("train", None, resize_mask=True), data.split("test", None, resize_mask=False)
+    assert (len(train), len(test)) == (4, 2)
+    for k, sample in enumerate([*(train[k] for k in range(4)), *(test[k] for k in range(2))]):
+        assert torch.equal(sample.mask, torch.from_numpy(labels(k)).long()), "indices, whatever the palette and the depth"
+        assert sample.image[:, 0, 0].add(1).mul(127.5).round().tolist() == [40 * k, 0, 0]
+    assert [train[k].caption for k in range(4)] == [f"caption {k}" for k in range(4)]
+    assert test[1].caption == " ".join(CLASSES[k] for k in np.unique(labels(5)) if k != IGNORE), "no caption: the class names"
+    assert len({train.name(k) for k in range(4)} | {test.name(k) for k in range(2)}) == 6
+
+
+def test_one_parquet_file(tmp_path):
+    check(source(write(tmp_path / "own.parquet")))
+
+
+def test_a_folder_of_parquet_files_with_splits_of_its_own(tmp_path):
+    rows = table()
+    write(tmp_path / "own/data/train-00000.parquet", rows.select(range(4)))
+    write(tmp_path / "own/data/test-00000.parquet", rows.select([4, 5]))
+    check(source(tmp_path / "own", splits={"train": "train", "validation": "test", "test": "test"}))
+
+
+def test_columns_of_other_names_and_a_list_of_classes(tmp_path):
+    rows = table().remove_columns("classes").rename_columns({"image": "photo", "mask": "annotation", "caption": "text"})
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    columns = {"image": "photo", "mask": "annotation", "caption": "text"}
+    check(source(write(tmp_path / "own.parquet", rows), columns=columns, classes=str(tmp_path / "classes.txt")))
+
+
+def test_without_captions_the_class_names_are_the_caption(tmp_path):
+    samples = source(write(tmp_path / "own.parquet"), columns=COLUMNS | {"caption": None}).split("train", None, resize_mask=True)
+    assert samples[0].caption == " ".join(CLASSES[k] for k in np.unique(labels(0)) if k != IGNORE)
+
+
+def test_a_row_without_mask_and_a_value_outside_the_vocabulary_are_named(tmp_path):
+    masks = [palette(labels(0)), None, palette(np.full((4, 6), 3)), *[palette(labels(k)) for k in range(3)]]
+    samples = source(write(tmp_path / "own.parquet", table(columns={"mask": masks}))).split("train", None, resize_mask=True)
+    with pytest.raises(UserError, match=r"row 1 \(train-000001\) of the table has no mask"):
+        samples[1]
+    with pytest.raises(UserError, match=r"train-000002 holds the values \[3\], .*3 classes"):
+        samples[2]
+
+
+LABEL = datasets.ClassLabel(names=["day", "night"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": "/nowhere/own.parquet"}, r"of /nowhere/own\.parquet cannot be read .*set data\.source\.path"),
+        ({"splits": {"train": "train", "validation": "val", "test": "val"}}, r"the split 'val' of .*data\.source\.splits"),
+        ({"splits": {"train": "train"}}, r"data\.source\.splits says nothing about the split 'validation'"),
+        ({"columns": COLUMNS | {"mask": "label"}}, r"has the columns \['image', 'mask', .*name one for the image"),
+        ({"columns": COLUMNS | {"mask": None}}, r"has the columns .*name one for the image and one for the mask"),
+        ({"classes": "/nowhere/classes.txt"}, r"no list of classes at /nowhere/classes\.txt: .*set data\.source\.classes"),
+    ],
+)
+def test_what_is_missing_is_told_before_the_run(changes, message, tmp_path):
+    path = write(tmp_path / "own.parquet")
+    with pytest.raises(UserError, match=message):
+        source(**{"path": path} | changes).prepare()
+
+
+@pytest.mark.parametrize(("number", "feature"), [(0, datasets.Value("int64")), (2, LABEL)])
+def test_names_must_be_told_where_the_table_has_none_or_several(number, feature, tmp_path):
+    classes = datasets.List(datasets.Value("int64")) if number == 0 else datasets.List(datasets.ClassLabel(names=CLASSES))
+    rows = table(columns={"source": [0] * 6}, features={"source": feature, "classes": classes})
+    with pytest.raises(UserError, match=rf"has {number} columns with class names .*data\.source\.classes"):
+        source(write(tmp_path / "own.parquet", rows)).prepare()
+
+
+def test_a_file_that_is_no_parquet(tmp_path):
+    (tmp_path / "own.parquet").write_text("no table")
+    with pytest.raises(MissingFileError, match=r"own\.parquet cannot be read"):
+        source(tmp_path / "own.parquet").prepare()
