@@ -4,4 +4,4 @@ import os
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which counts the bytes, otherwise announces itself on the terminal
 
-import seg4diff.backbones  # noqa: E402, F401 - before diffusers, whose optional parts it keeps quiet
+import seg4diff.backbones  # noqa: F401 - before diffusers, whose optional parts it keeps quiet

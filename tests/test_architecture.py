@@ -22,6 +22,7 @@ ORDER = [
     "evaluation",
     "training",
     "loggers",
+    "outputs",
     "sweep",
     "inherit",
     "run",

@@ -74,6 +74,20 @@ def test_two_processes_train_and_evaluate_like_one(assets, world, tmp_path):
     assert len(list((two / "wandb").glob("offline-run-*"))) == 1, "one wandb run for all processes"
 
 
+def test_two_processes_share_a_cache_and_draw_samples(assets, world, tmp_path):
+    """Rank 0 alone draws samples, and each process meets other images: encoders are loaded at different moments."""
+    arguments = [*overrides(assets, world), *SMALL_RUN, "~evaluation", "model.lr=0.02", "~trainer.accelerator", "trainer=ddp_cpu"]
+    arguments += ["data.batch_size=2", "data.eval_batch_size=1", f"runtime.cache={tmp_path}/cache"]
+    first, second, third = tmp_path / "cold", tmp_path / "warm", tmp_path / "mixed"
+    finish("train.py", first, *arguments)
+    finish("train.py", second, *arguments)
+    expected, found = load_file(first / LORA), load_file(second / LORA)
+    assert all((expected[name] - found[name]).abs().max() < 1e-6 for name in expected)
+    # What was encoded under no autocast serves a run with it, and the other way round.
+    finish("train.py", third, *arguments, "trainer.precision=bf16-mixed")
+    finish("evaluate.py", tmp_path / "evaluated", f"ckpt={third}", "split=validation", "trainer.accelerator=cpu")
+
+
 def test_a_sweep_ends_in_a_table_and_a_plot(assets, world, tmp_path):
     arguments = [*overrides(assets, world), *SMALL_RUN, "validate_first=false", "expert_layer=0,2", "trainer.max_steps=2"]
     done = run_script("train.py", tmp_path / "unused", f"hydra.sweep.dir={tmp_path}", *arguments, "--multirun")

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import LORA_FILE
-from seg4diff.errors import MissingFileError
+from seg4diff.errors import MissingFileError, UserError
 from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 
 
@@ -45,6 +45,8 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
     if run_file is None:
         return None
     run = OmegaConf.load(run_file)
+    if "runtime" not in run:
+        raise UserError(f"{run_file} is of an earlier version and cannot be taken over: copy its LoRA folder elsewhere and give that")
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
     set_here = {override.key_or_group for override in overrides}
     OmegaConf.set_struct(config, False)
@@ -54,6 +56,8 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
     for override in overrides:
         if override.key_or_group.split(".")[0] in ("backbone", "data", "runtime") and "." in override.key_or_group:
             OmegaConf.update(config, override.key_or_group, override.value())
+    if {"backbone", "backbone.dtype"} & set_here and "runtime.dtype" not in set_here:
+        config.runtime.dtype = "${backbone.dtype}"
     if "runtime" in config.backbone.model:  # the run's file holds a copy
         config.backbone.model.runtime = "${runtime}"
     config.data.test_split = config.split

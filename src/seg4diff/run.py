@@ -27,8 +27,10 @@ from seg4diff.errors import UserError
 from seg4diff.evaluation.report import print_report, write_report
 from seg4diff.inherit import find_lora, take_from_run
 from seg4diff.loggers import finished
+from seg4diff.outputs import check_output_dir, checkpoint_of
 from seg4diff.provenance import provenance, write_json
 from seg4diff.training.checkpoints import read_checkpoint
+from seg4diff.training.magnet import MagnetModule
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class OutputGuard(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             output_dir = Path(config.hydra.run.dir)
-            _check_output_dir(output_dir, _checkpoint_of(output_dir, config.get("ckpt_path")))
+            check_output_dir(output_dir, checkpoint_of(output_dir, config.get("ckpt_path")))
         except UserError as error:  # Hydra swallows what a callback raises, but not an exit
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
@@ -89,7 +91,7 @@ def build(config: DictConfig, **given: Any) -> Any:
     try:
         return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
+        if isinstance(error.__cause__, UserError | OSError):
             raise error.__cause__ from None
         raise
 
@@ -104,12 +106,14 @@ def train(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     output_dir = Path(config.paths.output_dir)
-    checkpoint = _checkpoint_of(output_dir, config.ckpt_path)
-    _check_output_dir(output_dir, checkpoint)
+    checkpoint = checkpoint_of(output_dir, config.ckpt_path)
+    check_output_dir(output_dir, checkpoint)
     if checkpoint is not None:
         read_checkpoint(checkpoint)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, module = _build_all(config.data, config.model)
+    if "runtime" not in config.backbone.model and any(value for name, value in config.runtime.items() if name not in ("_target_", "dtype")):
+        raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
     with _trainer(config) as trainer:
         _record(config, output_dir)
         if checkpoint is None and config.validate_first:
@@ -137,7 +141,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     lora = find_lora(str(config.ckpt))
     trained_for = take_from_run(config, lora) if lora is not None else None
     output_dir = Path(config.paths.output_dir)
-    _check_output_dir(output_dir, None)
+    check_output_dir(output_dir, None)
     L.seed_everything(config.seed, workers=True, verbose=False)
     data, backbone = _build_all(config.data, config.backbone.model)
     if lora is not None:
@@ -170,8 +174,10 @@ def encode(config: DictConfig) -> dict[str, Any]:
     if "runtime" not in config.backbone.model:
         raise UserError("encode.py needs a pretrained backbone: this one is built from scratch, and its encoders are still to be trained.")
     OmegaConf.set_struct(config, False)
-    config.callbacks, config.logger = {"progress": config.callbacks.progress}, None
+    config.callbacks, config.logger = {"progress": (config.get("callbacks") or {}).get("progress")}, None
     data, module = _build_all(config.data, config.model)
+    if not isinstance(module, MagnetModule):
+        raise UserError("encode.py encodes what mask alignment needs: choose an experiment with model=magnet.")
     with _trainer(config) as trainer:
         trainer.predict(module, data, return_predictions=False)
     held = {kind: len(list((Path(config.runtime.cache) / kind).rglob("*.safetensors"))) for kind in ("image", "text")}
@@ -212,27 +218,6 @@ def _prepared(data: L.LightningDataModule) -> L.LightningDataModule:
     return data
 
 
-def _checkpoint_of(output_dir: Path, ckpt_path: str | None) -> str | None:
-    """The checkpoint to continue from; "last" = the last one of this output folder, or none if the run is new.
-
-    A run that is started with ckpt_path=last is thus continued by the same command, however often it is stopped.
-    """
-    if ckpt_path != "last":
-        return ckpt_path
-    last = output_dir / "checkpoints" / "last.ckpt"
-    return str(last) if last.exists() else None
-
-
-def _check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
-    """Refuse to write over another run; a run that is continued may write into its own folder."""
-    if ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(output_dir.resolve()):
-        return
-    if (output_dir / "metrics.json").exists():
-        raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
-    if (last := output_dir / "checkpoints" / "last.ckpt").exists():
-        raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")
-
-
 def _record(config: DictConfig, output_dir: Path) -> None:
     """Save the resolved configuration, versions and git revision; where a run is continued, the earlier ones stay beside them."""
     if rank_zero_only.rank == 0:
@@ -248,6 +233,10 @@ def _record(config: DictConfig, output_dir: Path) -> None:
 @contextmanager
 def _trainer(config: DictConfig) -> Iterator[L.Trainer]:
     """The trainer with its loggers and callbacks; the loggers are closed at the end."""
+    if config.trainer.precision in ("16-true", "bf16-true"):
+        raise UserError(
+            f"trainer.precision={config.trainer.precision}: weights in 16 bit are runtime.dtype; use 32-true, 16-mixed or bf16-mixed."
+        )
     loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     if not loggers:

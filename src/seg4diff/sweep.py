@@ -21,6 +21,8 @@ SHOWN = {
     "lora/val_flow_loss": "LoRA flow",
     "floor/constant": "floor: constant",
     "floor/random": "floor: random",
+    "floor/single": "floor: single",
+    "floor/tiles": "floor: tiles",
     "ceiling/miou": "ceiling",
 }
 """Figures that the table shows, where the runs have them, and their titles; flow losses as they are, the others are mIoU in %."""

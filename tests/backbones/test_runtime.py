@@ -10,7 +10,7 @@ from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from seg4diff.backbones.runtime import Runtime, check_device
+from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.errors import UserError
 
@@ -96,6 +96,9 @@ def test_encoders_leave_the_accelerator_after_use():
     [
         ({"dtype": "fp16"}, "runtime.dtype must be one of float32, bfloat16, float16, float64, found 'fp16'"),
         ({"dtype": "int8"}, "found 'int8'"),
+        ({"gradient_checkpointing": "maybe"}, "runtime.gradient_checkpointing must be true or false, found 'maybe'"),
+        ({"compile": "foo"}, "runtime.compile must be true, false or a backend of torch.compile, found 'foo'"),
+        ({"cache": 3}, "runtime.cache must be a folder or null, found '3'"),
         ({"quantize": "int4"}, "runtime.quantize must be null or one of int8, nf4, found 'int4'"),
     ],
 )
@@ -118,9 +121,15 @@ def test_four_bits_without_an_accelerator_are_refused(monkeypatch):
 
 
 def test_a_dtype_that_the_device_cannot_run_is_refused():
-    check_device(torch.float32, torch.device("cpu"))
+    runtime = Runtime()
+    runtime.check_device(torch.device("cpu"))
+    runtime.dtype = torch.float8_e4m3fn  # stands for a dtype that some device lacks
     with pytest.raises(UserError, match=r"the device 'cpu' cannot run this model in float8_e4m3fn .*: set runtime.dtype=float32"):
-        check_device(torch.float8_e4m3fn, torch.device("cpu"))
+        runtime.check_device(torch.device("cpu"))
+    with pytest.raises(UserError, match=r"int8 overflows in float16 on the CPU: set runtime.dtype=bfloat16"):
+        Runtime(quantize="int8", dtype="float16").check_device(torch.device("cpu"))
+    with pytest.raises(UserError, match=r"cannot run this model in float32 with runtime.attention=_native_cudnn"):
+        Runtime(attention="_native_cudnn").check_device(torch.device("cpu"))
 
 
 def test_a_model_of_another_family_is_named(folder):

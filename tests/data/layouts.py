@@ -50,7 +50,7 @@ class Layout:
 
     def name(self, split: str, k: int) -> str:
         """How lists write image number `k` of "train" or "val"."""
-        return self.key.format(short=split, k=k, city=("aachen", "ulm")[k // 2])
+        return self.key.format(short=split, k=k, city=("aachen", "ulm")[k // 2 % 2])
 
     def folders(self, root: Path, split: str) -> tuple[Path, Path]:
         return tuple(root / folder.format(split=getattr(self, split)) for folder in (self.images, self.masks))

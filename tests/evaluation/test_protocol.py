@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from tests.hosts import random_flux, random_flux2, random_sd3
 from tests.runs import SMALL_MODEL, compose_config
 
 from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.data.geometry import Window, whole
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
-from seg4diff.evaluation.protocol import BlockScores, PromptMaker
+from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker
 from seg4diff.run import evaluate
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
@@ -70,29 +72,77 @@ def test_a_large_vocabulary_gets_a_finite_map_for_every_class(make):
     assert make_prompts(halves(7, IGNORE)) is prompts, "the same for every image"
 
 
-@pytest.mark.parametrize("protocol", ["oracle", "vocabulary"])
-def test_classes_of_later_prompts_are_predicted_as_themselves(protocol, model, monkeypatch):
-    """Image 0 shows class 149 on its left and class 3 elsewhere, image 1 nothing that is labelled."""
+def maps_that_show(given):
+    """Stands in for `Readout.class_maps`: a map for each class that is asked for, `given` or flat."""
 
     def maps_of(backbone, images, prompts, ids, blocks):
         classes = [[k for prompt in own for k in prompt.classes] for own in prompts]
-        left = torch.arange(6).lt(3).float().expand(4, 6)
-        given = {149: left, 3: 1 - left}
         maps = [torch.stack([given.get(k, torch.full((4, 6), 0.1)) for k in own]) if own else torch.zeros(0, 4, 6) for own in classes]
         return dict.fromkeys(blocks, maps)
 
-    monkeypatch.setattr(READOUT, "class_maps", maps_of)
+    return maps_of
+
+
+LEFT = torch.arange(6).lt(3).float().expand(4, 6)
+
+
+def block_scores(readout, make_prompts, classes):
+    return BlockScores(segment=PromptedSegmenter(readout, make_prompts), blocks=[0], classes=classes)
+
+
+@pytest.mark.parametrize("protocol", ["oracle", "vocabulary"])
+def test_classes_of_later_prompts_are_predicted_as_themselves(protocol, model, monkeypatch):
+    """Image 0 shows class 149 on its left and class 3 elsewhere, image 1 nothing that is labelled."""
+    monkeypatch.setattr(READOUT, "class_maps", maps_that_show({149: LEFT, 3: 1 - LEFT}))
     everything = list(range(0, 150, 7))
     truth = halves(149, 3)
     truth[0, : len(everything)] = torch.tensor(everything)  # so many classes that the oracle prompt is split as well
     make_prompts = PromptMaker(protocol, Vocabulary(NAMES), model.fits)
     assert len(make_prompts(truth)) > 1
-    scores = BlockScores(readout=READOUT, make_prompts=make_prompts, blocks=[0], classes=150)
-    seen, unlabelled = scores.update(model, batch(truth, torch.full((32, 48), IGNORE)), [0, 1])[0]
+    scores = block_scores(READOUT, make_prompts, 150)
+    seen, unlabelled = scores.update(model, batch(truth, torch.full((32, 48), IGNORE)))[0]
     assert torch.equal(seen, halves(149, 3))
     assert scores.scores["0"].confusion.sum() == 32 * 48, "an image without a labelled pixel is not counted"
     if protocol == "oracle":
         assert (unlabelled == IGNORE).all()
+
+
+WITH_BACKGROUND = Vocabulary(("background", "wall", "sky", "apple"), background=0)
+
+
+def test_background_is_in_no_prompt(model):
+    oracle, vocabulary = (PromptMaker(protocol, WITH_BACKGROUND, model.fits) for protocol in ("oracle", "vocabulary"))
+    assert [prompt.text for prompt in vocabulary(halves(0, 3))] == ["wall sky apple"]
+    assert [prompt.text for prompt in oracle(halves(0, 3))] == ["apple"]
+    assert oracle(halves(0, IGNORE)) == []
+
+
+def test_background_is_what_no_name_reaches(model, monkeypatch):
+    """Image 0: background on the right; image 1: nothing else; both under oracle prompts."""
+    readout = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0, background=0.5)
+    monkeypatch.setattr(readout, "class_maps", maps_that_show({3: LEFT}))
+    scores = block_scores(readout, PromptMaker("oracle", WITH_BACKGROUND, model.fits), 4)
+    half, empty = scores.update(model, batch(halves(3, 0), halves(0, IGNORE)))[0]
+    assert torch.equal(half, halves(3, 0)) and (empty == 0).all()
+    assert scores.compute()[0]["pacc"] == 1
+
+
+def test_a_background_class_needs_a_level(model):
+    with pytest.raises(UserError, match=r"has a background class, which no prompt names: set backbone\.readout\.background"):
+        PromptedSegmenter(READOUT, PromptMaker("oracle", WITH_BACKGROUND, model.fits))
+
+
+def test_padding_is_neither_read_nor_compared(model, monkeypatch):
+    """The image fills rows 8 to 24 of the canvas; its mask has a size of its own."""
+    given = LEFT.clone()
+    given[[0, 3]] = 9 * (1 - LEFT[[0, 3]])
+    monkeypatch.setattr(READOUT, "class_maps", maps_that_show({1: given, 2: (1 - given)}))
+    mask = torch.tensor([[1] * 12 + [2] * 12] * 9)
+    both = batch(mask, halves(1, 2))
+    both = replace(both, windows=[Window(8, 0, 16, 48), whole((32, 48))])
+    scores = block_scores(READOUT, PromptMaker("oracle", Vocabulary(("x", "wall", "sky")), model.fits), 3)
+    boxed, plain = scores.update(model, both)[0]
+    assert torch.equal(boxed, mask) and not torch.equal(plain, halves(1, 2))
 
 
 def test_oracle_prompts_name_the_classes_present(model):

@@ -4,10 +4,12 @@ import pytest
 import torch
 from tests.hosts import random_sd3
 
-from seg4diff.data.sample import present_classes
+from seg4diff.data.geometry import Window, whole
+from seg4diff.data.sample import IGNORE, present_classes
 from seg4diff.errors import UserError
+from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.prompts import list_names
-from seg4diff.segmentation.readout import Readout, pool_words, segment
+from seg4diff.segmentation.readout import Readout, pool_words, stretch
 
 NAMES = ("apple", "traffic cone", "night sky", "zebra")
 
@@ -25,20 +27,60 @@ def images(count=2):
     return torch.rand(count, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1  # a grid of 4 x 6 tokens
 
 
+def frame(size, canvas=(32, 48)):
+    return Frame(canvas, whole(canvas), size)
+
+
 @pytest.mark.parametrize("size", [(6, 20), (20, 6), (2, 4), (64, 32)])
 def test_quadrants_stay_quadrants(size):
     maps, classes = torch.zeros(4, 2, 4), [9, 2, 30, 5]
     for k in range(4):
         maps[k, k // 2, 2 * (k % 2) : 2 * (k % 2) + 2] = 1
     truth = torch.tensor([[9, 2], [30, 5]]).repeat_interleave(size[0] // 2, 0).repeat_interleave(size[1] // 2, 1)
-    assert torch.equal(segment(maps, classes, size), truth)
-    assert present_classes(segment(maps[:2], classes[:2], size)) == [2, 9], "only classes of the prompt are predicted"
+    assert torch.equal(readout().segment(maps, classes, frame(size)), truth)
+    assert present_classes(readout().segment(maps[:2], classes[:2], frame(size))) == [2, 9], "only classes of the prompt are predicted"
 
 
 def test_argmax_is_taken_after_the_upsampling():
     maps = torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]]])
     # Column centres lie at 1/4 and 3/4 of the width: 1 - t < 3 t where the share t of the right column exceeds 1/4.
-    assert segment(maps, [0, 1], (1, 16)).tolist() == [[0] * 6 + [1] * 10]
+    assert readout().segment(maps, [0, 1], frame((1, 16))).tolist() == [[0] * 6 + [1] * 10]
+
+
+BACKGROUND = 7
+
+
+@pytest.mark.parametrize("normalisation", ["none", "minmax"])
+def test_what_no_named_class_reaches_is_background(normalisation):
+    """Maps of very different size, each a ramp: the first rises to the right, the second to the left."""
+    ramp = torch.linspace(0, 1, 7).expand(1, 1, 7)
+    maps = torch.cat([100 * ramp, 3 + ramp.flip(-1)])
+    labels = readout(normalisation=normalisation, background=0.8).segment(maps, [2, 5], frame((1, 7)), BACKGROUND)
+    left = 5 if normalisation == "minmax" else 2  # without min-max the larger map wins wherever one is reached, but for its zero
+    assert labels.tolist() == [[5, left, 7, 7, 7, 2, 2]]
+    everything = readout(normalisation=normalisation, background=0.0).segment(maps, [2, 5], frame((1, 7)), BACKGROUND)
+    assert torch.equal(everything, readout(normalisation=normalisation).segment(maps, [2, 5], frame((1, 7))))
+
+
+def test_without_names_everything_is_background_or_unlabelled():
+    none = torch.zeros(0, 4, 6)
+    assert (readout(background=0.5).segment(none, [], frame((3, 5)), BACKGROUND) == BACKGROUND).all()
+    assert (readout().segment(none, [], frame((3, 5))) == IGNORE).all()
+
+
+def test_what_the_maps_say_of_the_padding_does_not_matter():
+    window = Window(8, 0, 16, 48)  # rows 1 and 2 of the 4 x 6 tokens
+    maps = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    changed = maps.clone()
+    changed[:, [0, 3]] = torch.tensor([50.0, -50.0, 9.0])[:, None, None]
+    for read in (readout(), readout(normalisation="minmax"), readout(background=0.7)):
+        labels = [
+            read.segment(each, [0, 1, 2], Frame((32, 48), window, (30, 90)), BACKGROUND if read.background else None)
+            for each in (maps, changed)
+        ]
+        assert torch.equal(*labels)
+        alone = read.segment(maps[:, 1:3], [0, 1, 2], frame((30, 90)), BACKGROUND if read.background else None)
+        assert (labels[0] != alone).float().mean() < 1e-3, "but for rounding at a border"
 
 
 def test_class_maps_are_means_over_the_tokens_of_each_name(model):
@@ -53,14 +95,13 @@ def test_class_maps_are_means_over_the_tokens_of_each_name(model):
     assert empty.shape == (0, 2, 5)
 
 
-def test_minmax_stretches_every_map_apart_and_keeps_its_order():
+def test_stretching_each_map_apart_keeps_its_order():
     maps = torch.randn(3, 4, 6) * torch.tensor([1e-4, 1, 50])[:, None, None]
-    stretched = readout(normalisation="minmax").normalise(maps)
+    stretched = stretch(maps, frame((9, 9)))
     torch.testing.assert_close(stretched.amin(dim=(1, 2)), torch.zeros(3))
     torch.testing.assert_close(stretched.amax(dim=(1, 2)), torch.ones(3))
     assert torch.equal(stretched.flatten(1).argsort(), maps.flatten(1).argsort())
-    assert torch.equal(readout(normalisation="minmax").normalise(torch.full((1, 2, 3), 0.7)), torch.zeros(1, 2, 3))
-    assert torch.equal(readout(normalisation="none").normalise(maps), maps)
+    assert torch.equal(stretch(torch.full((1, 2, 3), 0.7), frame((9, 9))), torch.zeros(1, 2, 3))
 
 
 def test_a_changed_patch_changes_the_map_at_its_row_and_column(model, monkeypatch):
@@ -104,10 +145,9 @@ def passes(model, monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("normalisation", ["none", "minmax"])
-def test_maps_of_several_prompts_equal_those_of_separate_calls(model, normalisation):
+def test_maps_of_several_prompts_equal_those_of_separate_calls(model):
     first, second = [list_names(NAMES, [0]), list_names(NAMES, [3, 1])], [list_names(NAMES, [2, 0]), list_names(NAMES, [1])]
-    read = readout(normalisation=normalisation)
+    read = readout()
     joined = read.class_maps(model, images(), list(zip(first, second, strict=True)), [4, 9], [0, 2])
     apart = [read.class_maps(model, images(), [[prompt] for prompt in prompts], [4, 9], [0, 2]) for prompts in (first, second)]
     for block in (0, 2):
@@ -152,3 +192,9 @@ def test_one_prompt_per_image_is_one_pass(model, monkeypatch):
 def test_noise_level_outside_the_path_is_refused(sigma):
     with pytest.raises(UserError, match=rf"readout\.sigma must be in \[0, 1\], found {sigma}"):
         readout(sigma=sigma)
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.5])
+def test_background_level_outside_the_stretched_range_is_refused(level):
+    with pytest.raises(UserError, match=rf"readout\.background must be in \[0, 1\], found {level}"):
+        readout(background=level)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import socket
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +22,10 @@ Entry = dict[str, Tensor]
 
 
 class EncodingCache:
-    """One safetensors file per prompt or image, named by the hash of its content and of the encoders' files.
+    """One safetensors file per prompt or image, named by the hash of its content and of the encoders' stamp.
 
-    An entry can therefore never be stale: another caption, other pixels or other encoder weights have another name. Entries are
+    An entry is therefore never stale: another caption, other pixels or other files of the encoders (their names, sizes and times, or the
+    commit of a hub model) give another name. Entries are
     written beside their place and renamed, and carry a checksum; one that cannot be read is computed again. Processes may share a
     folder.
 
@@ -44,8 +45,10 @@ class EncodingCache:
             _write(description, lambda partial: partial.write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8"))
         try:
             found = json.loads(description.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"the cache {folder} cannot be used ({description} is no JSON): delete it or choose another folder.") from error
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"the cache {folder} cannot be used ({description} is no JSON object): delete it or choose another folder.")
         if found != model:
             raise UserError(f"the cache {folder} holds encodings of {_words(found)}, this run uses {_words(model)}: choose another folder.")
 
@@ -104,12 +107,11 @@ def _words(model: dict[str, str]) -> str:
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside the target and rename, so that a reader never meets half of a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
-    os.close(handle)
+    partial = path.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{path.name}")
     try:
-        write(Path(partial))
+        write(partial)
         os.replace(partial, path)
     except SafetensorError as error:
         raise UserError(f"the cache file {path} cannot be written ({error}): make room, or set runtime.cache elsewhere.") from error
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

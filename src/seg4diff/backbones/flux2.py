@@ -1,7 +1,6 @@
 """Flux.2 [klein]: shared modulation, a language model as text encoder, single-stream blocks with one projection for everything."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from torch import Tensor
@@ -10,6 +9,7 @@ from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.loading import Source
 from seg4diff.backbones.rotary import TextFirstBackbone
 from seg4diff.backbones.runtime import Runtime
+from seg4diff.errors import UserError
 
 PLACE = "<<the prompt>>"
 
@@ -38,18 +38,16 @@ class Flux2Backbone(TextFirstBackbone):
         runtime: Runtime | None = None,
         source: Source | None = None,
     ) -> None:
-        super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
-        self._text_layers = tuple(text_layers)
+        options = {"text_encoder_out_layers": tuple(text_layers)}
+        super().__init__(pipeline, text_length=text_length, text_options=options, runtime=runtime, source=source)
+        if pipeline.tokenizer.padding_side != "right":
+            raise UserError("Flux.2 needs a tokenizer that pads on the right: words would be looked for at the wrong places.")
         self._before = self._templated(PLACE).index(PLACE)
 
     def _templated(self, prompt: str) -> str:
         """The text that the language model reads, as the host's pipeline makes it."""
         message = [{"role": "user", "content": prompt}]
         return self._pipeline.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-
-    @property
-    def _text_options(self) -> dict[str, Any]:
-        return super()._text_options | {"text_encoder_out_layers": self._text_layers}
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         pairs = self._pipeline.tokenizer(self._templated(prompt), return_offsets_mapping=True)["offset_mapping"]

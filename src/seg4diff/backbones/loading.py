@@ -1,7 +1,7 @@
 """Load diffusers models from a local folder or the hub, with errors a person can act on."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,24 @@ class Source:
 
     def check_class(self, expected: type) -> None:
         """Raise UserError if the model is not of the class that the adapter reads."""
-        found = _fetch(diffusers.DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {}).get("_class_name")
+        index = _fetch(diffusers.DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {})
+        found = index.get("_class_name") if isinstance(index, dict) else None
         if found != expected.__name__:
             advice = f"use backbone={FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
             raise UserError(f"the model {self.path} is a {found}, but this backbone reads a {expected.__name__}: {advice}.")
 
-    def stamp(self) -> str:
-        """Changes with the files of the encoders: the commit of a hub model; names, sizes and times of a folder's files."""
+    def identity(self) -> dict[str, str]:
+        """Which model this is, however its path is written."""
+        path = str(Path(self.path).resolve()) if Path(self.path).is_dir() else self.path
+        return {"model": path, "revision": str(self.revision)}
+
+    def stamp(self, components: Sequence[str]) -> str:
+        """Changes with these components and the tokenizers: the commit of a hub model; names, sizes and times of a folder's files."""
         folder = Path(self.path)
         if not folder.is_dir():
             return Path(try_to_load_from_cache(self.path, "model_index.json", revision=self.revision)).parent.name
-        files = sorted(file for file in folder.rglob("*") if file.is_file() and file.parent.name != "transformer")
+        folders = [folder / name for name in components] + sorted(folder.glob("tokenizer*"))
+        files = sorted(file for part in folders for file in part.rglob("*") if file.is_file())
         state = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return hashlib.sha256(repr(state).encode()).hexdigest()
 

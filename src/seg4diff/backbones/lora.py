@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from seg4diff.backbones.base import LORA_FILE, AttentionSite, Backbone
 from seg4diff.backbones.release import read_release_lora
@@ -56,7 +56,11 @@ def add_lora(backbone: Backbone, spec: LoraSpec, expert_layer: int, seed: int) -
     layers = {site.name: [target for target in spec.targets if _has(site, target)] for site in sites}
     for target in spec.targets:
         if not any(target in found for found in layers.values()):
-            raise UserError(f"lora.targets names '{target}', which the attention of the adapted blocks does not have.")
+            linear = [name for name, layer in sites[0].module.named_modules() if isinstance(layer, nn.Linear)]
+            raise UserError(
+                f"lora.targets names '{target}', which the attention of the adapted blocks does not have: {sites[0].name} has "
+                f"{', '.join(linear)}."
+            )
     if bare := [name for name, found in layers.items() if not found]:
         raise UserError(f"lora.targets names nothing that the attention of {bare[0]} has: name its projections, or set lora.blocks.")
     config = LoraConfig(
@@ -68,6 +72,11 @@ def add_lora(backbone: Backbone, spec: LoraSpec, expert_layer: int, seed: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone.transformer.add_adapter(config)
+    keep_in_float32(backbone)
+
+
+def keep_in_float32(backbone: Backbone) -> None:
+    """Hold the adapter in float32 whatever the base is held in: its updates are smaller than a 16 bit step."""
     for weight in lora_weights(backbone).values():
         weight.data = weight.data.float()
 

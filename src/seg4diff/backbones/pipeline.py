@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from seg4diff.backbones.base import LORA_FILE, Backbone, TextCondition
 from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.lora import check_lora, read_lora
-from seg4diff.backbones.runtime import Runtime, check_device
+from seg4diff.backbones.lora import check_lora, keep_in_float32, read_lora
+from seg4diff.backbones.runtime import Runtime
 from seg4diff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,9 @@ class PipelineBackbone(Backbone):
     Args:
         pipeline: the pipeline; its encoders may be None where `source` can load them.
         text_length: text tokens that the pipeline is asked for (`max_sequence_length`).
+        text_options: what else the pipeline needs to encode text.
         runtime: how the model sits on the machine.
-        source: where the pipeline came from; None = it is complete.
+        source: where the pipeline came from; None = it is complete, and its encoders may be trained.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
@@ -44,11 +45,18 @@ class PipelineBackbone(Backbone):
     """Components that the family leaves out, as arguments of `from_pretrained`."""
 
     def __init__(
-        self, pipeline: DiffusionPipeline, *, text_length: int, runtime: Runtime | None = None, source: Source | None = None
+        self,
+        pipeline: DiffusionPipeline,
+        *,
+        text_length: int,
+        text_options: dict[str, Any] | None = None,
+        runtime: Runtime | None = None,
+        source: Source | None = None,
     ) -> None:
         super().__init__()
         self.transformer = pipeline.transformer
         self.text_length, self.runtime, self._source = text_length, runtime or Runtime(), source
+        self._text_options = {"max_sequence_length": text_length} | (text_options or {})
         self._vae_config = pipeline.vae.config if pipeline.vae is not None else source.vae_config()
         self._cache = self._open_cache()
         self._adopt(pipeline)
@@ -79,38 +87,51 @@ class PipelineBackbone(Backbone):
         if self.runtime.cache is None:
             return None
         assert self._source is not None, "a cache needs to know whose encodings it keeps"
-        model = {"model": self._source.path, "revision": str(self._source.revision), "dtype": str(self.runtime.dtype)}
-        return EncodingCache(self.runtime.cache, model | {"text tokens": str(self.text_length)}, self._source.stamp())
+        model = self._source.identity() | {"dtype": str(self.runtime.dtype), "text": str(self._text_options)}
+        return EncodingCache(self.runtime.cache, model, self._source.stamp(self.encoders))
 
     def _adopt(self, pipeline: DiffusionPipeline) -> None:
-        """Take over a pipeline; what it has of encoders becomes part of this module."""
+        """Take over a pipeline.
+
+        Encoders that were loaded are used and not owned: as part of this module they would follow it onto the accelerator, and processes
+        that load them at different moments would no longer hold the same parameters.
+        """
         pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline
         for name in self.encoders:
-            if (part := getattr(pipeline, name)) is not None:
-                setattr(self, name, part.to(self.device))
+            if (part := getattr(pipeline, name)) is None:
+                continue
+            if self._source is None:
+                setattr(self, name, part)
+            else:
+                part.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """As nn.Module's, but the encoders drop nothing out: a prompt has one embedding."""
         super().train(mode)
         for name in self.encoders:
-            if (part := getattr(self, name, None)) is not None:
+            if (part := getattr(self._pipeline, name)) is not None:
                 part.eval()
         return self
 
     @contextmanager
     def _encoding(self, *names: str) -> Iterator[DiffusionPipeline]:
-        """The pipeline with these encoders in place, loaded now if they were not needed before."""
+        """The pipeline with these encoders in place, loaded now if they were not needed before.
+
+        They run in their own dtype, whatever autocast is on: what a cache holds does not depend on how it was filled.
+        """
         if any(getattr(self._pipeline, name) is None for name in self.encoders):
             log.info("loading the encoders of %s: the cache does not hold everything", self._source.path)
             options = {"transformer": self.transformer, "torch_dtype": self.runtime.dtype} | self.unused
-            self._adopt(self._source.load(self.pipeline_class, **options))
+            with torch.inference_mode(False):
+                self._adopt(self._source.load(self.pipeline_class, **options))
         parts = [getattr(self._pipeline, name) for name in names]
         for part in parts:
             if next(part.parameters()).device != self.device:
                 part.to(self.device)
         try:
-            yield self._pipeline
+            with torch.autocast(self.device.type, enabled=False):
+                yield self._pipeline
         finally:
             if self.runtime.offload_encoders:
                 for part in parts:
@@ -125,7 +146,7 @@ class PipelineBackbone(Backbone):
             return [{"latents": latents} for latents in self._encode_image(images[missing])]
 
         entries = self._cache.fetch("image", [image_bytes(image) for image in images], encode)
-        return torch.stack([entry["latents"] for entry in entries]).to(self.device)
+        return torch.stack([entry["latents"] for entry in entries]).to(self.device, self.runtime.dtype)
 
     def _encode_image(self, images: Tensor) -> Tensor:
         with self._encoding("vae") as pipeline:
@@ -161,18 +182,19 @@ class PipelineBackbone(Backbone):
             return [{"embeddings": row, "pooled": vector} for row, vector in zip(embeddings, pooled, strict=True)]
 
         entries = self._cache.fetch("text", [prompt.encode() for prompt in prompts], encode)
-        return tuple(torch.stack([entry[name] for entry in entries]).to(self.device) for name in ("embeddings", "pooled"))
+        parts = (torch.stack([entry[name] for entry in entries]) for name in ("embeddings", "pooled"))
+        return tuple(part.to(self.device, self.runtime.dtype) for part in parts)
 
     def fits(self, prompt: str) -> bool:
         return len(self._character_offsets(prompt)) <= self.text_window
 
     def check_device(self, device: torch.device) -> None:
-        check_device(self.runtime.dtype, device)
+        self.runtime.check_device(device)
 
     def _check_size(self, height: int, width: int, step: int, limit: int | None) -> tuple[int, int]:
         """Image tokens (rows, columns) where one token covers `step` pixels and a side has at most `limit` tokens."""
         rows, columns = height // step, width // step
-        if height % step or width % step or (limit is not None and max(rows, columns) > limit):
+        if min(rows, columns) < 1 or height % step or width % step or (limit is not None and max(rows, columns) > limit):
             most = "" if limit is None else f" and at most {limit * step}"
             raise UserError(
                 f"image size {height} x {width} does not fit this model: height and width must be multiples of {step}{most}; set "
@@ -184,11 +206,6 @@ class PipelineBackbone(Backbone):
     def _vae_scale(self) -> int:
         """Pixels per latent."""
         return 2 ** (len(self._vae_config["block_out_channels"]) - 1)
-
-    @property
-    def _text_options(self) -> dict[str, Any]:
-        """Arguments that the host's pipeline needs to encode text as `encode_text` does."""
-        return {"max_sequence_length": self.text_length}
 
     @abstractmethod
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
@@ -233,3 +250,4 @@ class PipelineBackbone(Backbone):
             self._pipeline.load_lora_weights(path, weight_name=LORA_FILE)  # the file's metadata hold rank and alpha
         else:
             self._pipeline.load_lora_weights(weights)
+        keep_in_float32(self)

@@ -2,14 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
+from diffusers import DiffusionPipeline
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
 
 from seg4diff.backbones.base import AttentionSite, JointQK
 from seg4diff.backbones.hooks import listen, listen_to_arguments, uncompile
 from seg4diff.backbones.pipeline import PipelineBackbone
+from seg4diff.errors import UserError
 
+LONGEST_TEXT = 512
+"""Text tokens that the hosts' pipelines take at most."""
 PATCH = 2
 """Pixels of the autoencoder's latents per side of an image token."""
 
@@ -22,6 +27,11 @@ class TextFirstBackbone(PipelineBackbone):
     """
 
     _text_tokens = 0
+
+    def __init__(self, pipeline: DiffusionPipeline, *, text_length: int, **options: Any) -> None:
+        if not 1 <= text_length <= LONGEST_TEXT:
+            raise UserError(f"text_length must be from 1 to {LONGEST_TEXT}, found {text_length}.")
+        super().__init__(pipeline, text_length=text_length, **options)
 
     @property
     def text_window(self) -> int:

@@ -1,11 +1,13 @@
 """How a model sits on the machine: number format, quantisation, attention kernels, memory savers, caches."""
 
 import logging
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
 from seg4diff.errors import UserError
@@ -46,6 +48,13 @@ class Runtime:
     ) -> None:
         if dtype not in DTYPES:
             raise UserError(f"runtime.dtype must be one of {', '.join(DTYPES)}, found '{dtype}'.")
+        for name, value in (("gradient_checkpointing", gradient_checkpointing), ("offload_encoders", offload_encoders)):
+            if not isinstance(value, bool):
+                raise UserError(f"runtime.{name} must be true or false, found '{value}'.")
+        if not isinstance(compile, bool) and compile not in torch.compiler.list_backends(exclude_tags=()):
+            raise UserError(f"runtime.compile must be true, false or a backend of torch.compile, found '{compile}'.")
+        if cache is not None and not isinstance(cache, str):
+            raise UserError(f"runtime.cache must be a folder or null, found '{cache}'.")
         if quantize is not None and quantize not in get_args(Quantization):
             raise UserError(f"runtime.quantize must be null or one of {', '.join(get_args(Quantization))}, found '{quantize}'.")
         if quantize is not None and find_spec(PACKAGES[quantize]) is None:
@@ -93,6 +102,24 @@ class Runtime:
             for block in blocks:
                 block.compile(**({"backend": self._compile} if isinstance(self._compile, str) else {}))
 
+    def check_device(self, device: torch.device) -> None:
+        """Try the operations that a model is made of, with these options, under the autocast that is on.
+
+        Raises:
+            UserError: the device cannot run them.
+        """
+        if self.quantize == "int8" and self.dtype == torch.float16 and device.type == "cpu":
+            raise UserError("runtime.quantize=int8 overflows in float16 on the CPU: set runtime.dtype=bfloat16 or float32.")
+        name = str(self.dtype).removeprefix("torch.")
+        try:
+            _try_operations(self.dtype, device, self._attention)
+        except (RuntimeError, TypeError, ValueError) as error:
+            what = name if self._attention is None else f"{name} with runtime.attention={self._attention}"
+            raise UserError(
+                f"the device '{device}' cannot run this model in {what} ({str(error).splitlines()[0]}): set runtime.dtype=float32 and "
+                "trainer.precision=32-true, or use another device."
+            ) from error
+
     def _set_attention(self, transformer: nn.Module) -> None:
         if not any(hasattr(processor, "_attention_backend") for processor in transformer.attn_processors.values()):
             raise UserError(
@@ -105,18 +132,8 @@ class Runtime:
             raise UserError(f"runtime.attention={self._attention} cannot be used ({error}): choose another, or null.") from error
 
 
-def check_device(dtype: torch.dtype, device: torch.device) -> None:
-    """Try the operations that a model is made of.
-
-    Raises:
-        UserError: the device cannot run them in this dtype.
-    """
-    try:
-        values = torch.ones(1, 4, 8, 8, dtype=dtype, device=device)
-        values = nn.functional.conv2d(values, torch.ones(4, 4, 1, 1, dtype=dtype, device=device)).flatten(2) @ values.flatten(2).mT
-        nn.functional.scaled_dot_product_attention(values, values, nn.functional.layer_norm(values, (4,)))
-    except (RuntimeError, TypeError) as error:
-        raise UserError(
-            f"the device '{device}' cannot run this model in {str(dtype).removeprefix('torch.')} ({str(error).splitlines()[0]}): set "
-            "runtime.dtype=float32, or use another device."
-        ) from error
+def _try_operations(dtype: torch.dtype, device: torch.device, attention: str | None) -> None:
+    ones = partial(torch.ones, dtype=dtype, device=device)
+    values = nn.functional.conv2d(ones(1, 4, 8, 16), ones(4, 4, 1, 1)).flatten(2) @ ones(128, 64)
+    values = nn.functional.layer_norm(values, (64,), ones(64), ones(64)).to(dtype).unflatten(-1, (1, 64))  # (1, tokens, heads, d)
+    dispatch_attention_fn(values, values, values, backend=attention)

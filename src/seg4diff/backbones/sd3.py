@@ -13,9 +13,12 @@ from seg4diff.backbones.loading import Source, load_pretrained
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.scratch import new_sd3_pipeline
+from seg4diff.errors import UserError
 
 TIME_STEPS = 1000
 """SD3 counts noise levels from 0 to 1000."""
+LONGEST_WINDOW = 1_000_000
+"""A tokenizer whose files are lost reports a length beyond this."""
 
 
 class SD3Backbone(PipelineBackbone):
@@ -37,7 +40,13 @@ class SD3Backbone(PipelineBackbone):
     def __init__(
         self, pipeline: StableDiffusion3Pipeline, *, t5_length: int, runtime: Runtime | None = None, source: Source | None = None
     ) -> None:
+        if t5_length < 0:
+            raise UserError(f"t5_length must be at least 0, found {t5_length}.")
         super().__init__(pipeline, text_length=t5_length, runtime=runtime, source=source)
+        if self.text_window > LONGEST_WINDOW:
+            raise UserError(
+                f"the tokenizer of {source.path if source else 'this model'} does not say how long a prompt may be: restore it."
+            )
 
     @classmethod
     def from_scratch(cls, *, vae_path: str, t5_length: int, **architecture) -> Self:

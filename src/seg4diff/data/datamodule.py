@@ -45,6 +45,8 @@ class SegmentationDataModule(L.LightningDataModule):
             raise UserError(f"data.geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         if test_split not in SPLITS:
             raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
+        if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+            raise UserError(f"data.image_size must be [height,width] in pixels or null, found {list(image_size)}.")
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
         self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import one_hot
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from seg4diff.data.sample import IGNORE, present_classes
-from seg4diff.evaluation.metrics import scores
-from seg4diff.segmentation.readout import segment
+from seg4diff.evaluation.metrics import mean_iou
+from seg4diff.segmentation.frame import Frame
 
 
 class Floors(Metric):
@@ -21,13 +21,14 @@ class Floors(Metric):
     Args:
         classes: number of classes C.
         oracle: True = the guess may use the classes present in each image, False = the whole vocabulary.
+        background: id of the class that the read-out may always answer with, or None.
     """
 
     full_state_update = False
 
-    def __init__(self, classes: int, oracle: bool) -> None:
+    def __init__(self, classes: int, oracle: bool, background: int | None = None) -> None:
         super().__init__()
-        self._classes, self._oracle = classes, oracle
+        self._classes, self._oracle, self._background = classes, oracle, background
         self.add_state("counts", [], dist_reduce_fx="cat")
 
     def update(self, mask: Tensor) -> None:
@@ -35,25 +36,34 @@ class Floors(Metric):
         self.counts.append(torch.bincount(mask[mask != IGNORE].flatten().cpu(), minlength=self._classes)[None].to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """MIoU in [0, 1] of two guesses, and the number of images.
+        """MIoU in [0, 1] of two guesses.
 
         Returns:
             constant: every image is filled with one class, the one of the allowed classes that has most pixels in the data set;
-            random: every pixel takes one of the allowed classes with equal chance (the expected confusion matrix);
-            images: number of label maps counted, on all processes.
+            random: every pixel takes one of the allowed classes with equal chance (the expected confusion matrix).
         """
         counts = dim_zero_cat(self.counts).cpu().double()  # some accelerators have no double
         allowed = counts > 0 if self._oracle else torch.ones_like(counts, dtype=torch.bool)
+        if self._background is not None:
+            allowed[:, self._background] = True
         frequent = torch.where(allowed, counts.sum(dim=0), -1).argmax(dim=1)
-        constant = torch.zeros(self._classes, self._classes, dtype=counts.dtype).index_add_(0, frequent, counts).T
-        random = counts.T @ (allowed.double() / allowed.sum(dim=1, keepdim=True).clamp_min(1))
-        return {"constant": scores(constant)["miou"], "random": scores(random)["miou"], "images": torch.tensor(len(counts))}
+        guesses = {
+            "constant": one_hot(frequent, self._classes),
+            "random": allowed.double() / allowed.sum(dim=1, keepdim=True).clamp_min(1),
+        }
+        return {name: guessed_miou(counts, shares) for name, shares in guesses.items()}
 
 
-def grid_ceiling(mask: Tensor, grid: Sequence[int]) -> Tensor:
+def guessed_miou(counts: Tensor, shares: Tensor) -> Tensor:
+    """MIoU where each class gets a share of the pixels of an image, wherever they lie: counts and shares (N, C)."""
+    pixels = counts.sum(dim=1, keepdim=True)
+    return mean_iou(torch.stack([(counts * shares).sum(dim=0), (pixels * shares).sum(dim=0), counts.sum(dim=0)]))
+
+
+def grid_ceiling(mask: Tensor, grid: Sequence[int], frame: Frame) -> Tensor:
     """The read-out of perfect maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W)."""
     classes = present_classes(mask)
     if not classes:
         return torch.zeros_like(mask)
     truth = torch.stack([mask == k for k in classes]).float()
-    return segment(adaptive_avg_pool2d(truth, tuple(grid)), classes, mask.shape)
+    return torch.tensor(classes, device=mask.device)[frame.upsample(frame.average(truth, grid)).argmax(dim=0)]

@@ -10,6 +10,8 @@ from seg4diff.data.sample import IGNORE
 class SegmentationScore(Metric):
     """Confusion matrix over a whole data set; sums over processes, so every image counts once and equally by pixel.
 
+    The last column counts pixels that are predicted to be of no class: false negatives of their true class, false positives of none.
+
     Args:
         classes: number of classes C.
     """
@@ -20,26 +22,45 @@ class SegmentationScore(Metric):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self._classes = classes
-        self.add_state("confusion", torch.zeros(classes, classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("confusion", torch.zeros(classes, classes + 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predicted: Tensor, truth: Tensor) -> None:
         """Count one label map.
 
         Args:
-            predicted: (H, W) class ids in [0, C).
-            truth: (H, W) class ids in [0, C) or `IGNORE`.
+            predicted: (H, W) class ids in [0, C), or `IGNORE` for no class.
+            truth: (H, W) class ids in [0, C), or `IGNORE` where nothing counts.
         """
-        counted = truth != IGNORE
-        pairs = truth[counted] * self._classes + predicted[counted]
-        self.confusion += torch.bincount(pairs.cpu(), minlength=self._classes**2).view_as(self.confusion).to(self.confusion.device)
+        self.confusion += confusion_of(predicted, truth, self._classes).to(self.confusion.device)
 
     def compute(self) -> dict[str, Tensor]:
         """See `scores`."""
-        return scores(self.confusion)
+        return scores(counts_of(self.confusion))
 
 
-def scores(confusion: Tensor) -> dict[str, Tensor]:
-    """Figures of a confusion matrix (rows = truth, columns = prediction).
+def confusion_of(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Pixels of two label maps by true (rows) and predicted class (columns, the last one for `IGNORE`): (C, C + 1) on the CPU."""
+    counted = truth != IGNORE
+    predicted = torch.where(predicted == IGNORE, classes, predicted)
+    pairs = (truth * (classes + 1) + predicted)[counted].flatten().cpu()
+    return torch.bincount(pairs, minlength=classes * (classes + 1)).view(classes, classes + 1)
+
+
+def counts_of(confusion: Tensor) -> Tensor:
+    """What every score here needs of a confusion matrix (C, C + 1): pixels that are right, predicted and true of each class, (3, C)."""
+    classes = len(confusion)
+    return torch.stack([confusion.diagonal(), confusion.sum(dim=0)[:classes], confusion.sum(dim=1)])
+
+
+def mean_iou(counts: Tensor) -> Tensor:
+    """Mean IoU over the classes that occur in the ground truth: counts (..., 3, C) as of `counts_of` -> (...,), in [0, 1]."""
+    right, predicted, truth = counts.cpu().double().unbind(dim=-2)  # some accelerators have no double
+    present = truth > 0
+    return (right / (truth + predicted - right)).where(present, 0).sum(dim=-1) / present.sum(dim=-1)
+
+
+def scores(counts: Tensor) -> dict[str, Tensor]:
+    """Figures of the counts (3, C) of a data set, see `counts_of`.
 
     Returns:
         miou: mean IoU over the classes that occur in the ground truth (Detectron2's definition, the release's);
@@ -48,13 +69,12 @@ def scores(confusion: Tensor) -> dict[str, Tensor]:
         fwiou: IoU weighted by ground-truth pixels; iou: (C,) per class, NaN for a class that occurs in neither.
         All in [0, 1].
     """
-    confusion = confusion.cpu().double()  # some accelerators have no double
-    right, truth, predicted = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
+    right, predicted, truth = counts.cpu().double()
     union = truth + predicted - right
     iou = right / union
     present = truth > 0
     return {
-        "miou": iou[present].mean(),
+        "miou": mean_iou(counts),
         "miou_union": iou[union > 0].mean(),
         "macc": (right / truth)[present].mean(),
         "pacc": right.sum() / truth.sum(),

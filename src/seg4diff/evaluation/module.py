@@ -1,38 +1,131 @@
 """Evaluate a model on a split, with and without its adapter, in one pass over the data."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
-from seg4diff.data.sample import Batch
+from seg4diff.data.sample import Batch, Vocabulary
+from seg4diff.evaluation.bootstrap import ImageCounts, intervals
 from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore
-from seg4diff.evaluation.protocol import BlockScores, PromptMaker, PromptProtocol
+from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
+from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
 
 log = logging.getLogger(__name__)
 
 
-class EvaluationModule(L.LightningModule):
-    """Test loop over a split; `report` holds the result once the loop is over.
+class SplitEvaluation(L.LightningModule, ABC):
+    """Test loop over a split, whatever the way of segmenting; `report` holds the result once the loop is over.
 
     Args:
         backbone: the model; where it carries a LoRA, it is evaluated without and with it.
-        readout: how maps are read.
-        protocol: which prompts an image gets, "oracle" or "vocabulary".
+        protocol: name of the way of segmenting, for the report.
         expert_layer: block whose score is the headline.
         base_blocks: blocks to score on the base model, "all" or a list; the expert is always among them.
+        resamples: number of bootstrap resamples behind the intervals of the headline.
+        seed: seed of their draws.
+    """
+
+    def __init__(
+        self, *, backbone: Backbone, protocol: str, expert_layer: int, base_blocks: str | Sequence[int], resamples: int, seed: int
+    ) -> None:
+        super().__init__()
+        backbone.select_sites([expert_layer])
+        self.backbone, self.expert_layer = backbone, expert_layer
+        self._protocol, self._resamples, self._seed = protocol, resamples, seed
+        everything = range(len(backbone.attention_sites()))
+        self._base_blocks = sorted({expert_layer, *(everything if base_blocks == "all" else base_blocks)})
+        self.report: dict = {}
+
+    @abstractmethod
+    def make_segmenter(self, vocabulary: Vocabulary) -> Segmenter:
+        """How a batch of this data set is segmented. Raises UserError for what cannot work."""
+
+    @abstractmethod
+    def make_floors(self, vocabulary: Vocabulary) -> Metric:
+        """What is scored without the model: `update` takes a label map, `compute` returns figures by name."""
+
+    def setup(self, stage: str) -> None:
+        with self.trainer.precision_plugin.forward_context():
+            self.backbone.check_device(self.trainer.strategy.root_device)
+        vocabulary = self.trainer.datamodule.vocabulary
+        classes, segment = len(vocabulary), self.make_segmenter(vocabulary)
+        variants = {"base": self._base_blocks} | ({"lora": [self.expert_layer]} if has_lora(self.backbone) else {})
+        self.block_scores = nn.ModuleDict(
+            {name: BlockScores(segment=segment, blocks=blocks, classes=classes) for name, blocks in variants.items()}
+        )
+        self.image_counts = nn.ModuleDict({name: ImageCounts(classes) for name in variants})
+        self.floors, self.ceiling = self.make_floors(vocabulary), SegmentationScore(classes)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
+        """Count a batch; returns the expert's label maps of each variant."""
+        predictions = {}
+        if "lora" in self.block_scores:
+            predictions["lora"] = self.evaluate_variant("lora", batch)
+            with base_model(self.backbone):
+                predictions["base"] = self.evaluate_variant("base", batch)
+        else:
+            predictions["base"] = self.evaluate_variant("base", batch)
+        grid = self.backbone.token_grid(*batch.images.shape[-2:])
+        for mask, frame in zip(batch.masks, frames(batch), strict=True):
+            self.floors.update(mask)
+            self.ceiling.update(grid_ceiling(mask.cpu(), grid, frame), mask.cpu())
+        return predictions
+
+    def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
+        """Count a batch for the model as it is now; returns the expert's label maps."""
+        labels = self.block_scores[variant].update(self.backbone, batch)[self.expert_layer]
+        for index, predicted, mask in zip(batch.indices, labels, batch.masks, strict=True):
+            self.image_counts[variant].update(index, predicted, mask)
+        return labels
+
+    def on_test_epoch_end(self) -> None:
+        self.report = self.figures()
+
+    def figures(self) -> dict:
+        """The report: plain numbers by name, scores and floors in [0, 1]."""
+        names = self.trainer.datamodule.vocabulary.names
+        report: dict = {"protocol": self._protocol, "expert_layer": self.expert_layer}
+        for variant, blocks in self.block_scores.items():
+            scores = blocks.compute()
+            expert = scores[self.expert_layer]
+            iou = expert.pop("iou")
+            report |= {f"{variant}/{name}": float(value) for name, value in expert.items()}
+            report[f"{variant}/iou_per_class"] = {
+                name: float(value) for name, value in zip(names, iou, strict=True) if not torch.isnan(value)
+            }
+            if variant == "base":
+                report["miou_per_block"] = {block: float(score["miou"]) for block, score in scores.items()}
+        counts = {variant: own.compute() for variant, own in self.image_counts.items()}
+        report |= {"images": len(counts["base"])} | intervals(counts, self._resamples, self._seed)
+        report |= {f"floor/{name}": float(value) for name, value in self.floors.compute().items()}
+        report["ceiling/miou"] = float(self.ceiling.compute()["miou"])
+        return report
+
+
+class EvaluationModule(SplitEvaluation):
+    """Segmentation by the names in prompts, and the flow loss.
+
+    Args:
+        backbone: see `SplitEvaluation`.
+        readout: how maps are read.
+        protocol: which prompts an image gets, "oracle" or "vocabulary".
+        expert_layer: see `SplitEvaluation`.
+        base_blocks: see `SplitEvaluation`.
         sigma: distribution of the noise level of the flow loss, which is that of the captions, cut to what the model takes (training
             may use another distribution and other prompts, so its own validation loss is another figure).
-        seed: seed of the noise of the flow loss.
+        resamples: see `SplitEvaluation`.
+        seed: seed of the noise of the flow loss, and of the draws of the resamples.
     """
 
     def __init__(
@@ -44,46 +137,29 @@ class EvaluationModule(L.LightningModule):
         expert_layer: int,
         base_blocks: str | Sequence[int],
         sigma: SigmaSampler,
+        resamples: int,
         seed: int,
     ) -> None:
-        super().__init__()
-        backbone.select_sites([expert_layer])
-        self.backbone, self.expert_layer = backbone, expert_layer
-        self._readout, self._protocol, self._sigma, self._seed = readout, protocol, sigma, seed
-        everything = range(len(backbone.attention_sites()))
-        self._base_blocks = sorted({expert_layer, *(everything if base_blocks == "all" else base_blocks)})
-        self.report: dict = {}
+        super().__init__(
+            backbone=backbone, protocol=protocol, expert_layer=expert_layer, base_blocks=base_blocks, resamples=resamples, seed=seed
+        )
+        self._readout, self._sigma = readout, sigma
 
-    def setup(self, stage: str) -> None:
-        self.backbone.check_device(self.trainer.strategy.root_device)
-        vocabulary = self.trainer.datamodule.vocabulary
+    def make_segmenter(self, vocabulary: Vocabulary) -> Segmenter:
         make_prompts = PromptMaker(self._protocol, vocabulary, self.backbone.fits)
         if self._protocol == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:
             log.info("the %d class names take %d prompts", len(vocabulary), len(make_prompts.everything))
-        common = {"readout": self._readout, "make_prompts": make_prompts, "classes": len(vocabulary)}
-        variants = {"base": self._base_blocks} | ({"lora": [self.expert_layer]} if has_lora(self.backbone) else {})
-        self.block_scores = nn.ModuleDict({name: BlockScores(blocks=blocks, **common) for name, blocks in variants.items()})
-        self.flow = nn.ModuleDict({name: MeanMetric() for name in variants})
-        self.floors = Floors(len(vocabulary), oracle=self._protocol == "oracle")
-        self.ceiling = SegmentationScore(len(vocabulary))
+        return PromptedSegmenter(self._readout, make_prompts)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
-        """Count a batch; returns the expert's label maps of each variant."""
-        predictions = {}
-        if "lora" in self.block_scores:
-            predictions["lora"] = self._evaluate("lora", batch)
-            with base_model(self.backbone):
-                predictions["base"] = self._evaluate("base", batch)
-        else:
-            predictions["base"] = self._evaluate("base", batch)
-        grid = self.backbone.token_grid(*batch.images.shape[-2:])
-        for mask in batch.masks:
-            self.floors.update(mask)
-            self.ceiling.update(grid_ceiling(mask.cpu(), grid), mask.cpu())
-        return predictions
+    def make_floors(self, vocabulary: Vocabulary) -> Metric:
+        return Floors(len(vocabulary), oracle=self._protocol == "oracle", background=vocabulary.background)
 
-    def _evaluate(self, variant: str, batch: Batch) -> list[Tensor]:
-        predictions = self.block_scores[variant].update(self.backbone, batch, batch.indices)
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.flow = nn.ModuleDict({name: MeanMetric() for name in self.block_scores})
+
+    def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
+        labels = super().evaluate_variant(variant, batch)
         latents = self.backbone.encode_image(batch.images)
         noise, sigma = draw(latents, batch.indices, self._seed, self._sigma)
         noisy = interpolate(latents, noise, sigma)
@@ -91,24 +167,7 @@ class EvaluationModule(L.LightningModule):
         predicted = self.backbone.predict_velocity(noisy, sigma, self.backbone.encode_text(captions))
         errors = (predicted - velocity(latents, noise)).float().square().flatten(1).mean(dim=1)
         self.flow[variant].update(errors)
-        return predictions[self.expert_layer]
+        return labels
 
-    def on_test_epoch_end(self) -> None:
-        names = self.trainer.datamodule.vocabulary.names
-        report: dict = {"protocol": self._protocol, "expert_layer": self.expert_layer}
-        for variant, blocks in self.block_scores.items():
-            scores = blocks.compute()
-            expert = scores[self.expert_layer]
-            iou = expert.pop("iou")
-            report |= {f"{variant}/{name}": float(value) for name, value in expert.items()}
-            report[f"{variant}/val_flow_loss"] = float(self.flow[variant].compute())
-            report[f"{variant}/iou_per_class"] = {
-                name: float(value) for name, value in zip(names, iou, strict=True) if not torch.isnan(value)
-            }
-            if variant == "base":
-                report["miou_per_block"] = {block: float(score["miou"]) for block, score in scores.items()}
-        floors = self.floors.compute()
-        report["images"] = int(floors.pop("images"))
-        report |= {f"floor/{name}": float(value) for name, value in floors.items()}
-        report["ceiling/miou"] = float(self.ceiling.compute()["miou"])
-        self.report = report
+    def figures(self) -> dict:
+        return super().figures() | {f"{variant}/val_flow_loss": float(flow.compute()) for variant, flow in self.flow.items()}

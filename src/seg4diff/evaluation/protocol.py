@@ -9,18 +9,23 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
 from seg4diff.evaluation.metrics import SegmentationScore
+from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.prompts import Prompt, split_names
-from seg4diff.segmentation.readout import Readout, segment
+from seg4diff.segmentation.readout import Readout
 
 PromptProtocol = Literal["oracle", "vocabulary"]
 PROTOCOL_TEXT = {
     "oracle": "oracle prompts (the classes present in the ground truth, as in the paper)",
     "vocabulary": "full-vocabulary prompts (every class of the data set)",
 }
+Segmenter = Callable[[Backbone, Batch, Sequence[int]], dict[int, list[Tensor]]]
+"""(model, batch, blocks) -> for each block the label maps of the images, at the size of the batch's masks."""
 
 
 class PromptMaker:
     """Which prompts an image gets: one, or as many as its class names need to fit (see `split_names`).
+
+    A background class is in none of them: its word describes nothing.
 
     Args:
         protocol: "oracle" names the classes present in the ground truth (paper, section 4.1), "vocabulary" names all.
@@ -29,6 +34,7 @@ class PromptMaker:
 
     Attributes:
         everything: the prompts that name the whole vocabulary.
+        background: id of the background class, or None.
 
     Raises:
         UserError: there is no such protocol, or a class name does not fit by itself; said before any image is seen.
@@ -37,50 +43,67 @@ class PromptMaker:
     def __init__(self, protocol: PromptProtocol, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> None:
         if protocol not in PROTOCOL_TEXT:
             raise UserError(f"prompt protocol must be one of {list(PROTOCOL_TEXT)}, found '{protocol}'.")
-        self._protocol, self._names, self._fits = protocol, vocabulary.names, fits
-        self.everything = split_names(vocabulary.names, range(len(vocabulary)), fits)
+        self._protocol, self._names, self._fits, self.background = protocol, vocabulary.names, fits, vocabulary.background
+        self.everything = self._name(range(len(vocabulary)))
+
+    def _name(self, classes: Sequence[int]) -> list[Prompt]:
+        return split_names(self._names, [k for k in classes if k != self.background], self._fits)
 
     def __call__(self, mask: Tensor) -> list[Prompt]:
-        """The prompts of an image with this label map (H, W); under "oracle", an image without a labelled pixel has none."""
-        return self.everything if self._protocol == "vocabulary" else split_names(self._names, present_classes(mask), self._fits)
+        """The prompts of an image with this label map (H, W); under "oracle", an image without a named pixel has none."""
+        return self.everything if self._protocol == "vocabulary" else self._name(present_classes(mask))
+
+
+class PromptedSegmenter:
+    """Segments the images of a batch by the names in their prompts; a `Segmenter`.
+
+    Args:
+        readout: how maps are read.
+        make_prompts: which prompts an image with a given label map gets.
+
+    Raises:
+        UserError: the vocabulary has a background class and the read-out no level for it.
+    """
+
+    def __init__(self, readout: Readout, make_prompts: PromptMaker) -> None:
+        if make_prompts.background is not None and readout.background is None:
+            raise UserError(
+                "this data set has a background class, which no prompt names: set backbone.readout.background to the level in [0, 1] that "
+                "the map of a named class must reach, or take a data set without that class."
+            )
+        self._readout, self._make_prompts = readout, make_prompts
+
+    def __call__(self, backbone: Backbone, batch: Batch, blocks: Sequence[int]) -> dict[int, list[Tensor]]:
+        """Label maps of class ids; an image without prompts and without a background class is `IGNORE` throughout."""
+        prompts = [self._make_prompts(mask) for mask in batch.masks]
+        classes = [[k for prompt in own for k in prompt.classes] for own in prompts]
+        maps = self._readout.class_maps(backbone, batch.images, prompts, batch.indices, blocks)
+        return {
+            block: [
+                self._readout.segment(own, ids, frame, self._make_prompts.background)
+                for own, ids, frame in zip(maps[block], classes, frames(batch), strict=True)
+            ]
+            for block in blocks
+        }
 
 
 class BlockScores(nn.Module):
     """Confusion matrices of several blocks, read in the same passes.
 
     Args:
-        readout: how maps are read.
-        make_prompts: which prompts an image with a given label map gets.
+        segment: how a batch is segmented.
         blocks: block indices.
         classes: number of classes.
     """
 
-    def __init__(self, *, readout: Readout, make_prompts: Callable[[Tensor], list[Prompt]], blocks: Sequence[int], classes: int) -> None:
+    def __init__(self, *, segment: Segmenter, blocks: Sequence[int], classes: int) -> None:
         super().__init__()
-        self.readout, self.make_prompts = readout, make_prompts
+        self._segment = segment
         self.scores = nn.ModuleDict({str(block): SegmentationScore(classes) for block in blocks})
 
-    def update(self, backbone: Backbone, batch: Batch, image_ids: Sequence[int]) -> dict[int, list[Tensor]]:
-        """Segment a batch with every block and count it.
-
-        Args:
-            backbone: the model.
-            batch: images and label maps; an image without a labelled pixel is left out.
-            image_ids: numbers that seed the noise.
-
-        Returns:
-            For each block the predicted label maps, at the size of the batch's masks.
-        """
-        prompts = [self.make_prompts(mask) for mask in batch.masks]
-        classes = [[k for prompt in own for k in prompt.classes] for own in prompts]
-        maps = self.readout.class_maps(backbone, batch.images, prompts, image_ids, [int(block) for block in self.scores])
-        predictions = {
-            block: [
-                segment(image_maps, ids, mask.shape) if ids else mask
-                for image_maps, ids, mask in zip(block_maps, classes, batch.masks, strict=True)
-            ]
-            for block, block_maps in maps.items()
-        }
+    def update(self, backbone: Backbone, batch: Batch) -> dict[int, list[Tensor]]:
+        """Segment a batch with every block and count it; returns what the segmenter does."""
+        predictions = self._segment(backbone, batch, [int(block) for block in self.scores])
         for block, labels in predictions.items():
             for predicted, mask in zip(labels, batch.masks, strict=True):
                 self.scores[str(block)].update(predicted, mask)

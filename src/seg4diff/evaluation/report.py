@@ -7,12 +7,28 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from seg4diff.evaluation.matching import MATCHING_TEXT
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
 
 VARIANTS = {"base": "base", "lora": "LoRA"}
 """Variant in the report -> what people read."""
+GAIN = "gain"
+"""Name in the report of what a LoRA adds to the base model."""
 BLOCKS_PER_ROW = 10  # what a terminal of 80 columns takes
 COLUMNS = {"miou": "mIoU", "macc": "mACC", "pacc": "pACC", "fwiou": "fwIoU", "miou_union": "mIoU (any union)", "val_flow_loss": "flow loss"}
+BOUNDS = {
+    "floor/constant": "floor: constant",
+    "floor/random": "floor: random",
+    "floor/single": "floor: single",
+    "floor/tiles": "floor: tiles",
+    "ceiling/miou": "ceiling: grid",
+}
+"""Figure in the report -> what people read; an evaluation has the floors that belong to its protocol."""
+GUESS_TEXT = "Floors guess among the classes that the read-out may answer with: one per image, or a random one per pixel."
+BLIND_TEXT = "Floors match proposals that look at no image: all of it as a single one, or 3 x 3 equal tiles."
+EXPLANATION = {name: (text, GUESS_TEXT) for name, text in PROTOCOL_TEXT.items()}
+EXPLANATION |= {name: (text, BLIND_TEXT) for name, text in MATCHING_TEXT.items()}
+"""Protocol -> what it is, what its floors are."""
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -29,23 +45,43 @@ def print_report(report: dict[str, Any]) -> None:
             table.add_row(*(f"[bold]{100 * value:.1f}" if block == expert else f"{100 * value:.1f}" for block, value in part.items()))
             console.print(table)
         console.print(f"* block {expert} is the expert block of this run.")
-    table = Table(title=f"block {expert} on {report['images']} images (%)")
+    console.print(_headline(report))
+    protocol, floors = EXPLANATION[report["protocol"]]
+    console.print(
+        f"Protocol: {protocol}.\nIn brackets: 95 % interval, bootstrap over images.\n{floors} Ceiling: the "
+        "true masks, averaged on the token grid and upsampled."
+    )
+
+
+def _headline(report: dict[str, Any]) -> Table:
+    """The table of the expert block: base, LoRA and their difference, floors and ceiling."""
+    columns = {name: title for name, title in COLUMNS.items() if f"base/{name}" in report}
+    table = Table(title=f"block {report['expert_layer']} on {report['images']} images (%)")
     table.add_column("", no_wrap=True)
-    for title in COLUMNS.values():
-        table.add_column(title, justify="right")
+    for name, title in columns.items():
+        table.add_column(title, justify="right", no_wrap=name == "miou")
     for variant, title in VARIANTS.items():
         if f"{variant}/miou" in report:
-            figures = [report[f"{variant}/{name}"] for name in COLUMNS]
-            table.add_row(title, *(f"{100 * value:.1f}" for value in figures[:-1]), f"{figures[-1]:.4f}")
+            others = (_figure(name, report[f"{variant}/{name}"]) for name in columns if name != "miou")
+            table.add_row(title, _with_interval(report, variant), *others)
+    if f"{GAIN}/miou" in report:
+        table.add_row("LoRA - base", _with_interval(report, GAIN))
     table.add_section()
-    table.add_row("floor: a constant class", f"{100 * report['floor/constant']:.1f}")
-    table.add_row("floor: a random class", f"{100 * report['floor/random']:.1f}")
-    table.add_row("ceiling: token grid", f"{100 * report['ceiling/miou']:.1f}")
-    console.print(table)
-    console.print(
-        f"Protocol: {PROTOCOL_TEXT[report['protocol']]}.\nFloors guess among the classes that the prompt names: one per image, or one "
-        "at random per pixel. Ceiling: the true masks, averaged on the token grid and upsampled."
-    )
+    for name, title in BOUNDS.items():
+        if name in report:
+            table.add_row(title, _figure(name, report[name]))
+    return table
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "val_flow_loss" else f"{100 * value:.1f}"
+
+
+def _with_interval(report: dict[str, Any], name: str) -> str:
+    """The mIoU and its interval, as in 79.3 [78.1, 80.4]; a difference has its sign."""
+    sign = "+" if name == GAIN else ""
+    value, low, high = (f"{100 * report[f'{name}/{part}']:{sign}.1f}" for part in ("miou", "miou_low", "miou_high"))
+    return f"{value} \\[{low}, {high}]"
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
@@ -72,6 +108,7 @@ def plot_blocks(report: dict[str, Any], path: Path) -> None:
     axes.set_xticks(range(len(blocks)), [str(block) for block in blocks])
     lines = [("lora/miou", "LoRA on the expert", "tab:green"), ("ceiling/miou", "ceiling of the token grid", "tab:gray")]
     lines += [("floor/constant", "floor: constant class", "tab:red"), ("floor/random", "floor: random class", "tab:brown")]
+    lines += [("floor/single", "floor: single proposal", "tab:red"), ("floor/tiles", "floor: 3 x 3 tiles", "tab:brown")]
     for key, label, colour in lines:
         if key in report:
             axes.axhline(100 * report[key], label=label, color=colour, linestyle="--", linewidth=1.2)

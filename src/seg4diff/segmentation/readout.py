@@ -1,18 +1,19 @@
 """Zero-shot read-out: one noisy forward pass per prompt, the I2T maps of a block, class maps, argmax (paper, section 3.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate as resize
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import Scores, i2t
 from seg4diff.backbones.base import Backbone, TextCondition
+from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
 from seg4diff.flow import draw, interpolate
+from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.prompts import Prompt, token_sets
 
 Normalisation = Literal["none", "minmax"]
@@ -26,15 +27,19 @@ class Readout:
         scores: content of the maps, see `seg4diff.attention.maps.i2t`.
         normalisation: "minmax" stretches each class map to [0, 1] before the argmax, "none" leaves it.
         seed: seed of the noise; image number k of a data set always meets the same noise.
+        background: where no map of a named class, stretched to [0, 1], reaches this value, a pixel is background; only for
+            vocabularies that have such a class. It has no map of its own, because its name describes nothing.
     """
 
-    def __init__(self, *, sigma: float, scores: Scores, normalisation: Normalisation, seed: int) -> None:
+    def __init__(self, *, sigma: float, scores: Scores, normalisation: Normalisation, seed: int, background: float | None = None) -> None:
         if not 0 <= sigma <= 1:
             raise UserError(f"readout.sigma must be in [0, 1], found {sigma}.")
         for name, value, choice in (("scores", scores, Scores), ("normalisation", normalisation, Normalisation)):
             if value not in get_args(choice):
                 raise UserError(f"readout.{name} must be one of {', '.join(get_args(choice))}, found '{value}'.")
-        self.sigma, self.scores, self.normalisation, self.seed = sigma, scores, normalisation, seed
+        if background is not None and not 0 <= background <= 1:
+            raise UserError(f"readout.background must be in [0, 1], found {background}.")
+        self.sigma, self.scores, self.normalisation, self.seed, self.background = sigma, scores, normalisation, seed, background
 
     @torch.no_grad()
     def class_maps(
@@ -57,27 +62,72 @@ class Readout:
             For each block a list of B tensors (classes of all prompts of the image, in order, h, w).
         """
         grid = backbone.token_grid(*images.shape[-2:])
-        latents = backbone.encode_image(images)
-        noise, sigma = draw(latents, image_ids, self.seed, lambda _: self.sigma)
-        noisy = interpolate(latents, noise, sigma)
+        noisy, sigma = self._noisy(backbone, images, image_ids)
         found = {block: [[noisy.new_zeros(0, *grid, dtype=torch.float32)] for _ in prompts] for block in blocks}
         for column in zip_longest(*prompts):
             rows = [row for row, prompt in enumerate(column) if prompt is not None]
             chosen = [column[row] for row in rows]
             condition = backbone.encode_text([prompt.text for prompt in chosen])
-            with capture(backbone, blocks, stop=True) as record:
-                backbone.predict_velocity(noisy[rows], sigma[rows], condition)
-            for block in blocks:
-                for row, maps in zip(rows, pool_words(i2t(record[block], self.scores), grid, condition, chosen), strict=True):
-                    found[block][row].append(self.normalise(maps))
+            for block, maps in self._read(backbone, noisy[rows], sigma[rows], condition, blocks):
+                for row, own in zip(rows, pool_words(maps, grid, condition, chosen), strict=True):
+                    found[block][row].append(own)
         return {block: [torch.cat(maps) for maps in per_image] for block, per_image in found.items()}
 
-    def normalise(self, maps: Tensor) -> Tensor:
-        """Apply the normalisation to each map of (classes, h, w)."""
-        if self.normalisation == "none":
-            return maps
-        low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-        return (maps - low) / (high - low).clamp_min(1e-12)
+    @torch.no_grad()
+    def empty_prompt_maps(
+        self, backbone: Backbone, images: Tensor, image_ids: Sequence[int], blocks: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Maps of every position of the text window under the empty prompt, in one pass; see `class_maps` for the arguments.
+
+        Yields:
+            Each block and its maps (B, text window, h, w), one block after the other: those of all blocks together are large.
+        """
+        grid = backbone.token_grid(*images.shape[-2:])
+        noisy, sigma = self._noisy(backbone, images, image_ids)
+        condition = backbone.encode_text([""] * len(images))
+        for block, maps in self._read(backbone, noisy, sigma, condition, blocks):
+            yield block, maps[:, : backbone.text_window].unflatten(-1, grid)
+
+    def _noisy(self, backbone: Backbone, images: Tensor, image_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Latents with the noise of each image, and the noise levels (B,)."""
+        latents = backbone.encode_image(images)
+        noise, sigma = draw(latents, image_ids, self.seed, lambda _: self.sigma)
+        return interpolate(latents, noise, sigma), sigma
+
+    def _read(
+        self, backbone: Backbone, noisy: Tensor, sigma: Tensor, condition: TextCondition, blocks: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """One pass; each block and its token maps (B, T, N)."""
+        with capture(backbone, blocks, stop=True) as record:
+            backbone.predict_velocity(noisy, sigma, condition)
+        for block in blocks:
+            yield block, i2t(record[block], self.scores)
+
+    def segment(self, maps: Tensor, classes: Sequence[int], frame: Frame, background: int | None = None) -> Tensor:
+        """Class maps (classes, h, w) -> label map (H, W) of class ids: normalise, upsample, argmax.
+
+        Args:
+            maps: one map per class, over the canvas.
+            classes: their ids; where there are none, everything is background, or `IGNORE` if there is no such class.
+            frame: the mask that the label map is to be compared with.
+            background: id of the class without a name (see `background` of the class); None = every pixel has one of `classes`.
+        """
+        if not classes:
+            return torch.full(frame.size, IGNORE if background is None else background, device=maps.device)
+        stretched = stretch(maps, frame)
+        pixels = frame.upsample(stretched if self.normalisation == "minmax" else maps)
+        labels = torch.tensor(list(classes), device=maps.device)[pixels.argmax(dim=0)]
+        if background is None:
+            return labels
+        reached = (pixels if self.normalisation == "minmax" else frame.upsample(stretched)).amax(dim=0)
+        return torch.where(reached < self.background, background, labels)
+
+
+def stretch(maps: Tensor, frame: Frame) -> Tensor:
+    """Each map of (classes, h, w) with its values stretched to [0, 1] over the tokens that see the image."""
+    seen = frame.tokens(maps)
+    low, high = seen.amin(dim=(-2, -1), keepdim=True), seen.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(1e-12)
 
 
 def pool_words(maps: Tensor, grid: tuple[int, int], condition: TextCondition, prompts: Sequence[Prompt]) -> list[Tensor]:
@@ -89,14 +139,3 @@ def pool_words(maps: Tensor, grid: tuple[int, int], condition: TextCondition, pr
         else maps.new_zeros(0, *grid)
         for row, prompt in enumerate(prompts)
     ]
-
-
-def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear upsampling of (classes, h, w) to (classes, H, W)."""
-    return resize(maps[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
-
-
-def segment(maps: Tensor, classes: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Class maps (classes, h, w) -> label map (H, W) of class ids: upsample, then argmax."""
-    ids = torch.tensor(list(classes), device=maps.device)
-    return ids[upsample(maps, size).argmax(dim=0)]

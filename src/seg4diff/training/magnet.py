@@ -13,7 +13,7 @@ from seg4diff.backbones.base import Backbone, JointQK, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
-from seg4diff.evaluation.protocol import BlockScores, PromptMaker, PromptProtocol
+from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import Prompt, cut_to_fit, find_names, list_largest
 from seg4diff.segmentation.readout import Readout, pool_words
@@ -75,12 +75,12 @@ class MagnetModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks it
 
     def setup(self, stage: str) -> None:
-        self.backbone.check_device(self.trainer.strategy.root_device)
+        with self.trainer.precision_plugin.forward_context():
+            self.backbone.check_device(self.trainer.strategy.root_device)
         self.vocabulary: Vocabulary = self.trainer.datamodule.vocabulary
-        make_prompts = PromptMaker(self._protocol, self.vocabulary, self.backbone.fits)
-        self.block_scores = BlockScores(
-            readout=self.readout, make_prompts=make_prompts, blocks=[self.expert_layer], classes=len(self.vocabulary)
-        )
+        self._read_out_prompts = PromptMaker(self._protocol, self.vocabulary, self.backbone.fits)
+        segment = PromptedSegmenter(self.readout, self._read_out_prompts)
+        self.block_scores = BlockScores(segment=segment, blocks=[self.expert_layer], classes=len(self.vocabulary))
         self.val_terms = nn.ModuleDict({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
 
     def on_train_start(self) -> None:
@@ -128,7 +128,7 @@ class MagnetModule(L.LightningModule):
         """Encode what training, validation and test will ask for, so that a cache holds it; nothing is returned."""
         self._encode(batch)
         captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
-        read_out = [prompt.text for mask in batch.masks for prompt in self.block_scores.make_prompts(mask)]
+        read_out = [prompt.text for mask in batch.masks for prompt in self._read_out_prompts(mask)]
         self.backbone.encode_text([*captions, *read_out])
 
     def _make_prompt(self, caption: str, mask: Tensor) -> Prompt:
@@ -141,7 +141,7 @@ class MagnetModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         for name, value in self.loss_terms(batch, batch.indices).items():
             self.val_terms[name].update(value, weight=len(batch))
-        return self.block_scores.update(self.backbone, batch, batch.indices)[self.expert_layer]
+        return self.block_scores.update(self.backbone, batch)[self.expert_layer]
 
     def on_validation_epoch_end(self) -> None:
         scores = self.block_scores.compute()[self.expert_layer]
@@ -174,7 +174,9 @@ class MagnetModule(L.LightningModule):
 
 
 def nameless_regions(batch: Batch) -> list[Regions]:
-    """The regions of each image of a batch: those it comes with, or one per class of its label map."""
+    """The regions of each image of a batch: those it comes with, without the padding around it, or one per class of its label map."""
     if batch.regions is None:
         return [named_regions(mask, present_classes(mask)) for mask in batch.masks]
-    return [Regions(masks, masks.new_ones(masks.shape[1:])) for masks in batch.regions]
+    canvas = tuple(batch.images.shape[-2:])
+    inside = [window.paste(masks.new_ones(window.size), canvas, False) for masks, window in zip(batch.regions, batch.windows, strict=True)]
+    return [Regions(masks, counted) for masks, counted in zip(batch.regions, inside, strict=True)]

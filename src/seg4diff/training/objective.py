@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_l
 
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
-from seg4diff.segmentation.readout import upsample
+from seg4diff.segmentation.frame import upsample
 
 
 @dataclass(frozen=True)

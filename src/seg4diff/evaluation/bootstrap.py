@@ -1,0 +1,95 @@
+"""How far a score would move with other images of the same kind: percentile bootstrap over images (Efron and Tibshirani 1993)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from seg4diff.evaluation.metrics import confusion_of, counts_of, mean_iou
+
+AT_ONCE = 64
+"""Resamples that are drawn before they are counted; bounds the memory, changes no figure."""
+
+
+class ImageCounts(Metric):
+    """The counts of every image, from which any resample of the data set can be scored.
+
+    Args:
+        classes: number of classes C.
+    """
+
+    full_state_update = False
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self._classes = classes
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, index: int, predicted: Tensor, truth: Tensor) -> None:
+        """Count one label map.
+
+        Args:
+            index: number of the image in the data set.
+            predicted: see `SegmentationScore.update`.
+            truth: see `SegmentationScore.update`.
+        """
+        counts = counts_of(confusion_of(predicted, truth, self._classes))
+        self.rows.append(torch.cat([torch.tensor([index]), counts.flatten()])[None].to(self.device))
+
+    def compute(self) -> Tensor:
+        """(N, 3, C) right, predicted and true pixels, in the order of the images whatever process saw them."""
+        rows = dim_zero_cat(self.rows).cpu()
+        return rows[rows[:, 0].argsort(), 1:].unflatten(1, (3, self._classes))
+
+
+def resampled_miou(counts: Tensor, resamples: int, seed: int) -> Tensor:
+    """Mean IoU of data sets of N images drawn with replacement from N images.
+
+    Classes that a resample does not show are not part of its mean, as for any data set. Two variants of a model that are resampled with
+    one seed meet the same draws, so the differences of their scores are paired.
+
+    Args:
+        counts: (N, 3, C), see `ImageCounts`.
+        resamples: number of resamples R.
+        seed: seed of the draws.
+
+    Returns:
+        (R,) in [0, 1].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    images, flat = len(counts), counts.flatten(1).double()
+    found = []
+    for first in range(0, resamples, AT_ONCE):
+        draws = [torch.randint(images, (images,), generator=generator) for _ in range(min(AT_ONCE, resamples - first))]
+        times = torch.stack([torch.bincount(drawn, minlength=images) for drawn in draws]).double()
+        found.append(mean_iou((times @ flat).unflatten(1, counts.shape[1:])))  # sums of whole numbers: exact in any order
+    return torch.cat(found)
+
+
+def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str, float]:
+    """95 % intervals of the mean IoU of each variant, and of what a LoRA adds to the base model.
+
+    Args:
+        counts: (N, 3, C) of the same images by variant, "base" and maybe "lora".
+        resamples: number of resamples.
+        seed: seed of the draws.
+
+    Returns:
+        {"<variant>/miou_low", "<variant>/miou_high"}; with a LoRA also {"gain/miou", "gain/miou_low", "gain/miou_high"}.
+    """
+    found = {variant: resampled_miou(own, resamples, seed) for variant, own in counts.items()}
+    report = {}
+    if "lora" in counts:
+        whole = {variant: mean_iou(own.sum(dim=0)) for variant, own in counts.items()}
+        found["gain"], report["gain/miou"] = found["lora"] - found["base"], float(whole["lora"] - whole["base"])
+    for name, values in found.items():
+        report[f"{name}/miou_low"], report[f"{name}/miou_high"] = percentile_interval(values)
+    return report
+
+
+def percentile_interval(values: Tensor, inside: float = 0.95) -> Sequence[float]:
+    """The middle share `inside` of values (R,): (low, high)."""
+    tail = (1 - inside) / 2
+    return torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()

@@ -1,0 +1,99 @@
+"""The paper's recipes on miniatures of COCO-Stuff and SA-1B: the experiment files as they are, only paths and backbone are others."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seg4diff.errors import UserError
+from seg4diff.run import build, evaluate, train
+from tests.conftest import REPO
+from tests.data import layouts
+from tests.runs import compose_config
+
+HEIGHT, WIDTH = 48, 64
+SKY, GRASS, ROAD = 156, 123, 148
+"""Pixels of stuffthingmaps: category id - 1."""
+COLOURS = {SKY: (90, 140, 240), GRASS: (40, 160, 50), ROAD: (90, 90, 90)}
+
+
+def scene(k):
+    """A horizon: sky above grass or road, at another height in every image."""
+    values = np.full((HEIGHT, WIDTH), SKY, np.uint8)
+    values[12 + 3 * (k % 8) :] = (GRASS, ROAD)[k % 2]
+    noise = np.random.default_rng(k).integers(-20, 20, (HEIGHT, WIDTH, 3))
+    picture = np.array([COLOURS.get(value, (0, 0, 0)) for value in range(256)])[values] + noise
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8)), values
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    """Folders of COCO-Stuff and SA-1B with eight training images each."""
+    coco, sa1b = tmp_path_factory.mktemp("coco"), tmp_path_factory.mktemp("sa1b")
+    for split, count in (("train", 8), ("val", 4)):
+        for k in range(count):
+            image, mask = layouts.COCO.pair(coco, split, k)
+            picture, values = scene(k)
+            layouts.write(image, mask, values)
+            picture.save(image)
+    captions = {}
+    for k in range(8):
+        picture, values = scene(k)
+        masks = [values == SKY, values != SKY, np.indices(values.shape)[1] < 20, np.zeros_like(values, bool)]
+        layouts.sa1b(sa1b / "sa_000000", f"sa_{k}", masks, pack=k % 2 == 0)
+        picture.save(sa1b / "sa_000000" / f"sa_{k}.jpg")
+        captions[f"sa_{k}"] = "the sky above the grass"
+    (sa1b / "captions.json").write_text(json.dumps(captions))
+    return coco, sa1b
+
+
+def recipe(experiment, roots, *arguments):
+    coco, sa1b = roots
+    values = [f"experiment={experiment}", "backbone=tiny_sd3", "backbone.image_size=[96,128]"]
+    values += [f"paths.assets_dir={REPO}/assets", "data.num_workers=0", "trainer.accelerator=cpu"]
+    values += [f"data.source.root={coco}"] if experiment == "coco_lora" else [f"data.source.evaluation.root={coco}"]
+    values += [] if experiment == "coco_lora" else [f"data.source.train.root={sa1b}", f"data.source.train.captions={sa1b}/captions.json"]
+    return [*values, "callbacks.samples=null", "trainer.log_every_n_steps=1", *arguments]
+
+
+@pytest.mark.parametrize("experiment", ["coco_lora", "sa1b_lora"])
+def test_a_recipe_trains_on_a_miniature_and_evaluate_reads_the_result(experiment, roots, tmp_path):
+    shorter = ["trainer.max_steps=30", "trainer.val_check_interval=60", "model.warmup_steps=2", "model.lr=0.02"]
+    arguments = recipe(experiment, roots, *shorter)
+    metrics = train(compose_config("train", tmp_path / "run", *arguments))
+    rows = [line.split(",") for line in (tmp_path / "run" / "csv" / "version_0" / "metrics.csv").read_text().splitlines()]
+    column = {name: [float(row[k]) for row in rows[1:] if row[k]] for k, name in enumerate(rows[0])}
+    for name in ("train/focal", "train/dice"):
+        assert np.mean(column[name][-8:]) < 0.9 * np.mean(column[name][:4]), f"{name} did not fall"
+    assert metrics["images"] == 4
+    report = evaluate(compose_config("evaluate", tmp_path / "again", f"ckpt={tmp_path}/run", "trainer.accelerator=cpu"))
+    assert report["lora/miou"] == pytest.approx(metrics["lora/miou"], rel=1e-6) and report["images"] == 4
+
+
+@pytest.mark.parametrize("experiment", ["coco_lora", "sa1b_lora"])
+def test_without_data_and_weights_everything_that_is_missing_is_named(experiment, tmp_path):
+    config = compose_config("train", tmp_path, f"experiment={experiment}", "backbone.model.path=/nowhere/sd3", "trainer.accelerator=cpu")
+    with pytest.raises(UserError) as error:
+        train(config)
+    expected = ["/nowhere/sd3", "val2017", "COCO_ROOT", *(["train2017"] if experiment == "coco_lora" else ["SA1B_ROOT"])]
+    assert not [part for part in expected if part not in str(error.value)]
+
+
+def test_regions_of_sa1b_reach_the_loss_without_the_padding_of_a_letterbox(roots, tmp_path):
+    arguments = recipe("sa1b_lora", roots, "data.geometry=letterbox", "backbone.image_size=[128,128]")
+    config = compose_config("train", tmp_path, *arguments)
+    data, module = build(config.data), build(config.model)
+    batch = next(iter(data._each_once("train", resize_mask=True)))
+    from seg4diff.training.magnet import nameless_regions
+
+    for regions in nameless_regions(batch):
+        assert regions.masks.shape == (3, 128, 128), "the empty mask is left out"
+        assert regions.counted.sum() == 96 * 128 and regions.counted[16:112].all()
+    terms = module_terms(module, batch, data)
+    assert all(value.isfinite() for value in terms.values()) and terms["dice"] > 0
+
+
+def module_terms(module, batch, data):
+    module.vocabulary = data.vocabulary
+    return module.loss_terms(batch, list(range(len(batch))))
