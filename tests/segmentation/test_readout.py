@@ -58,6 +58,8 @@ def test_what_no_named_class_reaches_is_background(normalisation):
     labels = readout(normalisation=normalisation, background=0.8).segment(maps, [2, 5], frame((1, 7)), BACKGROUND)
     left = 5 if normalisation == "minmax" else 2  # without min-max the larger map wins wherever one is reached, but for its zero
     assert labels.tolist() == [[5, left, 7, 7, 7, 2, 2]]
+    tops = readout(normalisation=normalisation, background=1.0).segment(maps, [2, 5], frame((1, 7)), BACKGROUND)
+    assert tops.tolist() == [[5, 7, 7, 7, 7, 7, 2]], "a value that is reached is reached"
     everything = readout(normalisation=normalisation, background=0.0).segment(maps, [2, 5], frame((1, 7)), BACKGROUND)
     assert torch.equal(everything, readout(normalisation=normalisation).segment(maps, [2, 5], frame((1, 7))))
 

@@ -79,6 +79,14 @@ def test_the_largest_classes_are_trained_where_not_all_fit():
     assert all(value.isfinite() for value in terms.values())
 
 
+def test_the_background_is_no_word_of_a_prompt():
+    module = magnet("names")
+    module.vocabulary = Vocabulary(("background", *NAMES[1:]), background=0)
+    masks = [areas_to_mask([30, 20, 10])]
+    module.loss_terms(batch(masks, [""]), [0])
+    assert module._objective.classes(masks) == [[1, 2]]
+
+
 def test_a_long_caption_trains_what_its_beginning_names():
     module = magnet("caption")
     names = {name: k for k, name in enumerate(NAMES)}

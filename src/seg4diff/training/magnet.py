@@ -129,11 +129,12 @@ class MagnetModule(L.LightningModule):
         self._encode(batch)
         captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
         read_out = [prompt.text for mask in batch.masks for prompt in self._read_out_prompts(mask)]
-        self.backbone.encode_text([*captions, *read_out])
+        self.backbone.encode_text([*captions, *read_out, ""])  # the empty prompt is that of unsupervised segmentation
 
     def _make_prompt(self, caption: str, mask: Tensor) -> Prompt:
-        """The one prompt of an image, see `prompt` of the class: what does not fit is left out, and not aligned for this image."""
-        classes, names, fits = present_classes(mask), self.vocabulary.names, self.backbone.fits
+        """The one prompt of an image, see `prompt` of the class: what does not fit is left out, and not aligned; so is the background."""
+        classes = [k for k in present_classes(mask) if k != self.vocabulary.background]
+        names, fits = self.vocabulary.names, self.backbone.fits
         if self._prompt == "caption":
             return find_names(cut_to_fit(caption, fits), names, classes)
         return list_largest(names, classes, lambda k: int((mask == k).sum()), fits)
