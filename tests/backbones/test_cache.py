@@ -6,8 +6,9 @@ import os
 
 import pytest
 import torch
-from tests.hosts import random_sd3
+from tests.hosts import random_flux2, random_sd3
 
+from seg4diff.backbones.flux2 import Flux2Backbone
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.errors import UserError
@@ -116,3 +117,45 @@ def test_a_cache_of_another_model_is_refused(folder, tmp_path):
     description.write_text(description.read_text()[:20])
     with pytest.raises(UserError, match=r"cannot be used \(.*model.json is no JSON object\): delete it or choose another folder"):
         load(folder, tmp_path / "cache")
+
+
+def test_another_way_to_encode_text_is_another_cache(tmp_path):
+    random_flux2()._pipeline.save_pretrained(tmp_path / "flux2")
+    options = {"path": str(tmp_path / "flux2"), "text_length": 48, "runtime": Runtime(cache=str(tmp_path / "cache"))}
+    first = Flux2Backbone.from_pretrained(**options, text_layers=(1, 2, 3))
+    expected = first.encode_text(["apple"]).embeddings
+    again = Flux2Backbone.from_pretrained(**options, text_layers=(1, 2, 3))
+    assert torch.equal(again.encode_text(["apple"]).embeddings, expected) and again._pipeline.text_encoder is None
+    with pytest.raises(UserError, match="choose another folder"):
+        Flux2Backbone.from_pretrained(**options, text_layers=(3, 2, 1))
+
+
+def test_the_same_folder_written_differently_is_the_same_model(folder, tmp_path, monkeypatch):
+    load(folder, tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    load(folder.relative_to(tmp_path), tmp_path / "cache")
+
+
+def test_entries_can_be_read_by_whom_the_umask_allows(folder, tmp_path):
+    before = os.umask(0o022)
+    try:
+        load(folder, tmp_path / "cache").encode_text(["apple"])
+    finally:
+        os.umask(before)
+    (entry,) = (tmp_path / "cache" / "text").rglob("*.safetensors")
+    assert entry.stat().st_mode & 0o777 == 0o644
+
+
+def test_entries_made_under_autocast_are_those_made_without(folder, tmp_path):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = encoded(load(folder, tmp_path / "mixed"))
+    for one, two in zip(mixed, encoded(load(folder, tmp_path / "plain")), strict=True):
+        assert one.dtype == two.dtype and torch.equal(one, two)
+
+
+def test_loaded_encoders_are_no_part_of_the_module(folder, tmp_path):
+    for model in (load(folder, tmp_path / "cache"), SD3Backbone.from_pretrained(path=str(folder), t5_length=0)):
+        before = [name for name, _ in model.named_parameters()]
+        encoded(model)
+        assert [name for name, _ in model.named_parameters()] == before
+        assert all(name.startswith("transformer.") for name in before)

@@ -63,7 +63,7 @@ def test_an_attention_backend_reaches_flux_and_is_refused_where_it_would_do_noth
         FluxBackbone.from_pretrained(path=str(folder / "flux"), text_length=24, guidance=3.5, runtime=Runtime(attention="flsh"))
 
 
-def test_bfloat16_weights_give_nearly_the_same_maps_and_the_adapter_stays_in_float32(folder):
+def test_bfloat16_weights_give_nearly_the_same_maps_and_the_adapter_stays_in_float32(folder, tmp_path):
     half = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=Runtime(dtype="bfloat16"))
     full = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0)
     assert half.transformer.dtype == torch.bfloat16
@@ -76,6 +76,13 @@ def test_bfloat16_weights_give_nearly_the_same_maps_and_the_adapter_stays_in_flo
     torch.testing.assert_close(*maps, atol=5e-3, rtol=0.1)
     add_lora(half, TRAINED, expert_layer=1, seed=0)
     assert {weight.dtype for weight in lora_weights(half).values()} == {torch.float32}
+    half.save_lora(tmp_path)
+    loaded = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=Runtime(dtype="bfloat16"))
+    loaded.load_lora(tmp_path)
+    ours, theirs = lora_weights(half), lora_weights(loaded)
+    assert len(ours) == len(theirs)
+    for (_, weight), (_, kept) in zip(sorted(ours.items()), sorted(theirs.items()), strict=True):
+        assert kept.dtype == torch.float32 and torch.equal(weight, kept)
 
 
 def test_encoders_leave_the_accelerator_after_use():

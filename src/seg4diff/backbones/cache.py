@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from seg4diff.errors import UserError
@@ -42,7 +42,7 @@ class EncodingCache:
         self._folder, self._stamp = folder, stamp
         description = folder / "model.json"
         if not description.exists():
-            _write(description, lambda partial: partial.write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8"))
+            _write(description, (json.dumps(model, indent=2) + "\n").encode())
         try:
             found = json.loads(description.read_text(encoding="utf-8"))
         except ValueError:
@@ -66,7 +66,7 @@ class EncodingCache:
         if missing:
             for name, entry in zip(missing, encode(list(missing.values())), strict=True):
                 entries[name] = {key: value.detach().cpu().contiguous() for key, value in entry.items()}
-                _write(self._path(kind, name), lambda partial, name=name: save_file(entries[name], partial, _metadata(entries[name])))
+                _write(self._path(kind, name), save(entries[name], _metadata(entries[name])))
         return [entries[name] for name in names]
 
     def _path(self, kind: str, name: str) -> Path:
@@ -104,14 +104,12 @@ def _words(model: dict[str, str]) -> str:
     return ", ".join(f"{key} {value}" for key, value in model.items())
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write beside the target and rename, so that a reader never meets half of a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{path.name}")
     try:
-        write(partial)
+        partial.write_bytes(content)
         os.replace(partial, path)
-    except SafetensorError as error:
-        raise UserError(f"the cache file {path} cannot be written ({error}): make room, or set runtime.cache elsewhere.") from error
     finally:
         partial.unlink(missing_ok=True)
