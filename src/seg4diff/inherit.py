@@ -46,7 +46,7 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
         return None
     run = OmegaConf.load(run_file)
     if "runtime" not in run:
-        raise UserError(f"{run_file} is of an earlier version and cannot be taken over: copy its LoRA folder elsewhere and give that")
+        raise UserError(f"{run_file} is of an earlier version and cannot be taken over: copy its LoRA folder elsewhere and give that.")
     overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
     set_here = {override.key_or_group for override in overrides}
     OmegaConf.set_struct(config, False)

@@ -1,6 +1,5 @@
 """How a model sits on the machine: number format, quantisation, attention kernels, memory savers, caches."""
 
-import logging
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +10,6 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
 from seg4diff.errors import UserError
-
-log = logging.getLogger(__name__)
 
 Quantization = Literal["int8", "nf4"]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
