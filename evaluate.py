@@ -3,7 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from seg4diff.run import evaluate, main
+from seg4diff.console import main
+from seg4diff.run import evaluate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

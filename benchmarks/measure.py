@@ -19,7 +19,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from seg4diff.provenance import write_json
+from seg4diff.disk import write_json
 
 Run = Callable[[], object]
 """One thing to measure; what it returns stays alive until its memory has been read."""

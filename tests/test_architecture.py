@@ -12,6 +12,7 @@ from tests.conftest import REPO
 PACKAGE = REPO / "src" / "seg4diff"
 ORDER = [
     "errors",
+    "disk",
     "provenance",
     "flow",
     "data",
@@ -23,12 +24,13 @@ ORDER = [
     "training",
     "loggers",
     "outputs",
+    "console",
     "sweep",
     "inherit",
     "run",
 ]
 """A room imports only rooms to its left (and itself)."""
-HYDRA = {"run", "sweep", "inherit"}
+HYDRA = {"console", "run", "sweep", "inherit"}
 OWNERS = {"hydra": HYDRA, "omegaconf": HYDRA, "diffusers": {"backbones"}, "peft": {"backbones"}}
 OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -10,8 +10,9 @@ from PIL import Image
 
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
+from seg4diff.console import main
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.run import encode, evaluate, main, train
+from seg4diff.run import encode, evaluate, train
 from tests.hosts import random_flux, random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
 

@@ -1,6 +1,5 @@
 """What it takes to repeat a run: the resolved configuration, library versions and the git revision."""
 
-import json
 import platform
 import subprocess
 import sys
@@ -21,14 +20,6 @@ def provenance() -> dict[str, Any]:
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": _git("status", "--porcelain") not in ("", "unknown"),
     }
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one step, so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _git(*arguments: str) -> str:

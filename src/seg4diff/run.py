@@ -1,10 +1,8 @@
-"""Turn a resolved configuration into a run. Only this module, `sweep` and the root scripts know Hydra."""
+"""Turn a resolved configuration into a run. Only this module, its neighbours and the root scripts know Hydra."""
 
 import logging
 import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,78 +10,25 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
-from hydra.experimental.callback import Callback
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import adapted_blocks
+from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import print_report, write_report
 from seg4diff.inherit import find_lora, take_from_run
 from seg4diff.loggers import finished
 from seg4diff.outputs import check_output_dir, checkpoint_of
-from seg4diff.provenance import provenance, write_json
+from seg4diff.provenance import provenance
 from seg4diff.training.checkpoints import read_checkpoint
 from seg4diff.training.magnet import MagnetModule
 
 log = logging.getLogger(__name__)
-
-
-def main(entry: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; what the user can mend ends in one sentence and exit code 1, everything else in a traceback.
-
-    SEG4DIFF_DEBUG=1 shows the traceback in every case.
-    """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
-    quiet_libraries()
-    try:
-        entry()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("SEG4DIFF_DEBUG") == "1":
-            raise
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _sentence(error: Exception) -> str:
-    """The message alone: without the traceback that a loader process puts before it, and on one line where it is one thing."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}"
-    message = str(error).rpartition("UserError: ")[2].strip()
-    return " ".join(message.split()) if isinstance(error, HydraException | OmegaConfBaseException) else message
-
-
-def quiet_libraries() -> None:
-    """Hide what libraries say about themselves."""
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # it is: its sampler starts at the step reached
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is unknown to torch 2.9
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated.*")
-    warnings.filterwarnings("ignore", message=".*predict returned None.*")
-    quiet_hosts()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-
-
-class OutputGuard(Callback):
-    """Hydra callback that refuses to write over another run before Hydra itself writes there."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            output_dir = Path(config.hydra.run.dir)
-            check_output_dir(output_dir, checkpoint_of(output_dir, config.get("ckpt_path")))
-        except UserError as error:  # Hydra swallows what a callback raises, but not an exit
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
 
 
 def build(config: DictConfig, **given: Any) -> Any:
@@ -226,7 +171,7 @@ def _record(config: DictConfig, output_dir: Path) -> None:
         for file in (output_dir / "config.yaml", output_dir / "provenance.json"):
             if file.exists():
                 file.rename(file.with_stem(f"{file.stem}-earlier-{earlier}"))
-        (output_dir / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        write_text(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         write_json(output_dir / "provenance.json", provenance())
 
 

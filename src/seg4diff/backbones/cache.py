@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from seg4diff.disk import whole_file
 from seg4diff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,6 @@ def _words(model: dict[str, str]) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that a reader never meets half of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{path.name}")
-    try:
+    """Write in one step; other processes, here or on other machines, may be writing the same entry."""
+    with whole_file(path, f"{socket.gethostname()}-{os.getpid()}-") as partial:
         partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

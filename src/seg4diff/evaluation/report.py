@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from seg4diff.disk import whole_file
 from seg4diff.evaluation.matching import MATCHING_TEXT
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
 
@@ -88,7 +89,7 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
     """Write per-class.csv and blocks.png into `folder`."""
     variants = [variant for variant in VARIANTS if f"{variant}/iou_per_class" in report]
     names = list(report["base/iou_per_class"])
-    with (folder / "per-class.csv").open("w", newline="", encoding="utf-8") as file:
+    with whole_file(folder / "per-class.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", *(f"{variant} IoU" for variant in variants)])
         for name in names:
@@ -114,4 +115,5 @@ def plot_blocks(report: dict[str, Any], path: Path) -> None:
             axes.axhline(100 * report[key], label=label, color=colour, linestyle="--", linewidth=1.2)
     axes.set(xlabel="block", ylabel="mIoU (%)", ylim=(0, 100), title="Zero-shot mIoU by block (orange: expert)")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    figure.savefig(path, dpi=120)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

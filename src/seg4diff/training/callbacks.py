@@ -13,14 +13,15 @@ from PIL import Image
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch, tensor_to_image
+from seg4diff.disk import whole_file
 from seg4diff.evaluation.report import VARIANTS
 from seg4diff.pictures import overlay, sheet
 
 
 def log_picture(trainer: L.Trainer, name: str, picture: Image.Image, folder: Path) -> None:
     """Write a picture as `folder/name-step.png` and send it to the loggers that take pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    picture.save(folder / f"{name}-{trainer.global_step:06d}.png")
+    with whole_file(folder / f"{name}-{trainer.global_step:06d}.png") as partial:
+        picture.save(partial, format="PNG")
     for logger in trainer.loggers:
         _send(logger, name, picture, trainer.global_step)
 

@@ -1,0 +1,36 @@
+"""Files that a reader never meets half-written: made beside their place, then renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole_file(path: Path, writer: str = "") -> Iterator[Path]:
+    """Yield where to write; the file takes its place in one step when the block ends, and nothing is left of it when the block fails.
+
+    Args:
+        path: the file; its folder is made.
+        writer: tells several processes apart that may write the same file at the same moment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{writer}partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file in one step."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
