@@ -1,15 +1,16 @@
-"""Evaluate: `python evaluate.py ckpt=<run folder | .ckpt | LoRA folder | base>`."""
+"""Evaluate: `python evaluate.py ckpt=<run folder | .ckpt | LoRA folder | base>`, on standard benchmarks with `benchmark=paper`."""
 
 import hydra
 from omegaconf import DictConfig
 
+from seg4diff.benchmark import evaluate_benchmarks
 from seg4diff.console import main
 from seg4diff.run import evaluate
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def run(config: DictConfig) -> None:
-    evaluate(config)
+    (evaluate_benchmarks if config.get("benchmark") else evaluate)(config)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_lora_folder_gives_the_same_output_in_plain_diffusers(finished, assets):
 def test_frozen_weights_are_bit_unchanged(tmp_path, assets, world):
     config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "~evaluation", "validate_first=false", "~callbacks")
     module, data, trainer = build(config.model), build(config.data), instantiate(config.trainer, logger=False, _convert_="all")
-    data.prepare_data()
+    data.source.prepare()
     trainer.fit(module, data)
     fresh = build(config.backbone.model)
     trained = {name.replace(".base_layer", ""): weight for name, weight in module.backbone.state_dict().items()}
@@ -113,7 +113,7 @@ def fit(tmp_path, assets, world, *arguments, callbacks=(), ckpt_path=None):
     """Train the small model; returns its adapter. The checkpoint callback would write no file by itself before step 50."""
     config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "trainer.accumulate_grad_batches=2", *arguments)
     module, data = build(config.model), build(config.data)
-    data.prepare_data()
+    data.source.prepare()
     callbacks = [build(config.callbacks.checkpoint), *callbacks]
     trainer = instantiate(config.trainer, logger=False, callbacks=callbacks, _convert_="all", enable_progress_bar=False)
     trainer.fit(module, data, ckpt_path=ckpt_path)
@@ -175,7 +175,7 @@ def test_training_and_evaluation_from_a_full_cache_load_no_encoder_and_end_alike
 
 def test_every_experiment_composes_for_every_backbone(tmp_path):
     backbones = [file.stem for file in (REPO / "conf" / "backbone").glob("*.yaml") if "untrained" not in file.stem]
-    for experiment in ("quickstart", "coco_lora"):
+    for experiment in ("quickstart", "coco_lora", "sa1b_lora"):
         for backbone in backbones:
             config = compose_config("train", tmp_path, f"experiment={experiment}", f"backbone={backbone}")
             resolved = OmegaConf.to_container(config, resolve=True)
@@ -185,7 +185,7 @@ def test_every_experiment_composes_for_every_backbone(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((REPO / "conf" / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_path, assets):
-    from seg4diff.run import _trainer
+    from seg4diff.run import open_trainer
 
     swap = [] if file.stem.startswith("toyworld") else ["backbone=tiny_sd3", "backbone.expert_layer=1"]
     config = compose_config("train", tmp_path, f"experiment={file.stem}", *swap, f"paths.assets_dir={assets}", "trainer.precision=32-true")
@@ -193,5 +193,5 @@ def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_pat
     build(config.data)
     module = build(config.model)
     assert sum(weight.numel() for weight in module.parameters() if weight.requires_grad) > 0
-    with _trainer(config) as trainer:
+    with open_trainer(config) as trainer:
         assert trainer.max_steps == config.trainer.max_steps

@@ -1,14 +1,31 @@
-"""What evaluate.py takes over from the run that a LoRA belongs to."""
+"""What an evaluation takes over: from the run that a LoRA belongs to, and from the authors' release where that is asked for."""
 
+import logging
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import LORA_FILE
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.training.checkpoints import lora_folder, read_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def inherit(config: DictConfig) -> tuple[Path | None, int | None]:
+    """Complete an evaluation's configuration in place.
+
+    Returns:
+        The LoRA to evaluate, or None for the base model; the block that its run aligned, or None where it belongs to no run.
+    """
+    lora = find_lora(str(config.ckpt))
+    trained_for = take_from_run(config, lora) if lora is not None else None
+    if config.release_compat:
+        take_from_release(config)
+    return lora, trained_for
 
 
 def find_lora(ckpt: str) -> Path | None:
@@ -47,7 +64,7 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
     run = OmegaConf.load(run_file)
     if "runtime" not in run:
         raise UserError(f"{run_file} is of an earlier version and cannot be taken over: copy its LoRA folder elsewhere and give that.")
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
+    overrides = _overrides()
     set_here = {override.key_or_group for override in overrides}
     OmegaConf.set_struct(config, False)
     for group in ("backbone", "data", "expert_layer", "protocol", "runtime"):
@@ -62,3 +79,21 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
         config.backbone.model.runtime = "${runtime}"
     config.data.test_split = config.split
     return run.get("expert_layer")
+
+
+def take_from_release(config: DictConfig) -> None:
+    """Set the choices of the authors' release (`release_choices`) and list them; what the command line sets stays."""
+    set_here = {override.key_or_group for override in _overrides()}
+    for choice in config.release_choices:
+        present = OmegaConf.select(config, choice.key, default=_ABSENT) is not _ABSENT
+        if present and choice.key not in set_here:
+            OmegaConf.update(config, choice.key, choice.value)
+            log.info("release_compat: %s=%s (%s)", choice.key, choice.value, choice.why)
+
+
+_ABSENT = object()
+
+
+def _overrides() -> list[Override]:
+    """What the command line sets."""
+    return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import adapted_blocks
+from seg4diff.data.datamodule import SegmentationDataModule
+from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import print_report, write_report
-from seg4diff.inherit import find_lora, take_from_run
+from seg4diff.inherit import inherit
 from seg4diff.loggers import finished
 from seg4diff.outputs import check_output_dir, checkpoint_of
 from seg4diff.provenance import provenance
@@ -56,11 +60,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     if checkpoint is not None:
         read_checkpoint(checkpoint)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    data, module = _build_all(config.data, config.model)
+    (data,), module = build_all([config.data], config.model)
     if "runtime" not in config.backbone.model and any(value for name, value in config.runtime.items() if name not in ("_target_", "dtype")):
         raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
-    with _trainer(config) as trainer:
-        _record(config, output_dir)
+    with open_trainer(config) as trainer:
+        record(config, output_dir)
         if checkpoint is None and config.validate_first:
             trainer.validate(module, data, verbose=False)
         trainer.fit(module, data, ckpt_path=checkpoint)
@@ -83,26 +87,31 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    lora = find_lora(str(config.ckpt))
-    trained_for = take_from_run(config, lora) if lora is not None else None
+    lora, trained_for = inherit(config)
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    data, backbone = _build_all(config.data, config.backbone.model)
-    if lora is not None:
-        backbone.load_lora(lora)
-        if config.expert_layer not in [*adapted_blocks(backbone), trained_for]:
-            raise UserError(
-                f"the LoRA {lora} adapts the blocks {adapted_blocks(backbone)}, expert_layer is {config.expert_layer}: evaluate the block "
-                "it was trained for."
-            )
-    with _trainer(config) as trainer:
-        _record(config, output_dir)
+    (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+    load_lora(config, backbone, lora, trained_for)
+    with open_trainer(config) as trainer:
+        record(config, output_dir)
         report = {"ckpt": str(config.ckpt), "split": config.split} | evaluate_module(config, trainer, backbone, data)
         if trainer.is_global_zero:
             write_json(output_dir / "metrics.json", report)
             log.info("table, overlays and metrics.json are in %s", output_dir)
     return report
+
+
+def load_lora(config: DictConfig, backbone: Backbone, lora: Path | None, trained_for: int | None) -> None:
+    """Put the LoRA on the model; the block that is evaluated must be one that it adapts, or the one that its run aligned."""
+    if lora is None:
+        return
+    backbone.load_lora(lora)
+    if config.expert_layer not in [*adapted_blocks(backbone), trained_for]:
+        raise UserError(
+            f"the LoRA {lora} adapts the blocks {adapted_blocks(backbone)}, expert_layer is {config.expert_layer}: evaluate the block "
+            "it was trained for."
+        )
 
 
 def encode(config: DictConfig) -> dict[str, Any]:
@@ -120,10 +129,10 @@ def encode(config: DictConfig) -> dict[str, Any]:
         raise UserError("encode.py needs a pretrained backbone: this one is built from scratch, and its encoders are still to be trained.")
     OmegaConf.set_struct(config, False)
     config.callbacks, config.logger = {"progress": (config.get("callbacks") or {}).get("progress")}, None
-    data, module = _build_all(config.data, config.model)
+    (data,), module = build_all([config.data], config.model)
     if not isinstance(module, MagnetModule):
         raise UserError("encode.py encodes what mask alignment needs: choose an experiment with model=magnet.")
-    with _trainer(config) as trainer:
+    with open_trainer(config) as trainer:
         trainer.predict(module, data, return_predictions=False)
     held = {kind: len(list((Path(config.runtime.cache) / kind).rglob("*.safetensors"))) for kind in ("image", "text")}
     log.info("%s holds %d images and %d prompts: train with runtime.cache=%s", config.runtime.cache, *held.values(), config.runtime.cache)
@@ -140,30 +149,39 @@ def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.M
     return evaluation.report
 
 
-def _build_all(data_config: DictConfig, model_config: DictConfig) -> tuple[L.LightningDataModule, Any]:
-    """Build data and model; what is missing for either is said in one message."""
+def build_all(
+    data_configs: Sequence[DictConfig], model_config: DictConfig, splits: Sequence[str] = SPLITS
+) -> tuple[list[SegmentationDataModule], Any]:
+    """Build data and model; what is missing for any of them is said in one message.
+
+    Args:
+        data_configs: one node for each data set.
+        model_config: the module or the backbone.
+        splits: those that must be there.
+    """
     built, errors = [], []
-    for make in (lambda: _prepared(build(data_config)), lambda: build(model_config)):
+    for make in [*(partial(_prepared, node, splits) for node in data_configs), partial(build, model_config)]:
         try:
             built.append(make())
         except UserError as error:
             errors.append(str(error))
     if errors:
-        raise UserError("\n       ".join(errors))
-    return built[0], built[1]
+        raise UserError("\n       ".join(dict.fromkeys(errors)))
+    return built[:-1], built[-1]
 
 
 def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _prepared(data: L.LightningDataModule) -> L.LightningDataModule:
+def _prepared(config: DictConfig, splits: Sequence[str]) -> SegmentationDataModule:
+    data = build(config)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once per machine
-        data.prepare_data()
+        data.source.prepare(splits)
     return data
 
 
-def _record(config: DictConfig, output_dir: Path) -> None:
+def record(config: DictConfig, output_dir: Path) -> None:
     """Save the resolved configuration, versions and git revision; where a run is continued, the earlier ones stay beside them."""
     if rank_zero_only.rank == 0:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -176,7 +194,7 @@ def _record(config: DictConfig, output_dir: Path) -> None:
 
 
 @contextmanager
-def _trainer(config: DictConfig) -> Iterator[L.Trainer]:
+def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     """The trainer with its loggers and callbacks; the loggers are closed at the end."""
     if config.trainer.precision in ("16-true", "bf16-true"):
         raise UserError(

@@ -12,6 +12,7 @@ from seg4diff.data.toyworld.dataset import ToyWorld
 from seg4diff.data.toyworld.scenes import CLASS_NAMES, SPLITS, make_scene
 from seg4diff.data.toyworld.stuff import STUFF
 from seg4diff.data.toyworld.things import THINGS
+from seg4diff.errors import UserError
 
 FUNCTION_WORDS = {"a", "an", "on", "the", "and", "at", "in", "two", "three", "four"}
 COUNTS = {"two": 2, "three": 3, "four": 4}
@@ -113,3 +114,14 @@ def test_table_round_trip_keeps_every_mask_pixel(tmp_path):
                 pixels = ((sample.image + 1) * 127.5).round().byte().permute(1, 2, 0)
                 assert torch.equal(pixels, torch.from_numpy(scene.image))
     assert tuple(world.vocabulary.names[k] for k in sample.mask.unique()) == scene.classes
+
+
+def test_wide_scenes_are_the_middle_rows_of_square_ones(tmp_path):
+    sizes = {"test": 2}
+    wide = ToyWorld(root=str(tmp_path), seed=3, side=48, sizes=sizes, height=20).table("test")
+    square = ToyWorld(root=str(tmp_path), seed=3, side=48, sizes=sizes).table("test")
+    for key in ("image", "mask", "instances"):
+        assert np.array_equal(np.array(wide[1][key]), np.array(square[1][key])[14:34])
+    assert wide["caption"] == square["caption"]
+    with pytest.raises(UserError, match=r"1\.\.48"):
+        ToyWorld(root=str(tmp_path), seed=3, side=48, sizes=sizes, height=49)

@@ -77,11 +77,11 @@ def test_every_configuration_builds_and_reads_its_variable(name, tmp_path, monke
     default = build(compose_config("evaluate", tmp_path, f"data={name}", "ckpt=base", f"paths.data_dir={tmp_path}/here").data)
     assert len(default.vocabulary) == classes
     with pytest.raises(MissingFileError, match=f"{tmp_path}/here/.* set {variable} or"):
-        default.prepare_data()
+        default.source.prepare()
     monkeypatch.setenv(variable, f"{tmp_path}/elsewhere")
     moved = build(compose_config("train", tmp_path, "experiment=quickstart", f"data={name}").data)
     with pytest.raises(MissingFileError, match=f"{tmp_path}/elsewhere"):
-        moved.prepare_data()
+        moved.source.prepare()
 
 
 def test_every_configuration_is_tested():

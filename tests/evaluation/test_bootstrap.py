@@ -31,7 +31,7 @@ def test_counts_of_images_sum_to_those_of_the_data_set():
     score = SegmentationScore(CLASSES)
     for index in range(IMAGES):
         score.update(*pair(index))
-    counts = counted(range(IMAGES)).compute()
+    counts = counted(range(IMAGES)).compute()[1]
     assert counts.shape == (IMAGES, 3, CLASSES) and counts.dtype == torch.int64
     assert mean_iou(counts.sum(dim=0)) == score.compute()["miou"]
     assert counts[3, 2].tolist() == [int((pair(3)[1] == k).sum()) for k in range(CLASSES)]
@@ -39,18 +39,18 @@ def test_counts_of_images_sum_to_those_of_the_data_set():
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_agree_to_the_last_bit(processes):
-    whole = {"base": counted(range(IMAGES)).compute()}
+    whole = {"base": counted(range(IMAGES)).compute()[1]}
     parts = [counted(range(rank, IMAGES, processes)) for rank in range(processes)]
     for part in parts[1:]:
         parts[0].merge_state(part)
-    merged = {"base": parts[0].compute()}
+    merged = {"base": parts[0].compute()[1]}
     assert torch.equal(merged["base"], whole["base"])
     assert intervals(merged, 50, seed=3) == intervals(whole, 50, seed=3)
 
 
 def test_resamples_are_data_sets_of_the_same_images():
     """Each is scored as if its images had been seen so often; a slow loop over the same draws."""
-    counts = counted(range(IMAGES)).compute()
+    counts = counted(range(IMAGES)).compute()[1]
     generator = torch.Generator().manual_seed(5)
     expected = [mean_iou(counts[torch.randint(IMAGES, (IMAGES,), generator=generator)].sum(dim=0)) for _ in range(150)]
     found = resampled_miou(counts, 150, seed=5)
@@ -59,14 +59,14 @@ def test_resamples_are_data_sets_of_the_same_images():
 
 
 def test_equal_images_leave_no_doubt():
-    counts = counted([2]).compute().repeat(9, 1, 1)
+    counts = counted([2]).compute()[1].repeat(9, 1, 1)
     low, high = percentile_interval(resampled_miou(counts, 40, seed=0))
     assert low == high == mean_iou(counts[0])
 
 
 def test_the_gain_is_paired():
     """The LoRA gets one pixel in a hundred more right in every image: its score moves with the base's, the gain hardly."""
-    base = counted(range(40)).compute()
+    base = counted(range(40)).compute()[1]
     lora = base.clone()
     lora[:, :2] = lora[:, :2] * 99 // 100 + base[:, 2:] // 100
     report = intervals({"base": base, "lora": lora}, 300, seed=0)

@@ -200,3 +200,20 @@ def test_noise_level_outside_the_path_is_refused(sigma):
 def test_background_level_outside_the_stretched_range_is_refused(level):
     with pytest.raises(UserError, match=rf"readout\.background must be in \[0, 1\], found {level}"):
         readout(background=level)
+
+
+def test_the_mean_of_single_heads_is_the_mean_of_all(model):
+    prompts = [[list_names(NAMES, [0, 1])]] * 2
+    whole_mean = readout().class_maps(model, images(), prompts, [0, 1], [2])[2]
+    heads = model.attention_sites()[2].module.heads
+    single = [readout(heads=[head]).class_maps(model, images(), prompts, [0, 1], [2])[2] for head in range(heads)]
+    for k in range(2):
+        torch.testing.assert_close(sum(maps[k] for maps in single) / heads, whole_mean[k])
+    assert not torch.allclose(single[0][0], single[1][0])
+
+
+def test_a_head_that_is_not_there_is_named(model):
+    with pytest.raises(UserError, match=r"no attention head 99: .* 0 to"):
+        readout(heads=[0, 99]).class_maps(model, images(), [[list_names(NAMES, [0])]] * 2, [0, 1], [2])
+    with pytest.raises(UserError, match="at least one"):
+        readout(heads=[])

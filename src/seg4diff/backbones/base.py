@@ -73,6 +73,18 @@ class JointQK:
     text_key: Tensor
     scale: float
 
+    def of_heads(self, heads: Sequence[int]) -> "JointQK":
+        """The same block with these heads alone, in this order.
+
+        Raises:
+            UserError: the block has no such head.
+        """
+        count = self.image_query.shape[1]
+        if odd := [head for head in heads if not 0 <= head < count]:
+            raise UserError(f"there is no attention head {odd[0]}: the heads of this block are 0 to {count - 1}.")
+        own = {name: getattr(self, name)[:, list(heads)] for name in ("image_query", "image_key", "text_query", "text_key")}
+        return JointQK(**own, scale=self.scale)
+
 
 class Backbone(nn.Module, ABC):
     """A multi-modal diffusion transformer with its image and text encoders.

@@ -38,10 +38,11 @@ class ImageCounts(Metric):
         counts = counts_of(confusion_of(predicted, truth, self._classes))
         self.rows.append(torch.cat([torch.tensor([index]), counts.flatten()])[None].to(self.device))
 
-    def compute(self) -> Tensor:
-        """(N, 3, C) right, predicted and true pixels, in the order of the images whatever process saw them."""
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Numbers of the images (N,) in rising order, whatever process saw them; right, predicted and true pixels of each (N, 3, C)."""
         rows = dim_zero_cat(self.rows).cpu()
-        return rows[rows[:, 0].argsort(), 1:].unflatten(1, (3, self._classes))
+        rows = rows[rows[:, 0].argsort()]
+        return rows[:, 0], rows[:, 1:].unflatten(1, (3, self._classes))
 
 
 def resampled_miou(counts: Tensor, resamples: int, seed: int) -> Tensor:

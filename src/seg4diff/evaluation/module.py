@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import lightning as L
 import torch
@@ -14,7 +14,7 @@ from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
 from seg4diff.evaluation.floors import Floors, grid_ceiling
-from seg4diff.evaluation.metrics import SegmentationScore
+from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.frame import frames
@@ -25,7 +25,10 @@ log = logging.getLogger(__name__)
 
 
 class SplitEvaluation(L.LightningModule, ABC):
-    """Test loop over a split, whatever the way of segmenting; `report` holds the result once the loop is over.
+    """Test loop over a split, whatever the way of segmenting.
+
+    Once the loop is over, `report` holds the result, and `image_scores` the mIoU of every image by variant and number of the image:
+    over the classes in that image, NaN where it has none; to choose pictures by, no score of the data set.
 
     Args:
         backbone: the model; where it carries a LoRA, it is evaluated without and with it.
@@ -46,6 +49,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         everything = range(len(backbone.attention_sites()))
         self._base_blocks = sorted({expert_layer, *(everything if base_blocks == "all" else base_blocks)})
         self.report: dict = {}
+        self.image_scores: dict[str, dict[int, float]] = {}
 
     @abstractmethod
     def make_segmenter(self, vocabulary: Vocabulary) -> Segmenter:
@@ -59,28 +63,33 @@ class SplitEvaluation(L.LightningModule, ABC):
         with self.trainer.precision_plugin.forward_context():
             self.backbone.check_device(self.trainer.strategy.root_device)
         vocabulary = self.trainer.datamodule.vocabulary
-        classes, segment = len(vocabulary), self.make_segmenter(vocabulary)
+        classes, self._segment = len(vocabulary), self.make_segmenter(vocabulary)
         variants = {"base": self._base_blocks} | ({"lora": [self.expert_layer]} if has_lora(self.backbone) else {})
         self.block_scores = nn.ModuleDict(
-            {name: BlockScores(segment=segment, blocks=blocks, classes=classes) for name, blocks in variants.items()}
+            {name: BlockScores(segment=self._segment, blocks=blocks, classes=classes) for name, blocks in variants.items()}
         )
         self.image_counts = nn.ModuleDict({name: ImageCounts(classes) for name in variants})
         self.floors, self.ceiling = self.make_floors(vocabulary), SegmentationScore(classes)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Count a batch; returns the expert's label maps of each variant."""
-        predictions = {}
-        if "lora" in self.block_scores:
-            predictions["lora"] = self.evaluate_variant("lora", batch)
-            with base_model(self.backbone):
-                predictions["base"] = self.evaluate_variant("base", batch)
-        else:
-            predictions["base"] = self.evaluate_variant("base", batch)
+        predictions = self._each_variant(lambda variant: self.evaluate_variant(variant, batch))
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         for mask, frame in zip(batch.masks, frames(batch), strict=True):
             self.floors.update(mask)
             self.ceiling.update(grid_ceiling(mask.cpu(), grid, frame), mask.cpu())
         return predictions
+
+    def label_maps(self, batch: Batch) -> dict[str, list[Tensor]]:
+        """The expert's label maps of each variant, without counting them."""
+        return self._each_variant(lambda _: self._segment(self.backbone, batch, [self.expert_layer])[self.expert_layer])
+
+    def _each_variant(self, read: Callable[[str], list[Tensor]]) -> dict[str, list[Tensor]]:
+        if "lora" not in self.block_scores:
+            return {"base": read("base")}
+        adapted = read("lora")
+        with base_model(self.backbone):
+            return {"base": read("base"), "lora": adapted}
 
     def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
         """Count a batch for the model as it is now; returns the expert's label maps."""
@@ -106,7 +115,10 @@ class SplitEvaluation(L.LightningModule, ABC):
             }
             if variant == "base":
                 report["miou_per_block"] = {block: float(score["miou"]) for block, score in scores.items()}
-        counts = {variant: own.compute() for variant, own in self.image_counts.items()}
+        counts = {}
+        for variant, own in self.image_counts.items():
+            images, counts[variant] = own.compute()
+            self.image_scores[variant] = dict(zip(images.tolist(), mean_iou(counts[variant]).tolist(), strict=True))
         report |= {"images": len(counts["base"])} | intervals(counts, self._resamples, self._seed)
         report |= {f"floor/{name}": float(value) for name, value in self.floors.compute().items()}
         report["ceiling/miou"] = float(self.ceiling.compute()["miou"])

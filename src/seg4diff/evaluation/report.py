@@ -86,7 +86,7 @@ def _with_interval(report: dict[str, Any], name: str) -> str:
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:
-    """Write per-class.csv and blocks.png into `folder`."""
+    """Write per-class.csv into `folder`, and blocks.png where there are several blocks."""
     variants = [variant for variant in VARIANTS if f"{variant}/iou_per_class" in report]
     names = list(report["base/iou_per_class"])
     with whole_file(folder / "per-class.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
@@ -94,7 +94,8 @@ def write_report(report: dict[str, Any], folder: Path) -> None:
         writer.writerow(["class", *(f"{variant} IoU" for variant in variants)])
         for name in names:
             writer.writerow([name, *(f"{report[f'{variant}/iou_per_class'].get(name, float('nan')):.4f}" for variant in variants)])
-    plot_blocks(report, folder / "blocks.png")
+    if len(report["miou_per_block"]) > 1:
+        plot_blocks(report, folder / "blocks.png")
 
 
 def plot_blocks(report: dict[str, Any], path: Path) -> None:

@@ -29,9 +29,19 @@ class Readout:
         seed: seed of the noise; image number k of a data set always meets the same noise.
         background: where no map of a named class, stretched to [0, 1], reaches this value, a pixel is background; only for
             vocabularies that have such a class. It has no map of its own, because its name describes nothing.
+        heads: attention heads whose mean is read; None = all of them (the paper).
     """
 
-    def __init__(self, *, sigma: float, scores: Scores, normalisation: Normalisation, seed: int, background: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        sigma: float,
+        scores: Scores,
+        normalisation: Normalisation,
+        seed: int,
+        background: float | None = None,
+        heads: Sequence[int] | None = None,
+    ) -> None:
         if not 0 <= sigma <= 1:
             raise UserError(f"readout.sigma must be in [0, 1], found {sigma}.")
         for name, value, choice in (("scores", scores, Scores), ("normalisation", normalisation, Normalisation)):
@@ -39,7 +49,10 @@ class Readout:
                 raise UserError(f"readout.{name} must be one of {', '.join(get_args(choice))}, found '{value}'.")
         if background is not None and not 0 <= background <= 1:
             raise UserError(f"readout.background must be in [0, 1], found {background}.")
+        if heads is not None and not heads:
+            raise UserError("readout.heads must name at least one attention head, or be null for all of them.")
         self.sigma, self.scores, self.normalisation, self.seed, self.background = sigma, scores, normalisation, seed, background
+        self.heads = None if heads is None else list(heads)
 
     @torch.no_grad()
     def class_maps(
@@ -101,7 +114,8 @@ class Readout:
         with capture(backbone, blocks, stop=True) as record:
             backbone.predict_velocity(noisy, sigma, condition)
         for block in blocks:
-            yield block, i2t(record[block], self.scores)
+            joint = record[block]
+            yield block, i2t(joint if self.heads is None else joint.of_heads(self.heads), self.scores)
 
     def segment(self, maps: Tensor, classes: Sequence[int], frame: Frame, background: int | None = None) -> Tensor:
         """Class maps (classes, h, w) -> label map (H, W) of class ids: normalise, upsample, argmax.

@@ -9,13 +9,17 @@ import numpy as np
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
+from torch import Tensor
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
-from seg4diff.data.sample import Batch, tensor_to_image
+from seg4diff.data.sample import Batch, collate, tensor_to_image
 from seg4diff.disk import whole_file
 from seg4diff.evaluation.report import VARIANTS
 from seg4diff.pictures import overlay, sheet
+
+LONGEST = 384
+"""Longest side in pixels of an overlay; those of whole photographs would make pages of tens of megabytes."""
 
 
 def log_picture(trainer: L.Trainer, name: str, picture: Image.Image, folder: Path) -> None:
@@ -107,11 +111,56 @@ class Overlays(L.Callback):
         names = trainer.datamodule.vocabulary.names
         self._titles = ["image", "truth", *predictions]
         for k in range(min(len(batch), self._count - len(self._rows))):
-            image = tensor_to_image(batch.images[k])
-            labels = [batch.masks[k], *(labels[k] for labels in predictions.values())]
-            self._rows.append([image, *(overlay(image, label, names) for label in labels)])
+            self._rows.append(picture_row(batch, k, names, [labels[k] for labels in predictions.values()]))
 
     def _write(self, trainer: L.Trainer, name: str) -> None:
         if trainer.is_global_zero and self._rows and not trainer.sanity_checking:
             log_picture(trainer, name, sheet(self._rows, (), self._titles), self._folder)
         self._rows = []
+
+
+class BestMedianWorst(L.Callback):
+    """After a test, a page of the images that are segmented best, middling and worst, by the mIoU of each; of the LoRA, where there is one.
+
+    Args:
+        count: images of each of the three kinds.
+        output_dir: folder for the page.
+    """
+
+    def __init__(self, *, count: int, output_dir: str) -> None:
+        self._count, self._folder = count, Path(output_dir)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        scores = pl_module.image_scores.get("lora", pl_module.image_scores["base"])
+        data, rows, titles = trainer.datamodule, [], []
+        dataset = data.test_dataloader().dataset
+        for kind, index in choose_extremes(scores, self._count):
+            batch = data.transfer_batch_to_device(collate([dataset[index]]), pl_module.device, 0)
+            with trainer.precision_plugin.test_step_context():
+                predicted = pl_module.label_maps(batch)
+            rows.append(picture_row(batch, 0, data.vocabulary.names, [labels[0] for labels in predicted.values()]))
+            titles.append(f"{kind} {100 * scores[index]:.0f}")
+        if rows:
+            page = sheet(rows, titles, ["image", "truth", *(VARIANTS[variant] for variant in predicted)])
+            log_picture(trainer, "best-median-worst", page, self._folder)
+
+
+def choose_extremes(scores: dict[int, float], count: int) -> list[tuple[str, int]]:
+    """("best" | "median" | "worst", image) of the images with the highest, middle and lowest scores; none twice, none without a score."""
+    ranked = sorted((image for image, score in scores.items() if score == score), key=lambda image: (-scores[image], image))
+    count = min(count, len(ranked) // 3)
+    first = (len(ranked) - count) // 2
+    kinds = {"best": ranked[:count], "median": ranked[first : first + count], "worst": ranked[len(ranked) - count :]}
+    return [(kind, image) for kind, images in kinds.items() for image in images]
+
+
+def picture_row(batch: Batch, k: int, names: Sequence[str], labels: Sequence[Tensor]) -> list[Image.Image]:
+    """Image k of a batch without its padding, and its true and predicted label maps laid over it, at most `LONGEST` pixels long."""
+    window = batch.windows[k]
+    image = tensor_to_image(window.cut(batch.images[k]))
+    row = [image.resize(tuple(reversed(batch.masks[k].shape))), *(overlay(image, own, names) for own in [batch.masks[k], *labels])]
+    for picture in row:
+        picture.thumbnail((LONGEST, LONGEST))
+    return row

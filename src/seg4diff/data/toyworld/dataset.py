@@ -11,6 +11,7 @@ from seg4diff.data.sample import Vocabulary
 from seg4diff.data.source import SPLITS, DataSource
 from seg4diff.data.table import TableRows
 from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
+from seg4diff.errors import UserError
 
 
 def _drawing_code() -> str:
@@ -19,13 +20,15 @@ def _drawing_code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()[:16]
 
 
-def _rows(seed: int, split: str, indices: list[int], side: int, code: str) -> Iterator[dict]:
+def _rows(seed: int, split: str, indices: list[int], side: int, height: int, code: str) -> Iterator[dict]:
+    top = (side - height) // 2
+    kept = slice(top, top + height)
     for index in indices:
         scene = make_scene(seed, split, index, side)
         yield {
-            "image": Image.fromarray(scene.image),
-            "mask": Image.fromarray(scene.mask),
-            "instances": Image.fromarray(scene.instances),
+            "image": Image.fromarray(scene.image[kept]),
+            "mask": Image.fromarray(scene.mask[kept]),
+            "instances": Image.fromarray(scene.instances[kept]),
             "caption": scene.caption,
             "name": f"{split}-{index:06d}",
         }
@@ -38,12 +41,16 @@ class ToyWorld(DataSource):
         root: folder for the drawn scenes; they are a function of the other arguments and can be deleted at any time.
         seed: seed of the world; other seeds give other scenes.
         side: image height and width in pixels.
+        height: rows that are kept, those in the middle, so that images are wide and things are cut off as in photographs; None = all.
         sizes: number of scenes of each split: {"train": ..., "validation": ..., "test": ...}.
     """
 
-    def __init__(self, *, root: str, seed: int, side: int, sizes: dict[str, int]) -> None:
+    def __init__(self, *, root: str, seed: int, side: int, sizes: dict[str, int], height: int | None = None) -> None:
         self.vocabulary = Vocabulary(CLASS_NAMES)
+        if height is not None and not 0 < height <= side:
+            raise UserError(f"data.source.height must be in 1..{side} (the side of the scenes), found {height}.")
         self._root, self._seed, self._side, self._sizes = Path(root), seed, side, dict(sizes)
+        self._height = side if height is None else height
 
     def table(self, split: str) -> datasets.Dataset:
         """The rows of one split; drawn once, then read from disk."""
@@ -56,6 +63,7 @@ class ToyWorld(DataSource):
                 "split": split,
                 "indices": list(range(self._sizes[split])),
                 "side": self._side,
+                "height": self._height,
                 "code": _drawing_code(),
             },
             features=datasets.Features({"image": picture, "mask": picture, "instances": picture, "caption": text, "name": text}),

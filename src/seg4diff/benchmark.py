@@ -1,0 +1,131 @@
+"""Several evaluations in one run, with the paper's figures beside ours: `python evaluate.py benchmark=paper ckpt=...`."""
+
+import copy
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from seg4diff.backbones.base import LORA_FILE
+from seg4diff.disk import write_json
+from seg4diff.errors import UserError
+from seg4diff.evaluation.table import Row, print_table, write_table
+from seg4diff.inherit import inherit
+from seg4diff.outputs import check_output_dir
+from seg4diff.run import build_all, evaluate_module, load_lora, open_trainer, record
+
+log = logging.getLogger(__name__)
+
+LOADING = ("batch_size", "eval_batch_size", "num_workers")
+"""Keys of a data configuration that change how fast a score is there, and not the score."""
+
+
+def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
+    """Evaluate base and LoRA on every entry of `config.benchmark`, each into a folder of its own.
+
+    Started again by the same command with the same hydra.run.dir, it takes the entries that are finished from their folders.
+
+    Args:
+        config: composed from conf/evaluate.yaml.
+
+    Returns:
+        The content of metrics.json.
+    """
+    lora, trained_for = inherit(config)
+    output_dir = Path(config.paths.output_dir)
+    check_output_dir(output_dir, None)
+    entries = {name: entry_config(config, name) for name in config.benchmark}
+    data, backbone = build_all([entry.data for entry in entries.values()], config.backbone.model, [config.split])
+    load_lora(config, backbone, lora, trained_for)
+    record(config, output_dir)
+    reports = {}
+    for (name, entry), source in zip(entries.items(), data, strict=True):
+        identity = identify(entry, lora)
+        report = finished_report(Path(entry.paths.output_dir), identity)
+        if report is None:
+            log.info("benchmark %s: %s", name, config.benchmark[name].title)
+            report = _run_entry(entry, identity, backbone, source)
+        else:
+            log.info("benchmark %s: finished before, taken from %s", name, entry.paths.output_dir)
+        reports[name] = report
+    return _conclude(config, output_dir, reports)
+
+
+def entry_config(config: DictConfig, name: str) -> DictConfig:
+    """The configuration of one entry: that of an evaluation by itself."""
+    entry = copy.deepcopy(config)
+    entry.data, entry.evaluation = entry.benchmark[name].data, entry.benchmark[name].evaluation
+    entry.paths.output_dir = f"{config.paths.output_dir}/{name}"
+    OmegaConf.set_struct(entry, False)
+    entry.pop("benchmark")
+    return entry
+
+
+def identify(entry: DictConfig, lora: Path | None) -> dict[str, Any]:
+    """Everything that the scores of an entry depend on, as plain values."""
+    whole = OmegaConf.to_container(entry, resolve=True)
+    runtime = whole["backbone"]["model"].pop("runtime", {})
+    identity = {key: whole[key] for key in ("split", "expert_layer", "backbone", "evaluation")}
+    identity["data"] = {key: value for key, value in whole["data"].items() if key not in LOADING}
+    identity["runtime"] = {key: runtime.get(key) for key in ("dtype", "quantize")}
+    identity["trainer"] = {key: whole["trainer"].get(key) for key in ("precision", "limit_test_batches")}
+    if lora is not None:
+        file = lora / LORA_FILE if lora.is_dir() else lora
+        identity["lora"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return identity
+
+
+def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of an entry that was finished earlier, or None.
+
+    Raises:
+        UserError: the folder holds the scores of something else.
+    """
+    if not (folder / "metrics.json").is_file():
+        return None
+    earlier = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
+    if earlier != json.loads(json.dumps(identity)):
+        odd = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
+        raise UserError(
+            f"{folder} holds scores of another setting ({', '.join(odd)} differ): choose another hydra.run.dir, or delete that folder."
+        )
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def _run_entry(entry: DictConfig, identity: dict[str, Any], backbone: Any, data: L.LightningDataModule) -> dict[str, Any]:
+    folder = Path(entry.paths.output_dir)
+    L.seed_everything(entry.seed, workers=True, verbose=False)
+    with open_trainer(entry) as trainer:
+        record(entry, folder)
+        report = evaluate_module(entry, trainer, backbone, data)
+        if trainer.is_global_zero:
+            write_json(folder / "identity.json", identity)
+            write_json(folder / "metrics.json", report)
+    return report
+
+
+def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One table and one plot over all entries."""
+    rows = [
+        Row(
+            name=name,
+            title=entry.title,
+            geometry=entry.data.geometry,
+            report=reports[name],
+            paper=OmegaConf.to_container(entry.paper).get(config.backbone.get("paper"), {}),
+        )
+        for name, entry in config.benchmark.items()
+    ]
+    metrics = {"ckpt": str(config.ckpt), "split": config.split, "benchmarks": reports}
+    metrics |= {f"{row.name}/{key}": row.report[key] for row in rows for key in ("base/miou", "lora/miou") if key in row.report}
+    if rank_zero_only.rank == 0:
+        print_table(rows, config.backbone.get("paper"))
+        write_table(rows, output_dir)
+        write_json(output_dir / "metrics.json", metrics)
+        log.info("the table, the plot and a folder for every benchmark are in %s", output_dir)
+    return metrics

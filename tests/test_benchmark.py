@@ -1,0 +1,194 @@
+"""evaluate.py benchmark=...: several data sets in one table, continued where it stopped, with the release's choices where asked for."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from seg4diff import benchmark
+from seg4diff.benchmark import evaluate_benchmarks
+from seg4diff.data.geometry import Window
+from seg4diff.data.sample import Batch
+from seg4diff.errors import UserError
+from seg4diff.run import build, train
+from seg4diff.training.callbacks import choose_extremes, picture_row
+from tests.conftest import REPO
+from tests.data import layouts
+from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
+
+SMALL_SCENES = "{side: 32, sizes: {train: 4, validation: 4, test: 7}}"
+TOY = [f"benchmark.toyworld_{name}.data.source={SMALL_SCENES}" for name in ("oracle", "vocabulary", "unsupervised")]
+BATCH = [f"benchmark.toyworld_{name}.data.eval_batch_size=4" for name in ("oracle", "vocabulary", "unsupervised")]
+
+
+@pytest.fixture
+def arguments(assets, world):
+    places = [f"paths.assets_dir={assets}", f"paths.data_dir={world}"]
+    return [*places, *SMALL_MODEL, *TOY, *BATCH, "trainer.accelerator=cpu", "ckpt=base", "benchmark=toyworld"]
+
+
+@pytest.fixture(scope="module")
+def lora(assets, world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train(compose_config("train", folder, *overrides(assets, world), *SMALL_RUN, "callbacks.samples=null", "~evaluation"))
+    return folder / "checkpoints" / "last-lora"
+
+
+def test_every_entry_has_a_folder_and_all_have_one_table(arguments, lora, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    arguments = [argument for argument in arguments if not argument.startswith("ckpt=")]
+    metrics = evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments, f"ckpt={lora}"))
+    assert list(metrics["benchmarks"]) == ["toyworld_oracle", "toyworld_vocabulary", "toyworld_unsupervised"]
+    protocols = [report["protocol"] for report in metrics["benchmarks"].values()]
+    assert protocols == ["oracle", "vocabulary", "one_to_one"]
+    for name, report in metrics["benchmarks"].items():
+        assert report["images"] == 7 and list(report["miou_per_block"]) == [1], "the expert alone"
+        assert metrics[f"{name}/lora/miou"] == report["lora/miou"]
+        assert (tmp_path / name / "pictures" / "best-median-worst-000000.png").is_file()
+        assert (tmp_path / name / "per-class.csv").is_file() and (tmp_path / name / "config.yaml").is_file()
+    with (tmp_path / "benchmark.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["lora/miou"]) for row in rows] == [report["lora/miou"] for report in metrics["benchmarks"].values()]
+    assert json.loads((tmp_path / "metrics.json").read_text())["benchmarks"].keys() == metrics["benchmarks"].keys()
+    assert (tmp_path / "benchmark.png").stat().st_size > 10_000
+    shown = capsys.readouterr().out
+    assert f"{100 * metrics['toyworld_vocabulary/lora/miou']:.1f} [" in shown and "floor" in shown
+
+
+def test_a_stopped_benchmark_continues_where_it_was(arguments, tmp_path, monkeypatch):
+    whole = evaluate_benchmarks(compose_config("evaluate", tmp_path / "whole", *arguments))
+    real, seen = benchmark.evaluate_module, []
+
+    def stops_at_the_third(entry, *rest):
+        seen.append(entry.evaluation.get("protocol", "unsupervised"))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(entry, *rest)
+
+    monkeypatch.setattr(benchmark, "evaluate_module", stops_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_benchmarks(compose_config("evaluate", tmp_path / "parts", *arguments))
+    assert not (tmp_path / "parts" / "metrics.json").exists()
+    continued = evaluate_benchmarks(compose_config("evaluate", tmp_path / "parts", *arguments))
+    assert json.dumps(continued) == json.dumps(whole)
+    assert seen == ["oracle", "vocabulary", "unsupervised", "unsupervised"], "what was finished is not run again"
+
+
+def test_scores_of_another_setting_are_not_taken_over(arguments, tmp_path):
+    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+    (tmp_path / "metrics.json").unlink()
+    faster = "benchmark.toyworld_oracle.data.eval_batch_size=2"
+    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments, faster))  # how it was computed does not matter
+    (tmp_path / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"backbone.*differ"):
+        evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments, "backbone.readout.sigma=0.4"))
+
+
+def test_another_lora_in_the_same_place_is_another_setting(arguments, lora, tmp_path):
+    entry = benchmark.entry_config(compose_config("evaluate", tmp_path, *arguments), "toyworld_oracle")
+    copy = tmp_path / "lora"
+    copy.mkdir()
+    (copy / lora.joinpath("pytorch_lora_weights.safetensors").name).write_bytes(b"one")
+    first = benchmark.identify(entry, copy)
+    (copy / "pytorch_lora_weights.safetensors").write_bytes(b"two")
+    assert benchmark.identify(entry, copy) != first
+
+
+def test_a_miniature_coco_through_the_paper_entry(assets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    for k in range(3):
+        image, mask = layouts.COCO.pair(tmp_path / "coco", "val", k)
+        values = np.full((48, 64), 255, np.uint8)
+        values[:24], values[24:, : 20 + 4 * k] = 0, 16  # person, cat (category ids 1 and 17)
+        layouts.write(image, mask, values)
+    arguments = [f"paths.assets_dir={assets}", *SMALL_MODEL, "trainer.accelerator=cpu", "ckpt=base", "backbone.image_size=[32,32]"]
+    arguments += ["benchmark=coco_object", f"benchmark.coco_object.data.source.root={tmp_path}/coco", "backbone.paper=SD3"]
+    arguments += ["benchmark.coco_object.data.num_workers=0"]
+    metrics = evaluate_benchmarks(compose_config("evaluate", tmp_path / "out", *arguments))
+    report = metrics["benchmarks"]["coco_object"]
+    assert report["images"] == 3 and set(report["base/iou_per_class"]) >= {"person", "cat"}
+    shown = capsys.readouterr().out
+    assert "crop" in shown and "62.0 / 62.9 / 62.0" in shown, "the paper's base, its LoRA of COCO, that of SA-1B"
+
+
+PAPER_CLASSES = {
+    "voc20": 20,
+    "coco_object": 80,
+    "pascal_context59": 59,
+    "ade20k": 150,
+    "cityscapes": 19,
+    "voc21_unsupervised": 21,
+    "pascal_context60_unsupervised": 60,
+    "coco_object_background_unsupervised": 81,
+    "coco_stuff_27_unsupervised": 27,
+    "cityscapes_27_unsupervised": 27,
+    "ade20k_unsupervised": 150,
+}
+
+
+@pytest.mark.parametrize(
+    "backbone", sorted(path.stem for path in (REPO / "conf" / "backbone").glob("*.yaml") if "untrained" not in path.stem)
+)
+def test_the_papers_rows_compose_for_every_backbone(backbone, tmp_path):
+    config = compose_config("evaluate", tmp_path, "ckpt=base", "benchmark=paper", f"backbone={backbone}", "split=validation")
+    assert {name: len(build(entry.data).vocabulary) for name, entry in config.benchmark.items()} == PAPER_CLASSES
+    for name in config.benchmark:
+        entry = benchmark.entry_config(config, name)
+        assert entry.data.geometry == "crop" and entry.data.test_split == "validation"
+        assert ("proposals" in entry.evaluation) == name.endswith("unsupervised") and not entry.evaluation.base_blocks
+        assert list(entry.data.image_size) == list(config.backbone.image_size)
+
+
+def test_all_that_is_missing_is_said_at_once(tmp_path, assets):
+    arguments = ["ckpt=base", "benchmark=paper", f"paths.data_dir={tmp_path}/none", "backbone.model.path=/nowhere/model"]
+    with pytest.raises(UserError) as error:
+        evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+    parts = ["VOC_ROOT", "COCO_ROOT", "PASCAL_CONTEXT_ROOT", "ADE20K_ROOT", "CITYSCAPES_ROOT", "/nowhere/model"]
+    assert [part for part in parts if str(error.value).count(part) != 1 and part != "/nowhere/model"] == []
+    assert "/nowhere/model" in str(error.value) and "train2017 " not in str(error.value), "the training images are not asked for"
+
+
+def test_the_choices_of_the_release_are_set_and_listed(assets, world, tmp_path):
+    given = [*overrides(assets, world), "trainer.accelerator=cpu", "ckpt=base", "release_compat=true", "protocol=vocabulary"]
+    done = run_script("evaluate.py", tmp_path / "run", *given)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert "release_compat: backbone.readout.normalisation=none" in said and "release_compat: data.geometry=stretch" in said
+    assert "release_compat: protocol" not in said, "the command line is stronger"
+    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert report["protocol"] == "vocabulary"
+
+
+def test_two_processes_share_a_benchmark(arguments, tmp_path):
+    alone = run_script("evaluate.py", tmp_path / "one", *arguments)
+    both = run_script("evaluate.py", tmp_path / "two", *arguments, "trainer=ddp_cpu")
+    assert alone.returncode == both.returncode == 0, both.stderr
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    for name, report in one["benchmarks"].items():
+        for key in ("images", "base/miou", "base/miou_low", "floor/random", "ceiling/miou"):
+            assert two["benchmarks"][name].get(key) == report.get(key), (name, key)
+
+
+def test_a_page_shows_the_best_the_middle_and_the_worst():
+    scores = {4: 0.9, 0: 0.1, 7: 0.5, 2: float("nan"), 1: 0.7, 3: 0.5, 9: 0.2}
+    assert choose_extremes(scores, 1) == [("best", 4), ("median", 3), ("worst", 0)]
+    assert choose_extremes(scores, 3) == [("best", 4), ("best", 1), ("median", 3), ("median", 7), ("worst", 9), ("worst", 0)], "none twice"
+    assert choose_extremes({0: 0.5, 1: 0.7}, 3) == []
+
+
+def test_an_overlay_shows_an_image_without_its_padding():
+    image = torch.full((3, 8, 8), -1.0)
+    image[:, 2:6] = 1
+    batch = Batch(
+        images=image[None],
+        masks=[torch.zeros(16, 32, dtype=torch.int64)],
+        captions=[""],
+        names=["a"],
+        indices=[0],
+        windows=[Window(2, 0, 4, 8)],
+    )
+    shown, truth = picture_row(batch, 0, ["sky"], [])
+    assert shown.size == (32, 16) and shown.getextrema() == ((255, 255),) * 3, "no black bar"
+    assert truth.width == 2 * truth.height
