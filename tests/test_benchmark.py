@@ -12,6 +12,8 @@ from seg4diff.benchmark import evaluate_benchmarks
 from seg4diff.data.geometry import Window
 from seg4diff.data.sample import Batch
 from seg4diff.errors import UserError
+from seg4diff.evaluation import progress
+from seg4diff.evaluation.module import SplitEvaluation
 from seg4diff.run import build, train
 from seg4diff.training.callbacks import choose_extremes, picture_row
 from tests.conftest import REPO
@@ -61,11 +63,11 @@ def test_a_stopped_benchmark_continues_where_it_was(arguments, tmp_path, monkeyp
     whole = evaluate_benchmarks(compose_config("evaluate", tmp_path / "whole", *arguments))
     real, seen = benchmark.evaluate_module, []
 
-    def stops_at_the_third(entry, *rest):
+    def stops_at_the_third(entry, *rest, **options):
         seen.append(entry.evaluation.get("protocol", "unsupervised"))
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return real(entry, *rest)
+        return real(entry, *rest, **options)
 
     monkeypatch.setattr(benchmark, "evaluate_module", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -74,6 +76,35 @@ def test_a_stopped_benchmark_continues_where_it_was(arguments, tmp_path, monkeyp
     continued = evaluate_benchmarks(compose_config("evaluate", tmp_path / "parts", *arguments))
     assert json.dumps(continued) == json.dumps(whole)
     assert seen == ["oracle", "vocabulary", "unsupervised", "unsupervised"], "what was finished is not run again"
+
+
+@pytest.mark.parametrize("protocol", ["oracle", "unsupervised"])
+def test_an_entry_continues_with_the_images_it_has_not_counted(protocol, arguments, lora, tmp_path, monkeypatch):
+    """With a LoRA, so that both variants, their intervals and the flow loss are whole afterwards."""
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    arguments = [argument for argument in arguments if not argument.startswith(("ckpt=", "benchmark=", "benchmark."))]
+    arguments += ["benchmark=toyworld", f"ckpt={lora}", *TOY, *(line.replace("=4", "=2") for line in BATCH)]
+
+    def config(name):
+        composed = compose_config("evaluate", tmp_path / name, *arguments)
+        composed.benchmark = {f"toyworld_{protocol}": composed.benchmark[f"toyworld_{protocol}"]}
+        return composed
+
+    whole = evaluate_benchmarks(config("whole"))
+    real, seen = SplitEvaluation.test_step, []
+
+    def stops_at_the_third(self, batch, batch_idx):
+        seen.extend(batch.indices)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(SplitEvaluation, "test_step", stops_at_the_third)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        evaluate_benchmarks(config("parts"))
+    assert json.dumps(evaluate_benchmarks(config("parts"))) == json.dumps(whole)
+    assert seen == [0, 1, 2, 3, 4, 5, 4, 5, 6]
+    assert not list((tmp_path / "parts").rglob("*.pt"))
 
 
 def test_scores_of_another_setting_are_not_taken_over(arguments, tmp_path):

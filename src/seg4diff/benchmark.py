@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from seg4diff.backbones.base import LORA_FILE
+from seg4diff.backbones.base import LORA_FILE, Backbone
+from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.table import Row, print_table, write_table
@@ -28,7 +30,8 @@ LOADING = ("batch_size", "eval_batch_size", "num_workers")
 def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     """Evaluate base and LoRA on every entry of `config.benchmark`, each into a folder of its own.
 
-    Started again by the same command with the same hydra.run.dir, it takes the entries that are finished from their folders.
+    Started again by the same command with the same hydra.run.dir, it goes on where it was stopped: finished entries are taken from
+    their folders, and the one that was running continues with the images that it had not counted.
 
     Args:
         config: composed from conf/evaluate.yaml.
@@ -84,28 +87,28 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
     """The report of an entry that was finished earlier, or None.
 
     Raises:
-        UserError: the folder holds the scores of something else.
+        UserError: the folder belongs to another setting.
     """
-    if not (folder / "metrics.json").is_file():
-        return None
-    earlier = json.loads((folder / "identity.json").read_text(encoding="utf-8"))
-    if earlier != json.loads(json.dumps(identity)):
-        odd = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
-        raise UserError(
-            f"{folder} holds scores of another setting ({', '.join(odd)} differ): choose another hydra.run.dir, or delete that folder."
-        )
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if (folder / "identity.json").is_file():
+        earlier, ours = json.loads((folder / "identity.json").read_text(encoding="utf-8")), json.loads(json.dumps(identity))
+        if odd := sorted(key for key in earlier.keys() | ours.keys() if earlier.get(key) != ours.get(key)):
+            raise UserError(
+                f"{folder} holds scores of another setting ({', '.join(odd)} differ): choose another hydra.run.dir, or delete that folder."
+            )
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8")) if (folder / "metrics.json").is_file() else None
 
 
-def _run_entry(entry: DictConfig, identity: dict[str, Any], backbone: Any, data: L.LightningDataModule) -> dict[str, Any]:
+def _run_entry(entry: DictConfig, identity: dict[str, Any], backbone: Backbone, data: SegmentationDataModule) -> dict[str, Any]:
     folder = Path(entry.paths.output_dir)
     L.seed_everything(entry.seed, workers=True, verbose=False)
     with open_trainer(entry) as trainer:
-        record(entry, folder)
-        report = evaluate_module(entry, trainer, backbone, data)
-        if trainer.is_global_zero:
+        if rank_zero_only.rank == 0:
             write_json(folder / "identity.json", identity)
+        record(entry, folder)
+        report = evaluate_module(entry, trainer, backbone, data, progress_folder=folder / "progress")
+        if trainer.is_global_zero:
             write_json(folder / "metrics.json", report)
+            shutil.rmtree(folder / "progress", ignore_errors=True)
     return report
 
 

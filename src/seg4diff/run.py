@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -139,9 +138,15 @@ def encode(config: DictConfig) -> dict[str, Any]:
     return held
 
 
-def evaluate_module(config: DictConfig, trainer: L.Trainer, backbone: torch.nn.Module, data: L.LightningDataModule) -> dict[str, Any]:
-    """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot."""
+def evaluate_module(
+    config: DictConfig, trainer: L.Trainer, backbone: Backbone, data: SegmentationDataModule, progress_folder: Path | None = None
+) -> dict[str, Any]:
+    """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot.
+
+    With a `progress_folder`, see `SplitEvaluation`.
+    """
     evaluation = build(config.evaluation, backbone=backbone)
+    evaluation.progress_folder = progress_folder
     trainer.test(evaluation, data, verbose=False)
     if trainer.is_global_zero:
         print_report(evaluation.report)

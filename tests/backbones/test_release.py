@@ -78,3 +78,12 @@ def test_other_files_are_refused_without_running_them(content, expected, tmp_pat
         read_release_lora(tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"no LoRA at .*missing.pth"):
         read_release_lora(tmp_path / "missing.pth")
+
+
+def test_what_is_no_adapter_is_named_and_left_out(trained, tmp_path, caplog):
+    path = write(trained, tmp_path / "head.pth", **{"mask_head.conv.weight": torch.zeros(1), "mask_head.conv.bias": torch.zeros(1)})
+    assert not [name for name in read_release_lora(path) if "mask_head" in name]
+    assert "2 tensors that are no part of the transformer, mask_head.conv.bias first" in caplog.text
+    caplog.clear()
+    read_release_lora(write(trained, tmp_path / "plain.pth"))
+    assert not caplog.text, "the frozen weights of the transformer are expected"

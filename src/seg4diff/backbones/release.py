@@ -1,11 +1,14 @@
 """The authors' released LoRA, a Detectron2 checkpoint, as an adapter of diffusers."""
 
+import logging
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from seg4diff.errors import MissingFileError, UserError
+
+log = logging.getLogger(__name__)
 
 PREFIX = "backbone.transformer."
 
@@ -36,6 +39,14 @@ def read_release_lora(path: Path) -> dict[str, Tensor]:
     }
     if not lora:
         raise UserError(f"{path} holds no LoRA: expected keys such as {PREFIX}transformer_blocks.9.attn.to_q.lora_A.default.weight.")
+    if others := sorted(name for name, tensor in weights.items() if isinstance(tensor, Tensor) and not name.startswith(PREFIX)):
+        log.warning(
+            "%s also holds %d tensors that are no part of the transformer, %s first: they are left out. The release trains a convolution on "
+            "its maps, which belongs to no adapter.",
+            path,
+            len(others),
+            others[0],
+        )
     halves = {side: {name.partition(f".lora_{side}.")[0] for name in lora if f".lora_{side}." in name} for side in "AB"}
     if lonely := sorted(halves["A"] ^ halves["B"]):
         raise UserError(

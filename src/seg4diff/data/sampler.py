@@ -51,10 +51,16 @@ class UnrepeatedSampler(Sampler[int]):
     """Every sample exactly once over all ranks, in order; ranks may differ by one sample.
 
     Lightning's own evaluation sampler pads with repeated samples, which would be counted twice.
+
+    Args:
+        size: number of samples of the data set.
+        rank: this process.
+        world_size: number of processes.
+        start: samples of this process that are left out at the beginning, because they were seen before.
     """
 
-    def __init__(self, *, size: int, rank: int, world_size: int) -> None:
-        self._indices = range(rank, size, world_size)
+    def __init__(self, *, size: int, rank: int, world_size: int, start: int = 0) -> None:
+        self._indices = range(rank + start * world_size, size, world_size)
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -15,6 +16,7 @@ from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
 from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
+from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.frame import frames
@@ -28,7 +30,8 @@ class SplitEvaluation(L.LightningModule, ABC):
     """Test loop over a split, whatever the way of segmenting.
 
     Once the loop is over, `report` holds the result, and `image_scores` the mIoU of every image by variant and number of the image:
-    over the classes in that image, NaN where it has none; to choose pictures by, no score of the data set.
+    over the classes in that image, NaN where it has none; to choose pictures by, no score of the data set. With a `progress_folder`
+    the counts are also kept there from time to time, and a loop that was stopped goes on from them.
 
     Args:
         backbone: the model; where it carries a LoRA, it is evaluated without and with it.
@@ -48,6 +51,8 @@ class SplitEvaluation(L.LightningModule, ABC):
         self._protocol, self._resamples, self._seed = protocol, resamples, seed
         everything = range(len(backbone.attention_sites()))
         self._base_blocks = sorted({expert_layer, *(everything if base_blocks == "all" else base_blocks)})
+        self.progress_folder: Path | None = None
+        self._progress: Progress | None = None
         self.report: dict = {}
         self.image_scores: dict[str, dict[int, float]] = {}
 
@@ -70,6 +75,17 @@ class SplitEvaluation(L.LightningModule, ABC):
         )
         self.image_counts = nn.ModuleDict({name: ImageCounts(classes) for name in variants})
         self.floors, self.ceiling = self.make_floors(vocabulary), SegmentationScore(classes)
+        self.add_counts()
+        if self.progress_folder is not None:
+            self._progress = Progress(self.progress_folder, self.trainer.global_rank, self.trainer.world_size)
+            self.trainer.datamodule.tested = self._progress.restore(self._counts())
+
+    def add_counts(self) -> None:
+        """What a subclass counts besides; called once the variants are known."""
+
+    def _counts(self) -> nn.Module:
+        """Everything that is counted, without the model."""
+        return nn.ModuleDict({name: child for name, child in self.named_children() if child is not self.backbone})
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Tensor]]:
         """Count a batch; returns the expert's label maps of each variant."""
@@ -78,6 +94,8 @@ class SplitEvaluation(L.LightningModule, ABC):
         for mask, frame in zip(batch.masks, frames(batch), strict=True):
             self.floors.update(mask)
             self.ceiling.update(grid_ceiling(mask.cpu(), grid, frame), mask.cpu())
+        if self._progress is not None:
+            self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
         return predictions
 
     def label_maps(self, batch: Batch) -> dict[str, list[Tensor]]:
@@ -166,8 +184,7 @@ class EvaluationModule(SplitEvaluation):
     def make_floors(self, vocabulary: Vocabulary) -> Metric:
         return Floors(len(vocabulary), oracle=self._protocol == "oracle", background=vocabulary.background)
 
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
+    def add_counts(self) -> None:
         self.flow = nn.ModuleDict({name: MeanMetric() for name in self.block_scores})
 
     def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
