@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rich.console import Console
@@ -32,23 +33,28 @@ class Row:
     paper: dict[str, float] = field(default_factory=dict)
 
     def interval(self, variant: str) -> str:
-        """Our mIoU in % and its 95 % interval, empty where there is none."""
+        """Our mIoU in % and, below it, its 95 % interval; empty where there is none."""
         if f"{variant}/miou" not in self.report:
             return ""
         value, low, high = (f"{100 * self.report[f'{variant}/{part}']:.1f}" for part in ("miou", "miou_low", "miou_high"))
-        return f"{value} \\[{low}, {high}]"
+        return f"{value}\n\\[{low}, {high}]"
 
     def floor(self) -> float:
         """The best score of those that look at no image, in %."""
         return max(100 * value for name, value in self.report.items() if name.startswith("floor/"))
 
+    def bounds(self) -> str:
+        """Floor and, below it, ceiling in %."""
+        return f"{self.floor():.1f}\n{100 * self.report['ceiling/miou']:.1f}"
+
     def published(self) -> str:
-        """The paper's figures: base, and with its two LoRAs."""
-        return " / ".join(f"{self.paper[key]:.1f}" for key in ("base", "COCO", "SA-1B") if key in self.paper)
+        """The paper's figures: the base model, below it its two LoRAs."""
+        base, *loras = (f"{self.paper[key]:.1f}" for key in ("base", "COCO", "SA-1B") if key in self.paper) if self.paper else ("",)
+        return f"{base}\n{' / '.join(loras)}"
 
 
 def print_table(rows: Sequence[Row], model: str | None) -> None:
-    """Print our figures and the paper's.
+    """Print our figures and the paper's, in the width of a terminal of 80 columns.
 
     Args:
         rows: the evaluations.
@@ -57,22 +63,19 @@ def print_table(rows: Sequence[Row], model: str | None) -> None:
     console, table = Console(), Table(title="mIoU (%)")
     variants = [name for name in VARIANTS if any(f"{name}/miou" in row.report for row in rows)]
     published = any(row.paper for row in rows)
-    for title in ("benchmark", "protocol", "geometry"):
-        table.add_column(title)
-    titles = [VARIANTS[name] for name in variants] + ["floor", "ceiling"] + ([f"paper: {model}"] if published else []) + ["images"]
-    for title in titles:
+    table.add_column("benchmark", no_wrap=True)
+    for title in [*(VARIANTS[name] for name in variants), "floor\nceiling", *([f"paper: {model}\n+ COCO / SA-1B"] if published else [])]:
         table.add_column(title, justify="right")
     for row in rows:
-        bounds = [f"{row.floor():.1f}", f"{100 * row.report['ceiling/miou']:.1f}"]
-        figures = [*(row.interval(name) for name in variants), *bounds, *([row.published()] if published else [])]
-        table.add_row(row.title, row.report["protocol"], row.geometry, *figures, str(row.report["images"]))
+        name = f"{row.title}\n{row.report['protocol']}, {row.geometry}"
+        table.add_row(name, *(row.interval(variant) for variant in variants), row.bounds(), *([row.published()] if published else []))
     console.print(table)
     for protocol in dict.fromkeys(row.report["protocol"] for row in rows):
         console.print(f"{protocol}: {EXPLANATION[protocol][0]}.")
-    note = " The paper's figures: base model / with its LoRA aligned on COCO / on SA-1B." if published else ""
+    sizes = ", ".join(dict.fromkeys(f"{row.title} {row.report['images']}" for row in rows))
     console.print(
-        f"In brackets: 95 % interval, bootstrap over images. Floor: the better score of those that look at no "
-        f"image. Ceiling: the true masks on the token grid.{note}"
+        "In brackets: 95 % interval, bootstrap over images. Floor: the better score of those that look at no image; ceiling: the true "
+        f"masks on the token grid. Images: {sizes}."
     )
 
 
@@ -101,11 +104,12 @@ def plot_table(rows: Sequence[Row], path: Path) -> None:
         if places:
             reach = [[v - a for v, a in zip(values, low, strict=True)], [b - v for v, b in zip(values, high, strict=True)]]
             axes.bar([k + shift for k in places], values, 0.38, yerr=reach, label=title, color=colour, error_kw={"linewidth": 1})
-    axes.scatter(range(len(rows)), [row.floor() for row in rows], marker="_", s=900, color="tab:red", label="floor", zorder=3)
+    for k, row in enumerate(rows):
+        axes.hlines(row.floor(), k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "floor")
     known = [(k, row.paper["base"]) for k, row in enumerate(rows) if "base" in row.paper]
     if known:
         axes.scatter(*zip(*known, strict=True), marker="D", s=30, color="black", label="paper, base", zorder=4)
-    axes.set_xticks(range(len(rows)), [f"{row.title}\n{row.report['protocol']}" for row in rows], fontsize=8)
+    axes.set_xticks(range(len(rows)), [fill(f"{row.title}, {row.report['protocol']}", 16) for row in rows], fontsize=8)
     axes.set(ylabel="mIoU (%)", ylim=(0, 100), title="Base model and LoRA")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     with whole_file(path) as partial:
