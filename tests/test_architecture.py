@@ -28,11 +28,14 @@ ORDER = [
     "sweep",
     "inherit",
     "run",
+    "benchmark",
+    "check",
+    "segment",
 ]
 """A room imports only rooms to its left (and itself)."""
-HYDRA = {"console", "run", "sweep", "inherit"}
+HYDRA = {"console", "run", "benchmark", "sweep", "inherit", "check", "segment"}
 OWNERS = {"hydra": HYDRA, "omegaconf": HYDRA, "diffusers": {"backbones"}, "peft": {"backbones"}}
-OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run"}
+OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run", "benchmark"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,19 +1,24 @@
 """A run that is killed again and again, by the same command started again and again: `pytest -m slow`."""
 
+import csv
+import json
 import os
 import random
 import subprocess
 import time
 
 import pytest
+from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import load_file
 
-from seg4diff.training.checkpoints import read_checkpoint
+from seg4diff.backbones.base import LORA_FILE
+from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, command, overrides
 
 KILLS = 20
-LORA = "checkpoints/last-lora/pytorch_lora_weights.safetensors"
+LORA = f"checkpoints/last-lora/{LORA_FILE}"
 
 
 def start(folder, arguments):
@@ -28,21 +33,39 @@ def wait_for_progress(process, checkpoint):
         time.sleep(0.005)
 
 
+def read_table(file):
+    rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+    assert rows and len({len(row) for row in rows}) == 1, f"{file} has rows that are cut off"
+
+
+READERS = {
+    ".ckpt": read_checkpoint,
+    ".safetensors": load_file,
+    ".json": lambda file: json.loads(file.read_text(encoding="utf-8")),
+    ".yaml": OmegaConf.load,
+    ".csv": read_table,
+    ".png": lambda file: Image.open(file).load(),
+}
+
+
 def check_what_a_reader_finds(folder):
-    """Nothing half-written under a final name: checkpoints, adapters, cached encodings, tables."""
+    """Nothing half-written under a final name: checkpoints, adapters, cached encodings, tables, pictures, settings.
+
+    Names that begin with a dot are not final: what is being written, and Hydra's own notes.
+    """
+    found = [file for file in folder.rglob("*") if file.is_file() and not any(part[0] == "." for part in file.relative_to(folder).parts)]
+    for file in found:
+        if file.suffix in READERS:
+            READERS[file.suffix](file)
     for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
-        read_checkpoint(checkpoint)
-    for adapter in (folder / "checkpoints").rglob("pytorch_lora_weights.safetensors"):
-        load_file(adapter)
-    for entry in (folder / "cache").rglob("*.safetensors"):
-        load_file(entry)
-    assert not (folder / "metrics.json").exists()
+        assert (lora_folder(checkpoint) / LORA_FILE).is_file(), f"{checkpoint} has no adapter beside it"
+    assert not (folder / "metrics.json").exists(), "the run is not over"
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(assets, world, tmp_path):
     steps = 1200
-    arguments = [*overrides(assets, world), *SMALL_RUN, "callbacks.samples=null", "callbacks.overlays=null", "model.lr=0.02"]
+    arguments = [*overrides(assets, world), *SMALL_RUN, "callbacks.samples=null", "callbacks.overlays.count=2", "model.lr=0.02"]
     arguments += [f"trainer.max_steps={steps}", "trainer.val_check_interval=20", "callbacks.checkpoint.every_n_train_steps=2"]
     arguments += ["ckpt_path=last", "callbacks=average", "~evaluation", "validate_first=false"]
     whole = start(tmp_path / "whole", [*arguments, f"runtime.cache={tmp_path}/whole/cache"])

@@ -1,20 +1,26 @@
 """What a user can mend ends in one sentence and exit code 1, and nothing is overwritten."""
 
+import errno
 import json
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
-from seg4diff.console import main
+from seg4diff.console import explain, main
+from seg4diff.data.table import TableRows
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.run import encode, evaluate, train
 from tests.hosts import random_flux, random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
+from tests.test_endurance import check_what_a_reader_finds
 
 FAST = ["~evaluation", "validate_first=false", "callbacks.samples=null", "callbacks.overlays=null"]
 
@@ -107,12 +113,82 @@ def test_missing_data_folder(capsys, tmp_path, assets):
     assert f"no list of classes at {tmp_path}/nothing" in said or "no data folder at" in said
 
 
-def test_corrupt_image(capsys, tmp_path, assets, photos):
+@pytest.fixture
+def corrupt(photos):
+    """One of the two training images, cut off."""
     file = photos / "train" / "1.png"
     file.write_bytes(file.read_bytes()[:60])
-    for workers in (0, 1):
-        said = sentence(capsys, folder_training(tmp_path / str(workers), assets, photos, f"data.num_workers={workers}"))
-        assert f"the image or mask of {file} cannot be decoded" in said
+    return file
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_image(workers, corrupt, capsys, tmp_path, assets, photos):
+    said = sentence(capsys, folder_training(tmp_path, assets, photos, f"data.num_workers={workers}"))
+    assert said.startswith(f"error: the image {corrupt} cannot be read (") and "names every such file" in said
+
+
+def test_corrupt_image_within_the_budget(corrupt, capsys, caplog, tmp_path, assets, photos):
+    metrics = folder_training(tmp_path, assets, photos, "data.skip_unreadable=1", "data.num_workers=1")()
+    assert metrics["steps"] == 4
+    assert [str(corrupt) in record.getMessage() for record in caplog.records if "takes its place" in record.getMessage()] == [True]
+    (photos / "val" / "1.png").write_bytes(b"")
+    said = sentence(capsys, folder_training(tmp_path / "again", assets, photos, "data.skip_unreadable=1"))
+    assert f"{photos}/val/1.png cannot be read" in said, "evaluation skips nothing"
+
+
+def chained(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/out/metrics.csv")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FULL, "/out/metrics.csv cannot be written (No space left on device): make room there"),
+        (chained(RuntimeError("a library failed"), FULL), "/out/metrics.csv cannot be written (No space left on device)"),
+        (chained(OSError(errno.EDQUOT, "Disk quota exceeded"), FULL), "/out/metrics.csv cannot be written (Disk quota exceeded)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file of this run cannot be written"),
+        (PermissionError(errno.EACCES, "Permission denied", "/out"), "Permission denied: /out"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (UserError("Caught UserError in DataLoader worker process 0.\nTraceback ...\nseg4diff.errors.UserError: do this.\n"), "do this."),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            "a process that loads data has died (DataLoader worker",
+        ),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer"), "another process of this run has stopped"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_what_an_error_means_for_the_user(error, expected):
+    assert explain(error).startswith(expected)
+
+
+def test_a_bug_keeps_its_traceback():
+    def entry():
+        raise RuntimeError("shapes do not match")
+
+    assert explain(RuntimeError("shapes do not match")) is None
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main(entry)
+
+
+def test_loader_process_that_dies(capsys, monkeypatch, tmp_path, assets, world):
+    """As when the system runs out of memory: whatever the main process is doing then, it ends in one sentence."""
+    arguments = ["data.num_workers=2", "trainer.max_steps=400", "callbacks.checkpoint.every_n_train_steps=2"]
+    whole = TableRows.__getitem__
+
+    def die(rows, index):
+        if get_worker_info() is not None and (tmp_path / "out/checkpoints/last.ckpt").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(rows, index)
+
+    monkeypatch.setattr(TableRows, "__getitem__", die)
+    said = sentence(capsys, training(tmp_path, assets, world, *arguments))
+    assert "a process that loads data has died (DataLoader worker (pid" in said and "set data.num_workers to fewer" in said
+    check_what_a_reader_finds(tmp_path / "out")
 
 
 def test_mask_of_another_size(capsys, tmp_path, assets, photos):

@@ -1,10 +1,11 @@
 """What a root script is around its run: errors as one sentence, quiet libraries, no writing over another run."""
 
+import errno
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.errors import UserError
 from seg4diff.outputs import check_output_dir, checkpoint_of
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when a file finds no room: disk full, quota used up, file larger than allowed."""
+PLACES = "hydra.run.dir, runtime.cache, paths.data_dir"
+FEWER_WORKERS = "mostly it has run out of memory; set data.num_workers to fewer of them (0 = none), or free memory"
+
 
 def main(entry: Callable[[], Any]) -> None:
     """Run a Hydra entry point; what the user can mend ends in one sentence and exit code 1, everything else in a traceback.
@@ -27,19 +33,38 @@ def main(entry: Callable[[], Any]) -> None:
     quiet_libraries()
     try:
         entry()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if os.environ.get("SEG4DIFF_DEBUG") == "1":
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None or os.environ.get("SEG4DIFF_DEBUG") == "1":
             raise
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(1)
 
 
-def _sentence(error: Exception) -> str:
-    """The message alone: without the traceback that a loader process puts before it, and on one line where it is one thing."""
+def explain(error: Exception) -> str | None:
+    """What the user can do about an error, in one sentence; None for what is a bug."""
+    if full := [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno in NO_ROOM]:
+        file = next((cause.filename for cause in full if cause.filename is not None), "a file of this run")
+        return f"{file} cannot be written ({full[0].strerror}): make room there, or write elsewhere ({PLACES})."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}"
-    message = str(error).rpartition("UserError: ")[2].strip()
-    return " ".join(message.split()) if isinstance(error, HydraException | OmegaConfBaseException) else message
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, UserError | OSError):
+        return str(error).rpartition(f"{type(error).__name__}: ")[2].strip()  # without the traceback that a loader process puts before it
+    if isinstance(error, RuntimeError):  # torch has no classes of its own for these
+        if str(error).startswith("DataLoader worker"):
+            return f"a process that loads data has died ({str(error).strip()}): {FEWER_WORKERS}."
+        if "gloo/transport" in str(error):
+            return "another process of this run has stopped, and this one with it: the reason is in what that one says."
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it came from: libraries wrap a failed write in errors of their own, and tidying up meets the full disk again."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def quiet_libraries() -> None:

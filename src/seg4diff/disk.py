@@ -21,6 +21,10 @@ def whole_file(path: Path, writer: str = "") -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a write that fails does not say which file it was
     finally:
         partial.unlink(missing_ok=True)
 

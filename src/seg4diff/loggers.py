@@ -1,14 +1,37 @@
-"""Loggers that never ask anything on stdin."""
+"""Loggers that never ask anything on stdin, and whose tables are whole."""
 
 import netrc
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from seg4diff.disk import whole_file
+
+
+class WholeCSVLogger(CSVLogger):
+    """A CSVLogger whose table is replaced in one step: a run that is killed, or finds the disk full, leaves no half of it."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the rows that were logged since the last time."""
+        writer = self.experiment
+        if not writer.metrics:
+            return
+        table = Path(writer.metrics_file_path)
+        with whole_file(table) as partial:
+            if table.exists():
+                shutil.copyfile(table, partial)
+            writer.metrics_file_path = str(partial)
+            try:
+                super().save()
+            finally:
+                writer.metrics_file_path = str(table)
 
 
 def wandb_logger(*, save_dir: str, project: str, name: str, group: str | None, offline: bool | None) -> WandbLogger:

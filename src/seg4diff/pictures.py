@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 IGNORED = (40, 40, 40)
@@ -31,23 +33,86 @@ def colour_labels(labels: Tensor, count: int) -> Image.Image:
 
 
 def overlay(image: Image.Image, labels: Tensor, names: Sequence[str], opacity: float = 0.6) -> Image.Image:
-    """Blend a label map (H, W) over its image and write each class name at the middle of its region."""
+    """Blend a label map (H, W) over its image, draw the borders and write each class name where its region is widest."""
     height, width = labels.shape
     colours = colour_labels(labels, len(names))
     picture = Image.blend(image.convert("RGB").resize((width, height)), colours, opacity)
     scale = max(1, round(288 / max(height, width)))
     picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(max(11, min(picture.size) // 20))
     ids = labels.cpu().numpy()
+    picture.paste((255, 255, 255), mask=Image.fromarray(_borders(ids.repeat(scale, 0).repeat(scale, 1))))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(max(11, min(picture.size) // 20))
     for k in np.unique(ids):
-        rows, columns = np.nonzero(ids == k)
-        if k >= len(names) or rows.size < 0.004 * ids.size:
-            continue
-        # The pixel nearest to the centre of the region lies inside it also when the region is a ring.
-        nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-        position = (int(columns[nearest]) * scale, int(rows[nearest]) * scale)
-        draw.text(position, names[k], fill="white", stroke_fill="black", stroke_width=2, font=font, anchor="mm")
+        region = ids == k
+        if k < len(names) and region.sum() >= 0.004 * ids.size:
+            row, column = _widest(region)
+            _write(draw, picture.size, (column * scale, row * scale), names[k], font)
     return picture
+
+
+def _write(draw: ImageDraw.ImageDraw, size: tuple[int, int], middle: tuple[int, int], text: str, font: ImageFont.FreeTypeFont) -> None:
+    """Write a name around a point, moved as far as it takes to lie within the picture."""
+    left, top, right, bottom = draw.textbbox(middle, text, font=font, anchor="mm", stroke_width=2)
+    x = middle[0] + max(0, -left) - max(0, right - size[0])
+    y = middle[1] + max(0, -top) - max(0, bottom - size[1])
+    draw.text((x, y), text, fill="white", stroke_fill="black", stroke_width=2, font=font, anchor="mm")
+
+
+def _borders(ids: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels of a label map whose neighbour to the right or below has another label."""
+    borders = np.zeros(ids.shape, dtype=bool)
+    borders[:-1] |= ids[:-1] != ids[1:]
+    borders[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    return borders
+
+
+def _widest(region: np.ndarray) -> tuple[int, int]:
+    """(row, column) of the middle of the largest circle within a region (H, W) bool, on a grid of at most 200 points a side."""
+    step = max(1, max(region.shape) // 200)
+    coarse = region[::step, ::step] if region[::step, ::step].any() else region
+    depth = distance_transform_edt(np.pad(coarse, 1))[1:-1, 1:-1]
+    factor = step if coarse is not region else 1
+    return tuple(int(place) * factor for place in np.unravel_index(depth.argmax(), depth.shape))
+
+
+def overlay_regions(image: Image.Image, regions: Tensor, opacity: float = 0.55) -> Image.Image:
+    """Tint regions (M, H, W) bool over their image, smaller ones above larger ones, and draw their outlines; the rest stays as it is."""
+    height, width = regions.shape[-2:]
+    order = regions.flatten(1).sum(1).argsort(descending=True).tolist()
+    labels = torch.full((height, width), -1)
+    for k in order:
+        labels[regions[k].cpu()] = k
+    picture = image.convert("RGB").resize((width, height))
+    tinted = Image.blend(picture, colour_labels(labels, len(regions)), opacity)
+    picture.paste(tinted, mask=Image.fromarray((labels >= 0).numpy()))
+    picture.paste((255, 255, 255), mask=Image.fromarray(_borders(labels.numpy())))
+    return picture
+
+
+def contact_sheet(entries: Sequence[tuple[Sequence[Image.Image], str]], title: str, columns: int = 2) -> Image.Image:
+    """Pictures that belong together side by side with a text below them, `columns` such groups in a row."""
+    gap, font, heading = 8, ImageFont.load_default(13), ImageFont.load_default(20)
+    width = max(sum(picture.width + gap for picture in pictures) - gap for pictures, _ in entries)
+    texts = [_wrap(text, width, font) for _, text in entries]
+    line, top = round(font.size * 1.4), round(heading.size * 1.8)
+    rows = [range(first, min(first + columns, len(entries))) for first in range(0, len(entries), columns)]
+    heights = [
+        max(max(picture.height for picture in entries[k][0]) + line * (texts[k].count("\n") + 1) for k in row) + 3 * gap for row in rows
+    ]
+    page = Image.new("RGB", (min(columns, len(entries)) * (width + 2 * gap) + gap, top + sum(heights)), "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((gap, gap), title, fill="black", font=heading)
+    y = top
+    for row, height in zip(rows, heights, strict=True):
+        for column, k in enumerate(row):
+            x = left = gap + column * (width + 2 * gap)
+            for picture in entries[k][0]:
+                page.paste(picture, (x, y))
+                x += picture.width + gap
+            below = y + max(picture.height for picture in entries[k][0]) + gap // 2
+            draw.multiline_text((left, below), texts[k], fill="black", font=font, spacing=line - font.size)
+        y += height
+    return page
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], row_titles: Sequence[str] = (), column_titles: Sequence[str] = ()) -> Image.Image:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from seg4diff.data.folder import FolderData
 from seg4diff.data.sample import IGNORE
-from seg4diff.errors import UserError
+from seg4diff.errors import MissingFileError, UserError
 
 CLASSES = ["road", "traffic light", "sky"]
 HEIGHT, WIDTH = 6, 10
@@ -89,8 +89,11 @@ BROKEN_FOLDERS = {
     "no root": (shutil.rmtree, r"no data folder at .*own: set data\.source\.root"),
     "no classes": (lambda root: (root / "classes.txt").unlink(), r"own/classes\.txt: write one class name per line"),
     "a class twice": (lambda root: (root / "classes.txt").write_text("road\nsky\nroad\n"), r"\['road'\] occur more than once"),
-    "no metadata": (lambda root: metadata(root).unlink(), r"train/metadata\.jsonl: write one JSON row per image"),
-    "no metadata of another split": (lambda root: (root / "val" / "metadata.jsonl").unlink(), r"val/metadata\.jsonl: write one"),
+    "no metadata": (
+        lambda root: metadata(root).unlink(),
+        r"missing: .*train/metadata\.jsonl \(one JSON row per image .*data\.source\.splits",
+    ),
+    "no metadata of another split": (lambda root: (root / "val" / "metadata.jsonl").unlink(), r"val/metadata\.jsonl \(one JSON row"),
     "bad JSON": (
         lambda root: metadata(root).write_text(metadata(root).read_text().replace('"road 1"', "road 1")),
         r"line 2 of .*train/metadata\.jsonl is not JSON .*write one JSON object per line",
@@ -101,7 +104,7 @@ BROKEN_FOLDERS = {
     ),
     "one file missing": (
         lambda root: (root / "train/masks/scene1.png").unlink(),
-        r"1 of 8 files of .*own/train/masks/scene1\.png; restore",
+        r"1 of 8 files of .*own/train/masks/scene1\.png\. Restore .*data\.source\.root",
     ),
 }
 
@@ -121,7 +124,7 @@ def test_many_missing_files_are_counted_and_some_are_named(root):
     with pytest.raises(UserError, match=r"7 of 8 files") as error:
         source(root).prepare()
     named = [str(file) for file in gone if str(file) in str(error.value)]
-    assert 1 <= len(named) < 7 and " ...; restore" in str(error.value)
+    assert 1 <= len(named) < 7 and " .... Restore" in str(error.value)
 
 
 def too_high(root: Path) -> None:
@@ -131,14 +134,17 @@ def too_high(root: Path) -> None:
 
 
 BROKEN_FILES = {
-    "text for an image": (lambda root: (root / "train/scene0.png").write_text("no picture"), r"scene0\.png cannot be decoded .*replace"),
+    "text for an image": (
+        lambda root: (root / "train/scene0.png").write_text("no picture"),
+        r"scene0\.png cannot be read .*replace it, or remove its row",
+    ),
     "half an image": (
         lambda root: (root / "train/scene0.png").write_bytes((root / "train/scene0.png").read_bytes()[:45]),
-        r"scene0\.png cannot be decoded .*replace",
+        r"image .*train/scene0\.png cannot be read .*replace",
     ),
     "half a mask": (
         lambda root: (root / "train/masks/scene0.png").write_bytes((root / "train/masks/scene0.png").read_bytes()[:-30]),
-        r"mask of .*scene0\.png cannot be decoded .*replace",
+        r"mask .*masks/scene0\.png cannot be read .*replace",
     ),
     "sides swapped": (
         lambda root: palette_mask(labels(0).T.copy()).save(root / "train/masks/scene0.png"),
@@ -160,6 +166,22 @@ def test_a_broken_file_is_named(root, case):
     assert train[1].caption == "road 1", "the other samples stay readable"
     with pytest.raises(UserError, match=message):
         train[0]
+
+
+def test_an_image_whose_classes_are_all_ignored(root):
+    palette_mask(np.full((HEIGHT, WIDTH), IGNORE, np.uint8)).save(root / "train/masks/scene3.png")
+    sample = source(root).split("train", (12, 10), resize_mask=True)[3]
+    assert (sample.mask == IGNORE).all() and sample.mask.shape == (12, 10) and sample.caption == ""
+
+
+def test_what_is_missing_of_all_splits_is_told_at_once(root):
+    (root / "train/scene2.png").unlink()
+    (root / "val/metadata.jsonl").unlink()
+    with pytest.raises(MissingFileError) as error:
+        source(root).prepare()
+    for words in (f"{root}/train/scene2.png", f"{root}/val/metadata.jsonl (one JSON row per image", "data.source.splits"):
+        assert words in str(error.value)
+    source(root).rows("train")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

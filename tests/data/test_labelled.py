@@ -16,6 +16,7 @@ from seg4diff.data.cityscapes import Cityscapes
 from seg4diff.data.coco_stuff import CocoStuff
 from seg4diff.data.labelled import LabelledImages
 from seg4diff.data.pascal_context import PascalContext
+from seg4diff.data.reading import UnreadableError
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.voc import Voc
 from seg4diff.data.vocabularies import read_vocabulary
@@ -141,7 +142,7 @@ def test_a_value_that_the_data_set_does_not_define_names_the_file(case, root):
 
 
 ARCHIVES = {
-    CocoStuff: ("COCO_ROOT", "train2017.zip and val2017.zip", "stuffthingmaps_trainval2017.zip"),
+    CocoStuff: ("COCO_ROOT", "{short}2017.zip", "stuffthingmaps_trainval2017.zip"),
     Voc: ("VOC_ROOT", "VOCtrainval_11-May-2012.tar", "VOCtrainval_11-May-2012.tar"),
     PascalContext: ("PASCAL_CONTEXT_ROOT", "VOCtrainval_03-May-2010.tar", "trainval_merged.json"),
     Ade20k: ("ADE20K_ROOT", "ADEChallengeData2016.zip", "ADEChallengeData2016.zip"),
@@ -158,7 +159,7 @@ def test_files_without_a_partner_are_counted_and_named_before_the_run(case, root
     with pytest.raises(MissingFileError, match=rf"set {variable} or data\.source\.root") as error:
         case.read(root).prepare()
     assert f"1 of 4 masks, {mask_gone} (from {masks}" in str(error.value)
-    assert f"1 of 4 images, {image_gone} (from {images}" in str(error.value)
+    assert f"1 of 4 images, {image_gone} (from {images.format(short='val')}" in str(error.value)
 
 
 @every_layout
@@ -181,7 +182,8 @@ def test_whole_folders_and_lists_are_named_once(case, tmp_path):
     with pytest.raises(MissingFileError, match=variable) as error:
         case.read(tmp_path / "nowhere").prepare()
     message = str(error.value)
-    assert images in message and masks in message and "of 0" not in message
+    assert images.format(short="train") in message and images.format(short="val") in message
+    assert masks in message and "of 0" not in message
     if case.layout.listed is not None:
         assert str(tmp_path / "nowhere" / case.layout.listed.format(split="val")) in message
 
@@ -208,9 +210,10 @@ def test_captions_are_needed_for_the_chosen_training_images_alone(case, root, tm
     assert source.split("validation", None, resize_mask=False)[0].caption == plain.caption != ""
     (root / "more.txt").write_text("\n".join(case.layout.name("train", k) for k in range(4)))
     more = case.read(root, captions=str(file), lists={"train": str(root / "more.txt")})
-    with pytest.raises(MissingFileError, match=f"captions of 2 of 4 images in {file}"):
+    with pytest.raises(MissingFileError, match=rf"of 2 of 4 images in {file}.* For the captions, set data\.source\.captions") as error:
         more.prepare()
-    with pytest.raises(UserError, match=f"{file} has no caption for 2 of 4 images"):
+    assert case.source.variable not in str(error.value), "no archive is missing"
+    with pytest.raises(UserError, match=rf"{file} has no caption for 2 of 4 images.*: set data\.source\.captions"):
         more.split("train", None, resize_mask=True)
 
 
@@ -224,6 +227,12 @@ def test_a_list_says_which_images_make_up_a_split(case, root):
     assert len(stems(source, "validation")) == 4
     with pytest.raises(MissingFileError, match=r"list .*no\.txt \(from data\.source\.lists\)"):
         case.read(root, lists={"test": str(root / "no.txt")}).prepare(["test"])
+    layouts.lines(root / "empty.txt", [])
+    empty = case.read(root, lists={"test": str(root / "empty.txt")})
+    with pytest.raises(MissingFileError, match=r"list .*empty\.txt \(from data\.source\.lists\), which is empty"):
+        empty.prepare(["test"])
+    with pytest.raises(UserError, match=r"list .*empty\.txt .*write one image per line"):
+        empty.rows("test")
 
 
 def test_voc_takes_its_own_mask_before_an_added_one(tmp_path):
@@ -247,6 +256,22 @@ def test_an_unknown_vocabulary_lists_the_known_ones(tmp_path):
         CASES["voc 20"].read(tmp_path, vocabulary="voc22")
 
 
+@every_layout
+def test_a_file_that_cannot_be_read_is_named_with_its_archive(case, root):
+    _, images, masks = ARCHIVES[case.source]
+    for which, archive in enumerate((images, masks)):
+        file = case.layout.pair(root, "val", 3)[which]
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        samples = case.read(root).split("validation", None, resize_mask=False)
+        index = [samples.name(k) for k in range(4)].index(str(case.layout.pair(root, "val", 3)[0]))
+        with pytest.raises(UnreadableError) as error:
+            samples[index]
+        assert f"{('image', 'mask')[which]} {file} cannot be read" in str(error.value)
+        assert f"take it from {archive.format(short='val')}" in str(error.value)
+        file.write_bytes(whole)
+
+
 BROKEN_CAPTIONS = {"[1, 2]": "one JSON object of image stem: caption", '{"a": 1}': "both strings", "{": "is not JSON"}
 
 
@@ -254,5 +279,5 @@ BROKEN_CAPTIONS = {"[1, 2]": "one JSON object of image stem: caption", '{"a": 1}
 def test_captions_of_another_form(text, tmp_path):
     root = layouts.ADE.write(tmp_path / "data")
     (tmp_path / "captions.json").write_text(text)
-    with pytest.raises(UserError, match=BROKEN_CAPTIONS[text]):
+    with pytest.raises(UserError, match=rf"{BROKEN_CAPTIONS[text]}.*: set data\.source\.captions"):
         CASES["ade"].read(root, captions=str(tmp_path / "captions.json")).split("train", None, resize_mask=True)

@@ -178,7 +178,7 @@ def test_masks_of_another_size_and_missing_masks_are_named(root):
     with pytest.raises(UserError, match=r"sa_0\.json is 4 x 3 pixels, its image 20 x 10"):
         samples[0]
     (root / "sa_0.json").unlink()
-    with pytest.raises(UserError, match=r"sa_0\.jpg cannot be decoded"):
+    with pytest.raises(UserError, match=r"sa_0\.json cannot be read \(No such file or directory\): take it from the tars of SA-1B"):
         samples[0]
 
 
@@ -205,6 +205,21 @@ def test_training_on_sa1b_and_evaluating_on_voc(root, tmp_path):
     train, test = both.split("train", (20, 20), True, "crop"), both.split("test", None, resize_mask=False)
     assert train[1].regions.shape == (3, 20, 20) and (train[1].mask == IGNORE).all()
     assert len(test) == 4 and test[0].regions is None and (test[0].mask != IGNORE).any()
+
+
+def test_an_image_without_any_mask(root):
+    (root / "sa_0.json").write_text(json.dumps({"annotations": []}))
+    sample = source(root).split("train", (20, 20), resize_mask=True)[0]
+    assert sample.regions.shape == (0, 20, 20) and (sample.mask == IGNORE).all()
+    assert [len(masks) for masks in collate([sample, source(root).split("train", (20, 20), resize_mask=True)[1]]).regions] == [0, 5]
+
+
+def test_captions_that_are_missing_are_told_without_an_archive(root, tmp_path):
+    voc = Voc(root=str(layouts.VOC.write(tmp_path / "voc")), vocabulary="voc", background=True, **PLAIN)
+    with pytest.raises(MissingFileError, match=rf"captions {root}/no\.json \(a JSON file .*\)\. For the captions, set") as error:
+        TrainAndEvaluate(train=source(root, captions=str(root / "no.json")), evaluation=voc).prepare()
+    assert "data.source.captions" in str(error.value) and "data.source is data.source.train" in str(error.value)
+    assert "SA1B_ROOT" not in str(error.value)
 
 
 def test_everything_missing_of_both_is_told_at_once(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tests.data.layouts import palette
 
+from seg4diff.data.reading import UnreadableError
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.table import TableData
 from seg4diff.errors import MissingFileError, UserError
@@ -94,6 +95,27 @@ def test_columns_of_other_names_and_a_list_of_classes(tmp_path):
 def test_without_captions_the_class_names_are_the_caption(tmp_path):
     samples = source(write(tmp_path / "own.parquet"), columns=COLUMNS | {"caption": None}).split("train", None, resize_mask=True)
     assert samples[0].caption == " ".join(CLASSES[k] for k in np.unique(labels(0)) if k != IGNORE)
+
+
+def test_a_mask_that_is_ignored_everywhere(tmp_path):
+    masks = [palette(np.full((4, 6), IGNORE)), *[palette(labels(k)) for k in range(5)]]
+    rows = table(columns={"mask": masks, "caption": [None] * 6})
+    sample = source(write(tmp_path / "own.parquet", rows)).split("train", None, resize_mask=True)[0]
+    assert (sample.mask == IGNORE).all() and sample.caption == ""
+
+
+def test_a_row_without_image_and_one_that_is_no_picture_are_named(tmp_path):
+    whole = table()
+    pictures = [None, {"bytes": b"no picture", "path": None}, *whole.with_format("arrow")["image"].to_pylist()[2:]]
+    features = datasets.Features(whole.features)
+    rows = datasets.Dataset.from_dict(whole.with_format("arrow")[:].to_pydict() | {"image": pictures}, features=features)
+    samples = source(write(tmp_path / "own.parquet", rows)).split("train", None, resize_mask=True)
+    with pytest.raises(UnreadableError, match=r"row 0 \(train-000000\) of the table has no image: remove or fill it"):
+        samples[0]
+    with pytest.raises(UnreadableError, match=r"row 1 \(train-000001\) of the table cannot be read \(it is no picture .*: replace it"):
+        samples[1]
+    training = source(tmp_path / "own.parquet").split("train", None, resize_mask=True, skip_unreadable=2)
+    assert training[0].index == 2 and list(training[0].unreadable) == ["train-000000", "train-000001"]
 
 
 def test_a_row_without_mask_and_a_value_outside_the_vocabulary_are_named(tmp_path):

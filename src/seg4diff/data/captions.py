@@ -7,6 +7,9 @@ from pathlib import Path
 from seg4diff.data.files import first_few, read_text
 from seg4diff.errors import MissingFileError, UserError
 
+FORM = "JSON file of image stem: caption"
+REMEDY = f"set data.source.captions to a complete {FORM}, or to null"
+
 
 class Captions:
     """The captions of a data set's images.
@@ -23,7 +26,7 @@ class Captions:
         if self._path is None:
             return []
         if not self._path.is_file():
-            return [f"captions {self._path} (a JSON file of image stem: caption)"]
+            return [f"captions {self._path} (a {FORM})"]
         gone = self._without(stems, self.read())
         return [f"captions of {len(gone)} of {len(stems)} images in {self._path}, {first_few(gone)}"] if gone else []
 
@@ -31,7 +34,7 @@ class Captions:
         """Captions of images by stem; empty where there is no file."""
         captions = self.read()
         if self._path is not None and (gone := self._without(stems, captions)):
-            raise UserError(f"{self._path} has no caption for {len(gone)} of {len(stems)} images, the first is {gone[0]}.")
+            raise UserError(f"{self._path} has no caption for {len(gone)} of {len(stems)} images, the first is {gone[0]}: {REMEDY}.")
         return captions
 
     def read(self) -> dict[str, str]:
@@ -39,14 +42,14 @@ class Captions:
         if self._path is None:
             return {}
         if not self._path.is_file():
-            raise MissingFileError(f"no captions at {self._path}: give a JSON file of image stem: caption, or null.")
+            raise MissingFileError(f"no captions at {self._path}: {REMEDY}.")
         text = read_text(self._path)
         try:
             captions = json.loads(text)
         except ValueError as error:
-            raise UserError(f"{self._path} is not JSON ({error}): it must be one object of image stem: caption.") from error
+            raise UserError(f"{self._path} is not JSON ({error}): {REMEDY}.") from error
         if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
-            raise UserError(f"{self._path} must be one JSON object of image stem: caption, both strings.")
+            raise UserError(f"{self._path} must be one JSON object of image stem: caption, both strings: {REMEDY}.")
         return captions
 
     @staticmethod

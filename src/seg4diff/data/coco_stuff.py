@@ -47,6 +47,6 @@ class CocoStuff(LabelledImages):
         """Images of {train,val}2017 and their stuffthingmaps."""
         folder = FOLDERS[split]
         return Pairs(
-            images=Folder((self._root / folder,), ".jpg", "train2017.zip and val2017.zip"),
+            images=Folder((self._root / folder,), ".jpg", f"{folder}.zip"),
             masks=Folder((self._root / "stuffthingmaps" / folder,), ".png", "stuffthingmaps_trainval2017.zip"),
         )

@@ -1,13 +1,20 @@
 """The DataModule that serves every data source."""
 
+import logging
+from typing import Any
+
 import lightning as L
+from torch import distributed
 from torch.utils.data import DataLoader
 
-from seg4diff.data.geometry import GEOMETRIES, Geometry
-from seg4diff.data.sample import Vocabulary, collate
+from seg4diff.data.geometry import GEOMETRIES, Geometry, Size, Window
+from seg4diff.data.reading import check_skipped
+from seg4diff.data.sample import Batch, Vocabulary, collate
 from seg4diff.data.sampler import EndlessBatchSampler, UnrepeatedSampler
 from seg4diff.data.source import SPLITS, DataSource, SampleDataset
 from seg4diff.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class SegmentationDataModule(L.LightningDataModule):
@@ -26,6 +33,8 @@ class SegmentationDataModule(L.LightningDataModule):
         seed: seed of the training order.
         geometry: how an image of another shape meets the canvas: "stretch" (the release), "crop" its centre (the paper) or "letterbox"
             (all of it in its own shape, with padding that neither losses nor metrics see).
+        skip_unreadable: number of training images that may be missing or broken. Each is named and replaced by another, the same one in
+            every process and in a resumed run; one more, and the run stops. Evaluation skips none.
     """
 
     def __init__(
@@ -39,6 +48,7 @@ class SegmentationDataModule(L.LightningDataModule):
         test_split: str,
         seed: int,
         geometry: Geometry = "stretch",
+        skip_unreadable: int = 0,
     ) -> None:
         super().__init__()
         if geometry not in GEOMETRIES:
@@ -47,17 +57,42 @@ class SegmentationDataModule(L.LightningDataModule):
             raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
         if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
             raise UserError(f"data.image_size must be [height,width] in pixels or null, found {list(image_size)}.")
+        if skip_unreadable < 0:
+            raise UserError(f"data.skip_unreadable must be a number of images, 0 or more, found {skip_unreadable}.")
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
         self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry = test_split, geometry
+        self.tested = 0  # images that this process has tested before; the test loader leaves them out
+        self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
 
     @property
     def vocabulary(self) -> Vocabulary:
         return self.source.vocabulary
 
-    def prepare_data(self) -> None:
-        self.source.prepare()
+    def shown(self, size: Size) -> Window:
+        """The part of an image of this (height, width) that models see."""
+        return GEOMETRIES[self._geometry](size, self._image_size or size)[0]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count what was skipped here and not where it is read: loader processes know nothing of each other, nor of the run before."""
+        for name, reason in batch.unreadable.items():
+            if name not in self._unreadable:
+                log.warning("%s Another image takes its place.", reason)
+        self._unreadable |= batch.unreadable
+        check_skipped(self._unreadable, self._skip_unreadable)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was skipped, for the checkpoint. Every process takes part in writing one, so each learns here what the others skipped."""
+        if distributed.is_available() and distributed.is_initialized():
+            everywhere: list = [None] * distributed.get_world_size()
+            distributed.all_gather_object(everywhere, self._unreadable)
+            self._unreadable = {name: reason for skipped in everywhere for name, reason in skipped.items()}
+        return {"unreadable": self._unreadable} if self._unreadable else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._unreadable = dict(state_dict["unreadable"])
 
     def train_dataloader(self) -> DataLoader:
         dataset = self._samples("train", resize_mask=True)
@@ -79,14 +114,16 @@ class SegmentationDataModule(L.LightningDataModule):
         """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""
         return self._each_once(split, resize_mask=False)
 
-    def _each_once(self, split: str, resize_mask: bool) -> DataLoader:
+    def _each_once(self, split: str, resize_mask: bool, start: int = 0) -> DataLoader:
         dataset = self._samples(split, resize_mask)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size)
+        sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size, start=start)
         return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
 
     def _samples(self, split: str, resize_mask: bool) -> SampleDataset:
-        return self.source.split(split, self._image_size, resize_mask, self._geometry)
+        """Only training skips what cannot be read: a benchmark that leaves images out in silence is wrong."""
+        skip = self._skip_unreadable if resize_mask else 0
+        return self.source.split(split, self._image_size, resize_mask, self._geometry, skip)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""
@@ -96,4 +133,4 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.eval_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader:
-        return self.eval_dataloader(self._test_split)
+        return self._each_once(self._test_split, resize_mask=False, start=self.tested)

@@ -87,9 +87,12 @@ class Pairs:
     def keys(self) -> list[str]:
         """The names of the images, sorted or in the order of the list."""
         keys = sorted(self.images.keys()) if self.listed is None else self._read_list()
+        if not keys and self.listed is not None:
+            raise UserError(f"the list {self.listed} (from {self.list_archive}) is empty: write one image per line.")
         if not keys:
-            place = self.images.paths[0] if self.listed is None else self.listed
-            raise MissingFileError(f"{place} holds no {self.images.suffix}: it should hold the images of {self.images.archive}.")
+            raise MissingFileError(
+                f"{self.images.paths[0]} holds no {self.images.suffix}: it should hold the images of {self.images.archive}."
+            )
         return keys
 
     def problems(self) -> list[str]:
@@ -102,6 +105,8 @@ class Pairs:
     def _unpaired(self) -> list[str]:
         found = {kind: folder.keys() for kind, folder in self._kinds()}
         wanted = sorted(found["images"] | found["masks"]) if self.listed is None else self._read_list()
+        if not wanted and self.listed is not None:
+            return [f"images in the list {self.listed} (from {self.list_archive}), which is empty"]
         if not wanted:
             return [f"images *{self.images.suffix} in {self.images.paths[0]} (from {self.images.archive})"]
         phrases = []

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
 from seg4diff.data.files import first_few, missing_files, read_text
+from seg4diff.data.reading import read_picture
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.source import SPLITS, DataSource, Row, Rows
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.errors import MissingFileError, UserError
+
+ROWS = "one JSON row per image with file_name, mask_file_name and caption"
 
 
 class FolderData(DataSource):
@@ -35,15 +36,14 @@ class FolderData(DataSource):
         return Vocabulary(tuple(read_classes(self._root / "classes.txt", "data.source.root")))
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
-        for folder in dict.fromkeys(self._splits[split] for split in splits if split in self._splits):
-            rows = self._rows(folder)
-            files = [self._root / folder / row[key] for row in rows for key in ("file_name", "mask_file_name")]
-            missing = [str(file) for file in missing_files(files)]
-            if missing:
-                raise MissingFileError(
-                    f"{len(missing)} of {len(files)} files of {self._root / folder / 'metadata.jsonl'} do not exist: {first_few(missing)}; "
-                    "restore them or remove their rows."
-                )
+        self._check_root()
+        folders = dict.fromkeys(self._splits[split] for split in splits if split in self._splits)
+        missing = [problem for folder in folders for problem in self._problems(folder)]
+        if missing:
+            raise MissingFileError(
+                f"{self._root} is incomplete, missing: {'; '.join(missing)}. Restore the files or remove their rows; data.source.root is "
+                "the folder, data.source.splits names those of the splits in it."
+            )
         _ = self.vocabulary
 
     def rows(self, split: str) -> "FolderRows":
@@ -52,18 +52,30 @@ class FolderData(DataSource):
             raise UserError(f"data.source.splits names no folder for the split '{split}', only for {list(self._splits)}: add one.")
         return FolderRows(self._root / self._splits[split], self._rows(self._splits[split]))
 
-    def _rows(self, folder: str) -> list[dict]:
+    def _check_root(self) -> None:
         if not self._root.is_dir():
             raise MissingFileError(f"no data folder at {self._root.resolve()}: set data.source.root=<folder with classes.txt and splits>.")
+
+    def _problems(self, folder: str) -> list[str]:
+        """What is missing of a split, one phrase each."""
         file = self._root / folder / "metadata.jsonl"
         if not file.is_file():
-            raise MissingFileError(f"no {file}: write one JSON row per image with file_name, mask_file_name and caption.")
+            return [f"{file} ({ROWS})"]
+        files = [self._root / folder / row[key] for row in self._rows(folder) for key in ("file_name", "mask_file_name")]
+        gone = [str(path) for path in missing_files(files)]
+        return [f"{len(gone)} of {len(files)} files of {file}, {first_few(gone)}"] if gone else []
+
+    def _rows(self, folder: str) -> list[dict]:
+        self._check_root()
+        file = self._root / folder / "metadata.jsonl"
+        if not file.is_file():
+            raise MissingFileError(f"no {file}: write {ROWS}, or name another folder in data.source.splits.")
         rows = []
         for number, line in enumerate(read_text(file).splitlines(), start=1):
             if line.strip():
                 rows.append(_parse(line, file, number))
         if not rows:
-            raise UserError(f"{file} has no rows: write one JSON row per image.")
+            raise UserError(f"{file} has no rows: write {ROWS}.")
         return rows
 
 
@@ -94,6 +106,7 @@ class FolderRows(Rows):
 
     def __getitem__(self, index: int) -> Row:
         row = self._rows[index]
-        image, mask = Image.open(self._folder / row["file_name"]), Image.open(self._folder / row["mask_file_name"])
-        path = self._folder / row["mask_file_name"]
-        return Row(image=image, mask=mask, caption=row.get("caption") or "", name=self.name(index), mask_name=str(path))
+        path, mask_path = self._folder / row["file_name"], self._folder / row["mask_file_name"]
+        remedy = f"replace it, or remove its row from {self._folder / 'metadata.jsonl'}"
+        image, mask = read_picture("image", path, remedy), read_picture("mask", mask_path, remedy)
+        return Row(image=image, mask=mask, caption=row.get("caption") or "", name=str(path), mask_name=str(mask_path))

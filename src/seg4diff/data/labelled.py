@@ -1,6 +1,5 @@
 """Data sets of images with label maps, whose values a vocabulary names: a lookup table while reading, no converted copies."""
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -8,6 +7,7 @@ from PIL import Image
 
 from seg4diff.data.files import Pairs
 from seg4diff.data.paired import PairedFiles
+from seg4diff.data.reading import read_picture
 from seg4diff.data.sample import IGNORE, Vocabulary, mask_values
 from seg4diff.data.source import Row, Rows
 from seg4diff.data.vocabularies import read_vocabulary
@@ -31,14 +31,14 @@ class Labelling:
         for value, name in names.items():
             self._table[value] = classes.index(name)
 
-    def decode(self, mask: Image.Image, path: str) -> Image.Image:
-        """The label picture of class ids."""
+    def decode(self, mask: Image.Image, path: str, archive: str) -> Image.Image:
+        """The label picture of class ids; `path` and `archive` are named in errors."""
         values = mask_values(mask, path)
         odd = np.unique(values[(values > self._largest) & (values != IGNORE)])
         if odd.size:
             raise UserError(
                 f"mask {path} holds values above {self._largest}: {odd[:5].tolist()}. This data set defines 0..{self._largest} and "
-                f"{IGNORE} (ignored): take the mask from the original archive, or use data=folder for a format of your own."
+                f"{IGNORE} (ignored): take the mask from {archive} again, or use data=folder for a format of your own."
             )
         return Image.fromarray(self._table.take(values))
 
@@ -96,11 +96,14 @@ class LabelledRows(Rows):
         return str(self._pairs.images.file(self._keys[index]))
 
     def __getitem__(self, index: int) -> Row:
-        path, mask_path = Path(self.name(index)), str(self._pairs.masks.file(self._keys[index]))
+        images, masks = self._pairs.images, self._pairs.masks
+        path, mask_path = images.file(self._keys[index]), masks.file(self._keys[index])
+        image = read_picture("image", path, f"take it from {images.archive} again")
+        mask = read_picture("mask", mask_path, f"take it from {masks.archive} again")
         return Row(
-            image=Image.open(path),
-            mask=self._labelling.decode(Image.open(mask_path), mask_path),
+            image=image,
+            mask=self._labelling.decode(mask, str(mask_path), masks.archive),
             caption=self._captions.get(path.stem),
             name=str(path),
-            mask_name=mask_path,
+            mask_name=str(mask_path),
         )

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from seg4diff.data.captions import Captions
+from seg4diff.data.captions import REMEDY, Captions
 from seg4diff.data.files import Pairs
 from seg4diff.data.source import SPLITS, DataSource
 from seg4diff.errors import MissingFileError
@@ -43,13 +43,19 @@ class PairedFiles(DataSource):
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
         missing = [problem for pairs in dict.fromkeys(map(self.pairs, splits)) for problem in pairs.problems()]
+        uncaptioned = []
         if "train" in splits:
-            missing += self._captions.problems([] if missing else self._stems("train", self.keys("train")))
+            uncaptioned = self._captions.problems([] if missing else self._stems("train", self.keys("train")))
+        advice = []
         if missing:
-            raise MissingFileError(
-                f"{self.title} is incomplete, missing: {'; '.join(missing)}. {self.advice} and set {self.variable} or "
-                "data.source.root to it; where only a part is wanted, data.source.lists says which images."
+            advice.append(
+                f"{self.advice} and set {self.variable} or data.source.root to it; where only a part is wanted, data.source.lists says "
+                "which images."
             )
+        if uncaptioned:
+            advice.append(f"For the captions, {REMEDY}.")
+        if advice:
+            raise MissingFileError(f"{self.title} is incomplete, missing: {'; '.join(missing + uncaptioned)}. {' '.join(advice)}")
 
     def keys(self, split: str) -> list[str]:
         """The images of a split, after the lists and the subset."""

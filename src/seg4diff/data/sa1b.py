@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from seg4diff.data.files import Folder, Pairs
 from seg4diff.data.paired import PairedFiles
+from seg4diff.data.reading import UnreadableError, read_picture, reading
 from seg4diff.data.rle import RunLengths
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.source import Row, Rows
 from seg4diff.errors import UserError
 
 ARCHIVE = "the tars of SA-1B"
+AGAIN = f"take it from {ARCHIVE} again"
 
 
 class Sa1b(PairedFiles):
@@ -87,7 +88,7 @@ class Sa1bRows(Rows):
 
     def __getitem__(self, index: int) -> Row:
         path, mask_path = Path(self.name(index)), self._pairs.masks.file(self._keys[index])
-        image = Image.open(path)
+        image = read_picture("image", path, AGAIN)
         regions = self._drawn(mask_path, image.height, image.width)
         caption = self._captions.get(path.stem, "")
         return Row(image=image, mask=None, caption=caption, name=str(path), mask_name=str(mask_path), regions=regions)
@@ -98,7 +99,7 @@ class Sa1bRows(Rows):
         if odd := [mask for mask in masks if (mask.height, mask.width) != (height, width)]:
             raise UserError(
                 f"a mask in {path} is {odd[0].width} x {odd[0].height} pixels, its image {width} x {height}: "
-                "an image and its masks must have one size."
+                f"an image and its masks must have one size, {AGAIN}."
             )
         kept = [mask for mask in masks if mask.area >= max(self._smallest * height * width, 1)]
         return (mask.draw() for mask in sorted(kept, key=lambda mask: -mask.area)[: self._most])
@@ -106,9 +107,11 @@ class Sa1bRows(Rows):
 
 def read_masks(path: Path) -> list[RunLengths]:
     """The masks of one image's JSON file."""
+    with reading(f"the mask {path}", AGAIN):
+        text = path.read_bytes()
     try:
-        return [RunLengths.parse(one["segmentation"]) for one in json.loads(path.read_bytes())["annotations"]]
+        return [RunLengths.parse(one["segmentation"]) for one in json.loads(text)["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} does not hold masks as SA-1B writes them, annotations with run lengths ({error!r}): take it from the archive again."
+        raise UnreadableError(
+            f"{path} does not hold masks as SA-1B writes them, annotations with run lengths ({error!r}): {AGAIN}."
         ) from error

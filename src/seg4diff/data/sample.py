@@ -54,6 +54,7 @@ class Sample:
         window: the part of the canvas that holds the image; what lies outside is padding. To compare maps of the canvas (..., H, W) with
             the mask, resize `window.cut(maps)` to the size of the mask.
         regions: (M, H', W') bool masks without names, which may overlap; None = the data set has none.
+        unreadable: images in whose place this one stands, name -> what is wrong with it.
     """
 
     image: Tensor
@@ -63,6 +64,7 @@ class Sample:
     index: int
     window: Window
     regions: Tensor | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Batch:
         indices: B positions in the split.
         windows: B parts of the canvas that hold the images (see `Sample`); by default the whole canvas.
         regions: B tensors (M, H', W') bool of masks without names, M differs; None = the data set has none.
+        unreadable: images in whose place others stand, name -> what is wrong with it.
     """
 
     images: Tensor
@@ -86,6 +89,7 @@ class Batch:
     indices: list[int]
     windows: list[Window] = field(default_factory=list)
     regions: list[Tensor] | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.windows:
@@ -119,6 +123,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         indices=[sample.index for sample in samples],
         windows=[sample.window for sample in samples],
         regions=regions or None,
+        unreadable={name: reason for sample in samples for name, reason in sample.unreadable.items()},
     )
 
 

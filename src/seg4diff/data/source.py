@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Window
+from seg4diff.data.reading import UnreadableError, check_skipped
 from seg4diff.data.sample import IGNORE, Sample, Vocabulary, image_to_tensor, label_map, present_classes
 from seg4diff.errors import MissingFileError, UserError
 
@@ -19,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Row:
-    """Where one sample comes from; pictures may still be undecoded.
+    """One image as it is on disk, and what belongs to it.
 
     Attributes:
         image: the picture.
@@ -46,7 +47,7 @@ class Rows(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Row:
-        """Row number `index`; may raise OSError or SyntaxError (Pillow's) for a picture that cannot be read."""
+        """Row number `index`, decoded; raises UnreadableError where a file of it is missing or broken."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -69,7 +70,14 @@ class DataSource(ABC):
     def rows(self, split: str) -> Rows:
         """The rows of "train", "validation" or "test"."""
 
-    def split(self, split: str, image_size: Sequence[int] | None, resize_mask: bool, geometry: Geometry = "stretch") -> "SampleDataset":
+    def split(
+        self,
+        split: str,
+        image_size: Sequence[int] | None,
+        resize_mask: bool,
+        geometry: Geometry = "stretch",
+        skip_unreadable: int = 0,
+    ) -> "SampleDataset":
         """Return a map-style data set of `Sample`.
 
         Args:
@@ -77,8 +85,9 @@ class DataSource(ABC):
             image_size: (height, width) of the canvas that images are brought to, None = as they are.
             resize_mask: bring the masks onto the canvas too (training); otherwise they keep their own size (evaluation).
             geometry: how an image of another shape meets the canvas.
+            skip_unreadable: see `SampleDataset`.
         """
-        return SampleDataset(self.rows(split), self.vocabulary, image_size, resize_mask, geometry)
+        return SampleDataset(self.rows(split), self.vocabulary, image_size, resize_mask, geometry, skip_unreadable)
 
 
 class TrainAndEvaluate(DataSource):
@@ -102,7 +111,7 @@ class TrainAndEvaluate(DataSource):
             try:
                 source.prepare([split for split in splits if self._source(split) is source])
             except MissingFileError as error:
-                errors.append(f"{error} (Here data.source.root is data.source.{key}.root.)")
+                errors.append(f"{error} (Here data.source is data.source.{key}: data.source.{key}.root, and so on.)")
         if errors:
             raise MissingFileError("\n".join(errors))
         names = self._train.vocabulary.names
@@ -133,11 +142,22 @@ class SampleDataset(Dataset):
         image_size: (height, width) of the canvas that images are brought to, None = as they are.
         resize_mask: bring masks onto the canvas too.
         geometry: how an image of another shape meets the canvas.
+        skip_unreadable: an image that cannot be read is replaced by the next one that can, and named in `Sample.unreadable`, as long as
+            no more than this many stand in a row; 0 = none is: the first one raises.
     """
 
-    def __init__(self, rows: Rows, vocabulary: Vocabulary, image_size: Sequence[int] | None, resize_mask: bool, geometry: Geometry) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        vocabulary: Vocabulary,
+        image_size: Sequence[int] | None,
+        resize_mask: bool,
+        geometry: Geometry,
+        skip_unreadable: int = 0,
+    ) -> None:
         self._rows, self._vocabulary, self._resize_mask = rows, vocabulary, resize_mask
         self._size, self._place = tuple(image_size) if image_size else None, GEOMETRIES[geometry]
+        self._skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -146,11 +166,36 @@ class SampleDataset(Dataset):
         return self._rows.name(index)
 
     def __getitem__(self, index: int) -> Sample:
-        row, size = self._load(index)
+        unreadable: dict[str, str] = {}
+        for step in range(len(self)):
+            position = (index + step) % len(self)
+            try:
+                return replace(self._sample(position), unreadable=unreadable)
+            except UnreadableError as error:
+                unreadable[self.name(position)] = str(error)
+                check_skipped(unreadable, self._skip_unreadable)
+        raise UnreadableError(f"none of the {len(self)} images can be read. {next(iter(unreadable.values()))}")
+
+    def read(self, index: int) -> tuple[Row, Tensor]:
+        """Row number `index` and its label map (H, W), `IGNORE` where it has none; raises UserError for what is wrong with them."""
+        row = self._rows[index]
+        size = (row.image.height, row.image.width)
+        if row.mask is None:
+            return row, torch.full(size, IGNORE)
+        if row.mask.size != row.image.size:
+            raise UserError(
+                f"the mask of {row.name} is {row.mask.width} x {row.mask.height} pixels, its image {row.image.width} x {row.image.height}: "
+                f"an image and its mask ({row.mask_name}) must have one size."
+            )
+        return row, label_map(row.mask, len(self._vocabulary), row.mask_name)
+
+    def _sample(self, index: int) -> Sample:
+        row, labels = self.read(index)
+        size = (row.image.height, row.image.width)
         canvas = self._size or size
         shown, window = self._place(size, canvas)
         picture = row.image if shown.size == size else row.image.crop(shown.corners)
-        mask = shown.cut(self._labels(row, size))
+        mask = shown.cut(labels)
         return Sample(
             image=window.paste(image_to_tensor(picture, window.size), canvas, 0.0),
             mask=self._placed(mask, window, canvas, IGNORE),
@@ -160,27 +205,6 @@ class SampleDataset(Dataset):
             window=window,
             regions=None if row.regions is None else self._regions(row, shown, window, canvas),
         )
-
-    def _load(self, index: int) -> tuple[Row, tuple[int, int]]:
-        """A decoded row and its (height, width)."""
-        try:
-            row = self._rows[index]
-            row.image.load()
-            if row.mask is not None:
-                row.mask.load()
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"the image or mask of {self.name(index)} cannot be decoded ({error}): replace or remove it.") from error
-        if row.mask is not None and row.image.size != row.mask.size:
-            raise UserError(
-                f"the mask of {row.name} is {row.mask.width} x {row.mask.height} pixels, its image {row.image.width} x {row.image.height}: "
-                "an image and its mask must have one size."
-            )
-        return row, (row.image.height, row.image.width)
-
-    def _labels(self, row: Row, size: tuple[int, int]) -> Tensor:
-        if row.mask is None:
-            return torch.full(size, IGNORE)
-        return label_map(row.mask, len(self._vocabulary), row.mask_name)
 
     def _placed(self, mask: Tensor, window: Window, canvas: tuple[int, int], value: int) -> Tensor:
         """A mask of the shown part of an image, on the canvas in training."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 
+from seg4diff.data.reading import UnreadableError, reading
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.source import SPLITS, DataSource, Row, Rows
 from seg4diff.data.vocabularies import read_classes
@@ -66,8 +67,9 @@ class TableData(DataSource):
                 return datasets.load_dataset("parquet", data_files=self._path, split=self._splits[split])
             return datasets.load_dataset(self._path, split=self._splits[split])
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())  # what `datasets` says itself is only that there was an error
             raise MissingFileError(
-                f"the split '{self._splits[split]}' of {self._path} cannot be read ({' '.join(str(error).split())}): set data.source.path "
+                f"the split '{self._splits[split]}' of {self._path} cannot be read ({reason}): set data.source.path "
                 "to a .parquet file, a folder of them, or a data set of the Hub, and data.source.splits to splits that it has."
             ) from error
 
@@ -97,7 +99,11 @@ class TableRows(Rows):
         return self._names[index]
 
     def __getitem__(self, index: int) -> Row:
-        row, name = self._table[index], self.name(index)
+        name = self.name(index)
+        with reading(f"the image or mask of row {index} ({name}) of the table", "replace it or remove the row"):
+            row = self._table[index]
         if row["image"] is None or row["mask"] is None:
-            raise UserError(f"row {index} ({name}) of the table has no {'image' if row['image'] is None else 'mask'}: remove or fill it.")
+            raise UnreadableError(
+                f"row {index} ({name}) of the table has no {'image' if row['image'] is None else 'mask'}: remove or fill it."
+            )
         return Row(image=row["image"], mask=row["mask"], caption=row.get("caption"), name=name, mask_name=f"of {name}")

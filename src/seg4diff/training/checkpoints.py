@@ -4,13 +4,14 @@ import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from safetensors import SafetensorError
 
 from seg4diff.disk import whole_file
 from seg4diff.errors import MissingFileError, UserError
@@ -23,10 +24,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None) -> None:
         target = Path(path)
         with whole_file(target) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)
+            _save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(target.parent)
+
+
+def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, with the system's own error where the file cannot be written: torch hides it behind one about positions in a file."""
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -86,8 +97,16 @@ class LoraCheckpoint(SafeCheckpoint):
         if trainer.is_global_zero:  # first, so that no checkpoint stands without its adapter
             averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAverage)]
             with averages[0].averaged() if averages else nullcontext():
-                trainer.lightning_module.backbone.save_lora(lora_folder(filepath))
+                self._save_lora(trainer, lora_folder(filepath))
         super()._save_checkpoint(trainer, filepath)
+
+    def _save_lora(self, trainer: L.Trainer, folder: Path) -> None:
+        try:
+            trainer.lightning_module.backbone.save_lora(folder)
+        except SafetensorError as error:
+            raise UserError(
+                f"the adapter {folder} cannot be written ({error}): make room there, or choose another hydra.run.dir."
+            ) from error
 
     def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._remove_checkpoint(trainer, filepath)

@@ -1,0 +1,182 @@
+"""Check a data set without a model: is everything there, can it be read, do the labels mean what they should, how does it look."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from seg4diff.data.datamodule import SegmentationDataModule
+from seg4diff.data.sample import IGNORE, Vocabulary
+from seg4diff.data.source import SPLITS, SampleDataset, resize_labels
+from seg4diff.data.survey import Summary, survey
+from seg4diff.disk import whole_file, write_json
+from seg4diff.errors import UserError
+from seg4diff.pictures import contact_sheet, overlay, overlay_regions
+from seg4diff.run import build
+
+log = logging.getLogger(__name__)
+
+SIDE = 320
+"""Longer side, in pixels, of the pictures of a sheet."""
+NOTHING = "-"
+PRINTED = 20
+"""Number of problems that are printed; check.json has all of them."""
+
+
+def check(config: DictConfig) -> dict[str, Any]:
+    """Check the splits of a data set; write check.json and, for each split, a sheet of pictures.
+
+    Args:
+        config: composed from conf/check.yaml.
+
+    Returns:
+        The content of check.json.
+
+    Raises:
+        UserError: files are missing, or some of those that were opened cannot be used.
+    """
+    splits = _splits(str(config.split))
+    decode, pictured = _number("decode", config.decode), _number("images", config.images)
+    output_dir = Path(config.paths.output_dir)
+    data: SegmentationDataModule = build(config.data)
+    data.source.prepare(splits)
+    summaries, names, report = dict[str, Summary](), dict[str, list[str]](), {}
+    for split in splits:
+        samples = data.source.split(split, None, resize_mask=False)
+        names[split] = [samples.name(k) for k in range(len(samples))]
+        twin = next((earlier for earlier in summaries if names[earlier] == names[split]), None)
+        if twin is not None:
+            report[split] = {"same_images_as": twin}
+            continue
+        chosen = _spread(range(len(samples)), decode)
+        summaries[split] = summary = Summary(data.vocabulary, len(samples))
+        for found in track(survey(samples, chosen, config.data.num_workers), f"{split}: opening {len(chosen)} images", len(chosen)):
+            summary.add(found)
+        report[split] = summary.report()
+        readable = [k for k in chosen if names[split][k] not in summary.problems]
+        _draw(samples, _spread(readable, pictured), data, split, output_dir)
+    write_json(output_dir / "check.json", report)
+    _print(summaries, report)
+    log.info("check.json and the sheets of pictures are in %s", output_dir)
+    problems, opened = (sum(counts) for counts in zip(*((len(own.problems), own.opened) for own in summaries.values()), strict=True))
+    if problems:
+        raise UserError(f"{problems} of the {opened} images that were opened cannot be used: {output_dir}/check.json names them all.")
+    return report
+
+
+def _splits(wanted: str) -> Sequence[str]:
+    if wanted not in (*SPLITS, "all"):
+        raise UserError(f"split must be all or one of {', '.join(SPLITS)}, found '{wanted}'.")
+    return SPLITS if wanted == "all" else [wanted]
+
+
+def _number(key: str, value: int | str) -> int | None:
+    """A number of images, None for all."""
+    if value == "all":
+        return None
+    if not isinstance(value, int) or value < 0:
+        raise UserError(f"{key} must be a number of images or the word all, found '{value}'.")
+    return value
+
+
+def _spread(indices: Sequence[int], count: int | None) -> list[int]:
+    """`count` of the indices at even distances; all for None."""
+    if count is None or count >= len(indices):
+        return list(indices)
+    return [indices[(2 * k + 1) * len(indices) // (2 * count)] for k in range(count)]
+
+
+def _draw(samples: SampleDataset, indices: Sequence[int], data: SegmentationDataModule, split: str, folder: Path) -> None:
+    """Write the sheet of a split."""
+    if indices:
+        entries = [_entry(samples, k, data) for k in track(indices, f"{split}: drawing {len(indices)} of them")]
+        with whole_file(folder / f"{split}.png") as partial:
+            contact_sheet(entries, f"{split}: {len(indices)} of {len(samples)} images").save(partial, format="PNG")
+
+
+def _entry(samples: SampleDataset, index: int, data: SegmentationDataModule) -> tuple[list[Image.Image], str]:
+    """The part of an image that models see, the same under its labels or regions, and what there is to say about it."""
+    row, labels = samples.read(index)
+    window = data.shown(tuple(labels.shape))
+    image, labels = row.image.convert("RGB").crop(window.corners), window.cut(labels)
+    factor = SIDE / max(labels.shape)
+    size = tuple(max(1, round(side * factor)) for side in labels.shape)
+    image = image.resize(size[::-1], Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
+    words = [f"{Path(row.name).name}, {row.image.width} x {row.image.height}"]
+    if row.regions is not None:
+        regions = [resize_labels(window.cut(torch.from_numpy(region)), size) for region in row.regions]
+        stacked = torch.stack(regions) if regions else torch.zeros(0, *size, dtype=torch.bool)
+        words.append(f"{len(regions)} regions on {stacked.any(0).float().mean():.0%} of it")
+        drawn = overlay_regions(image, stacked)
+    else:
+        words.append(_shares(labels, data.vocabulary))
+        drawn = overlay(image, resize_labels(labels, size), data.vocabulary.names)
+    if row.caption:
+        words.append(f'"{row.caption}"')
+    return [image, drawn], "; ".join(words)
+
+
+def _shares(labels: Tensor, vocabulary: Vocabulary) -> str:
+    """The classes of a label map, the largest first."""
+    names = {**dict(enumerate(vocabulary.names)), IGNORE: "ignored"}
+    counts = sorted(enumerate(torch.bincount(labels.flatten()).tolist()), key=lambda pair: -pair[1])
+    shares = {names[k]: count / labels.numel() for k, count in counts if count}
+    return ", ".join(f"{name} {share:.0%}" if share >= 0.005 else f"{name} <1%" for name, share in shares.items())
+
+
+def _print(summaries: dict[str, Summary], report: dict[str, Any]) -> None:
+    """What a person needs to see of it."""
+    console, table = Console(), Table("", *summaries)
+    columns = [_column(summary) for summary in summaries.values()]
+    for title in columns[0]:
+        if any(column[title] != NOTHING for column in columns):
+            table.add_row(title, *(column[title] for column in columns))
+    console.print(table)
+    for split, own in report.items():
+        if split not in summaries:
+            console.print(f"{split}: the images of {own['same_images_as']}.")
+        elif summaries[split].labelled:
+            console.print(f"{split}: {_frequencies(summaries[split])}", highlight=False)
+    problems = [reason for summary in summaries.values() for reason in summary.problems.values()]
+    for reason in problems[:PRINTED]:
+        console.print(f"- {reason}", highlight=False, markup=False)
+    if len(problems) > PRINTED:
+        console.print(f"- and {len(problems) - PRINTED} more")
+
+
+def _column(summary: Summary) -> dict[str, str]:
+    """The figures of a split by their titles."""
+    sizes = sorted(summary.sizes, key=lambda size: size[0] * size[1]) or [(0, 0)]
+    named, labelled = len(summary.vocabulary), summary.labelled > 0
+    return {
+        "images": f"{summary.images:,}",
+        "opened": f"{summary.opened:,}",
+        "cannot be used": f"{len(summary.problems):,}",
+        "with a caption of their own": f"{summary.captions:,}",
+        "smallest, height x width": "{} x {}".format(*sizes[0]),
+        "largest": "{} x {}".format(*sizes[-1]),
+        "sizes": f"{len(summary.sizes):,}",
+        "classes present": f"{named - len(summary.absent)} of {named}" if labelled else "masks without names",
+        "pixels ignored": f"{summary.ignored:.1%}" if labelled else NOTHING,
+        "images ignored everywhere": f"{len(summary.unlabelled):,}" if labelled else NOTHING,
+        "regions of an image, mean": f"{summary.mean_regions:.1f}" if summary.regions else NOTHING,
+    }
+
+
+def _frequencies(summary: Summary) -> str:
+    """Which classes have most pixels, which have none."""
+    shares = summary.shares()
+    names = sorted(shares, key=lambda name: -shares[name])[:8]
+    text = f"most labelled pixels are {', '.join(f'{name} {shares[name]:.1%}' for name in names)}"
+    if not summary.absent:
+        return f"{text}; no class is absent."
+    more = f" and {len(summary.absent) - 8} more" if len(summary.absent) > 8 else ""
+    return f"{text}. Classes in no image that was opened: {', '.join(summary.absent[:8])}{more}."

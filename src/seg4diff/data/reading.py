@@ -1,0 +1,76 @@
+"""Pictures read from disk: decoded at once, so that what is missing or broken shows here and is named."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from seg4diff.data.files import first_few
+from seg4diff.errors import UserError
+
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that are missing, cut off or damaged."""
+ALL_OF_THEM = "`python check.py` with the same data= and decode=all names every such file"
+
+
+class UnreadableError(UserError):
+    """An image or mask that is missing or cannot be decoded: a fault of one file, where other UserErrors are faults of the data set."""
+
+
+@contextmanager
+def reading(what: str, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into an UnreadableError.
+
+    Args:
+        what: the file, as a message calls it.
+        remedy: what to do about it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BROKEN as error:
+        raise UnreadableError(f"{what} cannot be read ({_reason(error)}): {remedy}.") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture of a known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())
+
+
+def read_picture(kind: str, path: Path, remedy: str) -> Image.Image:
+    """A decoded picture.
+
+    Args:
+        kind: "image" or "mask".
+        path: where it is.
+        remedy: what to do if it cannot be read.
+
+    Raises:
+        UnreadableError: it is missing or broken.
+    """
+    with reading(f"the {kind} {path}", remedy):
+        picture = Image.open(path)
+        picture.load()
+    return picture
+
+
+def check_skipped(unreadable: Mapping[str, str], allowed: int) -> None:
+    """Stop a run that meets more unreadable images than it may skip.
+
+    Args:
+        unreadable: what is wrong with each, by name.
+        allowed: how many may be skipped.
+    """
+    if len(unreadable) <= allowed:
+        return
+    if len(unreadable) == 1:
+        raise UnreadableError(f"{next(iter(unreadable.values()))} {ALL_OF_THEM}.")
+    raise UnreadableError(
+        f"{len(unreadable)} training images cannot be read, and data.skip_unreadable allows {allowed}: {first_few(list(unreadable))}; "
+        f"mend them, leave them out of the data set, or allow more. {ALL_OF_THEM}, and what is wrong with it."
+    )
