@@ -19,7 +19,11 @@ CAPTION = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + 
 
 
 class Recorder(MaskAlignment):
-    """Keeps what it was asked to align."""
+    """Keeps what it was asked to match and to align."""
+
+    def match(self, candidates, regions):
+        self.candidates = candidates
+        return super().match(candidates, regions)
 
     def __call__(self, predicted, target, maps, regions):
         self.maps, self.regions = [len(logits) for logits in maps], regions
@@ -30,7 +34,7 @@ class Recorder(MaskAlignment):
         return [[int(mask[region].unique()) for region in own.masks] for mask, own in zip(masks, self.regions, strict=True)]
 
 
-def magnet(prompt):
+def magnet(prompt, align="names"):
     module = MagnetModule(
         backbone=random_sd3(),
         lora=LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "add_k_proj"]),
@@ -40,7 +44,7 @@ def magnet(prompt):
         readout=Readout(sigma=0.3, scores="joint", normalisation="none", seed=0),
         protocol="oracle",
         prompt=prompt,
-        align="names",
+        align=align,
         lr=1e-3,
         weight_decay=0.0,
         warmup_steps=1,
@@ -94,6 +98,22 @@ def test_a_long_caption_trains_what_its_beginning_names():
     module.loss_terms(batch(masks, [CAPTION]), [0])
     assert not module.backbone.fits(CAPTION)
     assert module._objective.classes(masks) == [[names["small cone"], names["dark apple"]]], "the large brick stands beyond the end"
+
+
+def test_masks_without_names_are_given_maps_of_single_heads_or_of_tokens_of_the_prompt():
+    caption, masks = "a small cone and a leaf", [areas_to_mask([20] * 8)]
+    heads, tokens = magnet("caption", "regions"), magnet("caption", "tokens")
+    for module in (heads, tokens):
+        module.loss_terms(batch(masks, [caption]), [0])
+    assert heads._objective.classes(masks) == [list(range(8))] and heads._objective.maps == [8], "every class of the image, named or not"
+    assert len(set(tokens._objective.classes(masks)[0])) == 6 and tokens._objective.maps == [6], "no more masks than words"
+    of_heads = heads._objective.candidates.unflatten(0, (-1, heads.backbone.text_window))
+    torch.testing.assert_close(tokens._objective.candidates, of_heads.mean(dim=0)[1:7])  # between the start and the end
+
+
+def test_an_empty_caption_has_no_token_to_align():
+    terms = magnet("caption", "tokens").loss_terms(batch([areas_to_mask([20] * 3)], [""]), [0])
+    assert terms["focal"] == terms["dice"] == 0 and terms["loss"] == terms["flow"]
 
 
 @pytest.mark.parametrize("ids", [[0, 1]])

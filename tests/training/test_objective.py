@@ -157,8 +157,8 @@ def test_matching_finds_the_assignment_with_the_smallest_loss_of_all():
         def loss(chosen, candidates=candidates, regions=regions):
             return float(objective(LATENTS, LATENTS, [candidates[list(chosen)]], [regions])["loss"])
 
-        found = objective.match(candidates, regions)
-        assert len(set(found)) == 3
+        kept, found = objective.match(candidates, regions)
+        assert kept == [0, 1, 2] and len(set(found)) == 3
         assert loss(found) == pytest.approx(min(loss(chosen) for chosen in permutations(range(5), 3)), rel=1e-5)
 
 
@@ -171,11 +171,19 @@ def test_matching_compares_on_the_grid_what_the_loss_compares_at_full_size():
     chosen = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2).match(
         torch.stack([-left, left, top]), Regions(masks, torch.ones(12, 24, dtype=torch.bool))
     )
-    assert chosen == [2, 1]
+    assert chosen == ([0, 1], [2, 1])
+
+
+def test_with_few_candidates_the_regions_that_fit_best_are_kept():
+    masks = torch.eye(3, dtype=torch.bool).view(3, 1, 3).expand(3, 2, 3)  # left, middle, right
+    regions = Regions(masks, torch.ones(2, 3, dtype=torch.bool))
+    objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
+    assert objective.match(40 * masks[[2, 0]].float() - 20, regions) == ([0, 2], [1, 0])
+    assert objective.match(torch.zeros(0, 2, 3), regions) == ([], []), "an empty prompt has no token"
 
 
 def test_no_region_costs_nothing_and_needs_no_candidate():
     nothing = Regions(torch.zeros(0, 3, 5, dtype=torch.bool), torch.ones(3, 5, dtype=torch.bool))
     objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
-    assert objective.match(torch.randn(4, 3, 5), nothing) == []
+    assert objective.match(torch.randn(4, 3, 5), nothing) == ([], [])
     assert objective(LATENTS, LATENTS, [torch.zeros(0, 3, 5)], [nothing])["loss"] == 0

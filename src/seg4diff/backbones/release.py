@@ -41,8 +41,8 @@ def read_release_lora(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} holds no LoRA: expected keys such as {PREFIX}transformer_blocks.9.attn.to_q.lora_A.default.weight.")
     if others := sorted(name for name, tensor in weights.items() if isinstance(tensor, Tensor) and not name.startswith(PREFIX)):
         log.warning(
-            "%s also holds %d tensors that are no part of the transformer, %s first: they are left out. The release trains a convolution on "
-            "its maps, which belongs to no adapter.",
+            "%s also holds %d tensors that are no part of the transformer, %s first: they are left out. The release trains a convolution "
+            "on its maps, which belongs to no adapter.",
             path,
             len(others),
             others[0],

@@ -36,8 +36,9 @@ class MagnetModule(L.LightningModule):
         prompt: "names" trains with the list of class names in the image (the release), "caption" with the caption. A step is one pass,
             so an image has one prompt: where the names do not fit, those of the largest classes that do; a caption that does not fit
             is cut after a word. A class that the prompt does not name is not aligned.
-        align: "names" aligns the map of each class name with that class's mask; "regions" uses no name: every mask is assigned the one
-            of all heads x tokens maps that fits it best (the paper for SA-1B).
+        align: "names" aligns the map of each class name with that class's mask. The others use no name and give each mask a map of its own,
+            those that fit best together: "regions" one of all heads x tokens maps (the paper for SA-1B), "tokens" that of a token of the
+            prompt, mean over the heads, as it is read.
         lr: peak learning rate (AdamW, warm-up then cosine).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
@@ -55,7 +56,7 @@ class MagnetModule(L.LightningModule):
         readout: Readout,
         protocol: PromptProtocol,
         prompt: Literal["names", "caption"],
-        align: Literal["names", "regions"],
+        align: Literal["names", "regions", "tokens"],
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -64,8 +65,8 @@ class MagnetModule(L.LightningModule):
         super().__init__()
         if prompt not in ("names", "caption"):
             raise UserError(f"model.prompt must be 'names' or 'caption', found '{prompt}'.")
-        if align not in ("names", "regions"):
-            raise UserError(f"model.align must be 'names' or 'regions', found '{align}'.")
+        if align not in ("names", "regions", "tokens"):
+            raise UserError(f"model.align must be 'names', 'regions' or 'tokens', found '{align}'.")
         backbone.select_sites([expert_layer])
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.readout = backbone, expert_layer, readout
@@ -110,14 +111,22 @@ class MagnetModule(L.LightningModule):
             maps = pool_words(i2t(record[self.expert_layer], "logits"), grid, condition, prompts)
             regions = [named_regions(mask, prompt.classes) for mask, prompt in zip(batch.masks, prompts, strict=True)]
         else:
-            regions = nameless_regions(batch)
-            maps = self._matched_maps(record[self.expert_layer], grid, regions)
+            candidates = self._candidates(record[self.expert_layer], grid, condition)
+            maps, regions = self._match(candidates, nameless_regions(batch))
         return self._objective(predicted, velocity(latents, noise), maps, regions)
 
-    def _matched_maps(self, joint: JointQK, grid: tuple[int, int], regions: list[Regions]) -> list[Tensor]:
-        """For every region one of all heads x tokens maps, by Hungarian matching (paper, section 3.5): B tensors (M, h, w)."""
-        candidates = i2t_per_head(joint, "logits")[:, :, : self.backbone.text_window].flatten(1, 2).unflatten(-1, grid)
-        return [own[self._objective.match(own, one)] for own, one in zip(candidates, regions, strict=True)]
+    def _candidates(self, joint: JointQK, grid: tuple[int, int], condition: TextCondition) -> list[Tensor]:
+        """The maps that masks without names may be given: B tensors (K, h, w)."""
+        if self._align == "tokens":
+            maps = i2t(joint, "logits").unflatten(-1, grid)
+            return [own[~padding] for own, padding in zip(maps, condition.padding, strict=True)]
+        return list(i2t_per_head(joint, "logits")[:, :, : self.backbone.text_window].flatten(1, 2).unflatten(-1, grid))
+
+    def _match(self, candidates: list[Tensor], regions: list[Regions]) -> tuple[list[Tensor], list[Regions]]:
+        """Hungarian matching (paper, section 3.5): B tensors (M, h, w) and the M regions that they belong to."""
+        pairs = [self._objective.match(own, one) for own, one in zip(candidates, regions, strict=True)]
+        maps = [own[chosen] for own, (_, chosen) in zip(candidates, pairs, strict=True)]
+        return maps, [Regions(one.masks[kept], one.counted) for one, (kept, _) in zip(regions, pairs, strict=True)]
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> tuple[list[Prompt], Tensor, TextCondition]:

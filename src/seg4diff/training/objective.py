@@ -81,15 +81,18 @@ class MaskAlignment:
         return torch.stack([focal_loss(logits, truth, counted, self._alpha, self._gamma), dice_loss(logits.sigmoid(), truth, counted)])
 
     @torch.no_grad()
-    def match(self, candidates: Tensor, regions: Regions) -> list[int]:
+    def match(self, candidates: Tensor, regions: Regions) -> tuple[list[int], list[int]]:
         """For each of the M regions a candidate of its own, so that their weighted focal and dice losses are smallest together.
 
         The Hungarian matching of the paper for masks without names (section 3.5). The costs are those of the loss, on the token grid,
         where a region is the share of each token that it covers.
 
         Args:
-            candidates: (K, rows, columns) logits with K >= M.
+            candidates: (K, rows, columns) logits.
             regions: the regions, at any size.
+
+        Returns:
+            Numbers of regions and of their candidates. With K < M these are K regions, those that fit best; else all of them, in order.
         """
         grid = candidates.shape[-2:]
         counted = adaptive_avg_pool2d(regions.counted[None].float(), grid).flatten()
@@ -105,7 +108,8 @@ class MaskAlignment:
         both, areas = probability @ inside.T, (probability @ counted)[:, None] + inside.sum(dim=1)
         dice = 1 - (2 * pixels * both + 1) / (pixels * areas + 1)
         cost = self.weights["focal"] * focal + self.weights["dice"] * dice  # (K, M)
-        return linear_sum_assignment(cost.T.cpu().numpy())[1].tolist()
+        kept, chosen = linear_sum_assignment(cost.T.cpu().numpy())
+        return kept.tolist(), chosen.tolist()
 
 
 def focal_loss(logits: Tensor, truth: Tensor, counted: Tensor, alpha: float, gamma: float) -> Tensor:
