@@ -68,7 +68,7 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
     set_here = {override.key_or_group for override in overrides}
     OmegaConf.set_struct(config, False)
     for group in ("backbone", "data", "expert_layer", "protocol", "runtime"):
-        if group in run and group not in set_here:
+        if group in run and group in config and group not in set_here:
             config[group] = run[group]
     for override in overrides:
         if override.key_or_group.split(".")[0] in ("backbone", "data", "runtime") and "." in override.key_or_group:
@@ -77,7 +77,8 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
         config.runtime.dtype = "${backbone.dtype}"
     if "runtime" in config.backbone.model:  # the run's file holds a copy
         config.backbone.model.runtime = "${runtime}"
-    config.data.test_split = config.split
+    if "data" in config:
+        config.data.test_split = config.split
     return run.get("expert_layer")
 
 

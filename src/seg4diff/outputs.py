@@ -22,5 +22,7 @@ def check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
         return
     if (output_dir / "metrics.json").exists():
         raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
+    if (output_dir / "labels").exists():
+        raise UserError(f"{output_dir} holds segmented pictures: choose another hydra.run.dir.")
     if (last := output_dir / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")

@@ -189,3 +189,13 @@ def test_grey_masks_of_8_and_16_bit_read_alike(root, dtype):
     values = labels(0).astype(dtype)
     Image.fromarray(values).save(root / "train/masks/scene0.png")
     assert torch.equal(source(root).split("train", None, resize_mask=False)[0].mask, torch.from_numpy(labels(0)).long())
+
+
+def test_a_picture_that_a_camera_stored_lying_is_read_upright(root):
+    note = Image.Exif()
+    note[0x0112] = 6  # the first row is the right side
+    upright = Image.new("RGB", (WIDTH, HEIGHT), "blue")
+    upright.paste("red", (0, 0, WIDTH // 2, HEIGHT))
+    upright.rotate(90, expand=True).save(root / "val" / "scene0.png", exif=note)
+    image = FolderData(root=str(root), splits={"test": "val"}).split("test", None, resize_mask=False)[0].image
+    assert image.shape == (3, HEIGHT, WIDTH) and (image[0, :, : WIDTH // 2] == 1).all() and (image[2, :, WIDTH // 2 :] == 1).all()

@@ -37,6 +37,12 @@ def test_counts_of_images_sum_to_those_of_the_data_set():
     assert counts[3, 2].tolist() == [int((pair(3)[1] == k).sum()) for k in range(CLASSES)]
 
 
+def test_a_data_set_of_one_image_has_one_number():
+    """What torchmetrics returns of a tensor with one element is no list of it."""
+    images, counts = counted([2]).compute()
+    assert images == [2] and counts.shape == (1, 3, CLASSES)
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_agree_to_the_last_bit(processes):
     whole = {"base": counted(range(IMAGES)).compute()[1]}

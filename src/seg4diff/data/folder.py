@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from PIL import ImageOps
+
 from seg4diff.data.files import first_few, missing_files, read_text
 from seg4diff.data.reading import read_picture
 from seg4diff.data.sample import Vocabulary
@@ -108,5 +110,6 @@ class FolderRows(Rows):
         row = self._rows[index]
         path, mask_path = self._folder / row["file_name"], self._folder / row["mask_file_name"]
         remedy = f"replace it, or remove its row from {self._folder / 'metadata.jsonl'}"
-        image, mask = read_picture("image", path, remedy), read_picture("mask", mask_path, remedy)
+        image = ImageOps.exif_transpose(read_picture("image", path, remedy))  # upright, as masks are drawn and as Hugging Face reads it
+        mask = read_picture("mask", mask_path, remedy)
         return Row(image=image, mask=mask, caption=row.get("caption") or "", name=str(path), mask_name=str(mask_path))

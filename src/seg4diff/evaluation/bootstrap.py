@@ -38,11 +38,11 @@ class ImageCounts(Metric):
         counts = counts_of(confusion_of(predicted, truth, self._classes))
         self.rows.append(torch.cat([torch.tensor([index]), counts.flatten()])[None].to(self.device))
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Numbers of the images (N,) in rising order, whatever process saw them; right, predicted and true pixels of each (N, 3, C)."""
+    def compute(self) -> tuple[list[int], Tensor]:
+        """Numbers of the N images in rising order, whatever process saw them; right, predicted and true pixels of each (N, 3, C)."""
         rows = dim_zero_cat(self.rows).cpu()
         rows = rows[rows[:, 0].argsort()]
-        return rows[:, 0], rows[:, 1:].unflatten(1, (3, self._classes))
+        return rows[:, 0].tolist(), rows[:, 1:].unflatten(1, (3, self._classes))
 
 
 def resampled_miou(counts: Tensor, resamples: int, seed: int) -> Tensor:

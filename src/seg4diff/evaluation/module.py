@@ -129,14 +129,14 @@ class SplitEvaluation(L.LightningModule, ABC):
             iou = expert.pop("iou")
             report |= {f"{variant}/{name}": float(value) for name, value in expert.items()}
             report[f"{variant}/iou_per_class"] = {
-                name: float(value) for name, value in zip(names, iou, strict=True) if not torch.isnan(value)
+                name: float(value) for name, value in zip(names, iou.reshape(-1), strict=True) if not torch.isnan(value)
             }
             if variant == "base":
                 report["miou_per_block"] = {block: float(score["miou"]) for block, score in scores.items()}
         counts = {}
         for variant, own in self.image_counts.items():
             images, counts[variant] = own.compute()
-            self.image_scores[variant] = dict(zip(images.tolist(), mean_iou(counts[variant]).tolist(), strict=True))
+            self.image_scores[variant] = dict(zip(images, mean_iou(counts[variant]).tolist(), strict=True))
         report |= {"images": len(counts["base"])} | intervals(counts, self._resamples, self._seed)
         report |= {f"floor/{name}": float(value) for name, value in self.floors.compute().items()}
         report["ceiling/miou"] = float(self.ceiling.compute()["miou"])
