@@ -6,11 +6,12 @@ from omegaconf import DictConfig
 from seg4diff.benchmark import evaluate_benchmarks
 from seg4diff.console import main
 from seg4diff.run import evaluate
+from seg4diff.sweep import search_figure
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
-def run(config: DictConfig) -> None:
-    (evaluate_benchmarks if config.get("benchmark") else evaluate)(config)
+def run(config: DictConfig) -> float | None:
+    return search_figure(config, (evaluate_benchmarks if config.get("benchmark") else evaluate)(config))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from omegaconf import DictConfig
 
 from seg4diff.console import main
 from seg4diff.run import train
+from seg4diff.sweep import search_figure
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def run(config: DictConfig) -> None:
-    train(config)
+def run(config: DictConfig) -> float | None:
+    return search_figure(config, train(config))
 
 
 if __name__ == "__main__":

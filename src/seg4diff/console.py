@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -20,6 +20,13 @@ from seg4diff.outputs import check_output_dir, checkpoint_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a file finds no room: disk full, quota used up, file larger than allowed."""
+EXTRAS = {
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/submitit_slurm": "slurm",
+    "hydra/sweeper/optuna": "optuna",
+}
+"""Configurations that come with a package of their own, and the extra that installs it."""
 PLACES = "hydra.run.dir, runtime.cache, paths.data_dir"
 FEWER_WORKERS = "mostly it has run out of memory; set data.num_workers to fewer of them (0 = none), or free memory"
 
@@ -46,6 +53,8 @@ def explain(error: Exception) -> str | None:
     if full := [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno in NO_ROOM]:
         file = next((cause.filename for cause in full if cause.filename is not None), "a file of this run")
         return f"{file} cannot be written ({full[0].strerror}): make room there, or write elsewhere ({PLACES})."
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
+        return f'{error.missing_cfg_file} comes with a package that is not installed: pip install -e ".[{EXTRAS[error.missing_cfg_file]}]"'
     if isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:

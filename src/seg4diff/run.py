@@ -67,6 +67,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         if checkpoint is None and config.validate_first:
             trainer.validate(module, data, verbose=False)
         trainer.fit(module, data, ckpt_path=checkpoint)
+        if trainer.is_global_zero:
+            for left in output_dir.glob("hpc_ckpt_*.ckpt"):
+                left.unlink()  # of a requeue by Slurm; the test would load it
+        trainer.strategy.barrier()
         metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
         metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
         if config.get("evaluation") is not None:
@@ -210,7 +214,7 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger
     trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
-    if trainer.world_size > 1 and trainer.strategy.launcher is not None and _in_sweep():
+    if trainer.world_size > 1 and _in_sweep() and not trainer.strategy.cluster_environment.creates_processes_externally:
         raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
     with finished(loggers):
         for logger in loggers:

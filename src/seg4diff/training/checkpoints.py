@@ -67,6 +67,7 @@ class SafeCheckpoint(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A run continues at whole optimiser steps: forget the batches of an unfinished one (their gradients are not saved)."""
+        checkpoint["callbacks"].pop("Timer", None)  # trainer.max_time is that of a job, not of all the jobs that continue a run
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         unfinished = progress["current"]["ready"] % trainer.accumulate_grad_batches
         if unfinished:
