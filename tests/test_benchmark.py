@@ -192,6 +192,12 @@ def test_the_choices_of_the_release_are_set_and_listed(assets, world, tmp_path):
     assert report["protocol"] == "vocabulary"
 
 
+def test_a_value_that_would_do_nothing_is_refused(tmp_path):
+    done = run_script("evaluate.py", tmp_path / "run", "ckpt=base", "benchmark=toyworld", "evaluation=unsupervised")
+    assert done.returncode == 1 and "set benchmark.<name>.evaluation instead" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "toyworld_oracle").exists()
+
+
 def test_two_processes_share_a_benchmark(arguments, tmp_path):
     alone = run_script("evaluate.py", tmp_path / "one", *arguments)
     both = run_script("evaluate.py", tmp_path / "two", *arguments, "trainer=ddp_cpu")

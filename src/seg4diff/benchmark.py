@@ -17,7 +17,7 @@ from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.table import Row, print_table, write_table
-from seg4diff.inherit import inherit
+from seg4diff.inherit import command_line, inherit
 from seg4diff.outputs import check_output_dir
 from seg4diff.run import build_all, evaluate_module, load_lora, open_trainer, record
 
@@ -39,6 +39,8 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
+    if idle := [own.key_or_group for own in command_line() if own.key_or_group.split(".")[0] in ("data", "evaluation")]:
+        raise UserError(f"{idle[0]} has no effect with benchmark=, whose entries have their own: set benchmark.<name>.{idle[0]} instead.")
     lora, trained_for = inherit(config)
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)

@@ -64,7 +64,7 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
     run = OmegaConf.load(run_file)
     if "runtime" not in run:
         raise UserError(f"{run_file} is of an earlier version and cannot be taken over: copy its LoRA folder elsewhere and give that.")
-    overrides = _overrides()
+    overrides = command_line()
     set_here = {override.key_or_group for override in overrides}
     OmegaConf.set_struct(config, False)
     for group in ("backbone", "data", "expert_layer", "protocol", "runtime"):
@@ -84,7 +84,7 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
 
 def take_from_release(config: DictConfig) -> None:
     """Set the choices of the authors' release (`release_choices`) and list them; what the command line sets stays."""
-    set_here = {override.key_or_group for override in _overrides()}
+    set_here = {override.key_or_group for override in command_line()}
     for choice in config.release_choices:
         present = OmegaConf.select(config, choice.key, default=_ABSENT) is not _ABSENT
         if present and choice.key not in set_here:
@@ -95,6 +95,6 @@ def take_from_release(config: DictConfig) -> None:
 _ABSENT = object()
 
 
-def _overrides() -> list[Override]:
+def command_line() -> list[Override]:
     """What the command line sets."""
     return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
