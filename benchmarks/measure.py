@@ -229,12 +229,13 @@ def main(benchmarks: Sequence[Callable[[Settings], Table]]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios of time and memory, measured side by side.")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one repetition: shows that everything runs")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default), cuda, cuda:1, ...")
+    found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=torch.device, default=found, help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     arguments = parser.parse_args()
     if arguments.device.type == "cuda":
         torch.cuda.set_device(arguments.device)
-    _silence_libraries()
+    quiet()
     settings = Settings(arguments.device, getattr(torch, arguments.dtype), arguments.quick)
     console = Console() if Console().is_terminal else Console(width=140)
     facts = machine(settings)
@@ -250,7 +251,7 @@ def main(benchmarks: Sequence[Callable[[Settings], Table]]) -> None:
             write_json(arguments.json, content)
 
 
-def _silence_libraries() -> None:
+def quiet() -> None:
     """Only the tables: no progress bars, no advice about files that the benchmarks themselves have just written."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()

@@ -75,7 +75,7 @@ def new_backbone(shape: Shape, settings: Settings) -> SD3Backbone:
             "caption_projection_dim": shape.heads * shape.head_width,
             "pos_embed_max_size": shape.side,
         },
-        vae=_new_vae(shape.vae_widths),
+        vae=new_vae(shape.vae_widths),
         text_encoder=text | {"num_attention_heads": max(1, shape.text_width // 64)},
         words=WORDS,
         text_length=TEXT_TOKENS // 2,
@@ -86,7 +86,8 @@ def new_backbone(shape: Shape, settings: Settings) -> SD3Backbone:
     return SD3Backbone(pipeline, t5_length=TEXT_TOKENS // 2).eval().requires_grad_(False).to(settings.device, settings.dtype)
 
 
-def _new_vae(widths: tuple[int, int, int, int]) -> AutoencoderKL:
+def new_vae(widths: tuple[int, int, int, int]) -> AutoencoderKL:
+    """An autoencoder like that of SD3, with other widths."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return AutoencoderKL(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from benchmarks.counts import PIXELS
 from benchmarks.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
 from benchmarks.models import TEXT_TOKENS, WORDS, Shape, new_backbone
 from seg4diff.attention.capture import capture
@@ -25,9 +26,6 @@ from seg4diff.training.objective import MaskAlignment, named_regions
 
 EXPERT = 9
 REPETITIONS = 7
-PIXELS = 16
-"""Pixels of an image token along one side: 8 per latent of the autoencoder, 2 latents per token."""
-
 FLOW, ALIGNED, ALL = "flow matching, LoRA on the expert", "+ mask alignment, LoRA on the expert", "+ mask alignment, LoRA on all blocks"
 CACHED, UNCACHED = "encoders cached", "encoders run in the step"
 START_CACHED, START_UNCACHED = "start, encoders cached", "start, encoders loaded"
@@ -41,7 +39,7 @@ def run(settings: Settings) -> Table:
     real = Shape(blocks=24, heads=6, head_width=64, side=32, vae_widths=(32, 64, 128, 128), text_width=256, text_layers=22)
     shape = Shape(blocks=24, heads=1, head_width=16, side=4) if settings.quick else real
     repetitions = 1 if settings.quick else REPETITIONS
-    example = new_example(shape, settings)
+    example = new_example(shape.side, settings)
     encoders = new_backbone(replace(shape, blocks=2), settings)
     expert, everything = (Trainee(new_backbone(shape, settings), blocks) for blocks in ("expert", "all"))
     encoded = example.encode(encoders)
@@ -92,9 +90,9 @@ class Example:
         return backbone.encode_image(self.image), backbone.encode_text([prompt.text])
 
 
-def new_example(shape: Shape, settings: Settings) -> Example:
-    """Noise as the image, one vertical stripe per class as the mask."""
-    side = shape.side * PIXELS
+def new_example(tokens: int, settings: Settings) -> Example:
+    """Noise as the image, one vertical stripe per class as the mask, `tokens` image tokens along one side."""
+    side = tokens * PIXELS
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     stripes = torch.arange(side) * len(WORDS) // side
     return Example(image.to(settings.device), stripes.expand(side, side).contiguous().to(settings.device))
@@ -106,11 +104,14 @@ class Trainee:
     Args:
         backbone: the model.
         blocks: "expert" or "all": where the LoRA is.
+        expert: the block that is aligned.
+        rank: rank of the LoRA.
     """
 
-    def __init__(self, backbone: Backbone, blocks: str) -> None:
-        add_lora(backbone, LoraSpec(blocks=blocks, rank=16, alpha=16, targets=["to_q", "to_k", "to_v", "to_out.0"]), EXPERT, seed=0)
-        self._backbone = backbone
+    def __init__(self, backbone: Backbone, blocks: str = "expert", expert: int = EXPERT, rank: int = 16) -> None:
+        spec = LoraSpec(blocks=blocks, rank=rank, alpha=rank, targets=["to_q", "to_k", "to_v", "to_out.0"])
+        add_lora(backbone, spec, expert, seed=0)
+        self.backbone, self._expert = backbone, expert
         self._optimizer = torch.optim.AdamW(lora_weights(backbone).values(), lr=1e-4)
         self._objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
         self._sigma = logit_normal(mean=0.0, std=0.5)
@@ -120,18 +121,22 @@ class Trainee:
         prompt = list_names(WORDS, range(len(WORDS)))
         latents, condition = encode()
         noise, sigma = draw(latents, [0], 0, self._sigma)
-        with capture(self._backbone, [EXPERT] if align else []) as record:
-            predicted = self._backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
+        with capture(self.backbone, [self._expert] if align else []) as record:
+            predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
         target = velocity(latents, noise)
         if not align:
             return mse_loss(predicted.float(), target.float())
-        grid = self._backbone.token_grid(*example.mask.shape)
-        logits = pool_words(i2t(record[EXPERT], "logits"), grid, condition, [prompt])
+        grid = self.backbone.token_grid(*example.mask.shape)
+        logits = pool_words(i2t(record[self._expert], "logits"), grid, condition, [prompt])
         return self._objective(predicted, target, logits, [named_regions(example.mask, prompt.classes)])["loss"]
 
     def step(self, example: Example, encode: Encode, *, align: bool) -> None:
         """One optimiser step; gradients are gone afterwards, so that each step finds the same state."""
         self.loss(example, encode, align=align).backward()
+        self.update()
+
+    def update(self) -> None:
+        """AdamW."""
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 

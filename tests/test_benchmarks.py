@@ -4,15 +4,29 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from benchmarks.measure import Memory, Pairs, measure_memory
-from benchmarks.models import dense_i2t
+from benchmarks import counts
+from benchmarks.counts import Size
+from benchmarks.measure import Memory, Pairs, Settings, measure_memory
+from benchmarks.models import Shape, dense_i2t, forward, new_backbone, new_inputs, read
+from benchmarks.plan import Job
+from benchmarks.plan import main as print_plan
+from benchmarks.scale import exponent
+from benchmarks.train_step import Trainee, new_example
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.base import JointQK
+from seg4diff.backbones.lora import lora_weights
+from seg4diff.backbones.runtime import Runtime
+from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.evaluation.bootstrap import ImageCounts
 from tests.conftest import REPO
+from tests.hosts import random_sd3
 
 CPU = torch.device("cpu")
 ROWS = {
@@ -34,7 +48,18 @@ ROWS = {
         "start, encoders cached",
         "start, encoders loaded",
     ],
+    "scale": [
+        *(f"{task}, image tokens, {at}" for task in ("segment", "train step") for at in (16, 36)),
+        *(f"{task}, text tokens, {at}" for task in ("segment", "train step") for at in (77, 154)),
+        *(f"{task}, blocks, {at}" for task in ("segment", "train step") for at in (3, 6)),
+        *(f"train step, rank, {at}" for at in (4, 16)),
+    ],
+    "processes": [
+        f"{blocks}, {way}" for blocks in ("expert", "all") for way in ("one", "all, gradients not exchanged", "all, gradients exchanged")
+    ],
 }
+LABELS = {"train_step": ["step"], "scale": ["cost of", "by", "at"], "processes": ["LoRA on", "processes"]}
+"""Columns that name a row, where it is not "reading"."""
 
 
 def test_all_benchmarks_run(tmp_path):
@@ -46,9 +71,9 @@ def test_all_benchmarks_run(tmp_path):
     assert content["machine"]["threads"] == 1 and content["machine"]["quick"]
     assert [table["name"] for table in content["benchmarks"]] == list(ROWS)
     for table in content["benchmarks"]:
-        label = "step" if table["name"] == "train_step" else "reading"
-        assert [row[label] for row in table["rows"]] == ROWS[table["name"]]
-        assert all(name in done.stdout for name in ROWS[table["name"]])
+        labels = LABELS.get(table["name"], ["reading"])
+        assert [", ".join(str(row[label]) for label in labels) for row in table["rows"]] == ROWS[table["name"]]
+        assert all(str(row[label]) in done.stdout for row in table["rows"] for label in labels)
 
 
 def test_memory_of_a_dense_softmax_is_counted_to_the_byte():
@@ -79,3 +104,102 @@ def test_the_dense_reference_is_the_joint_softmax(heads):
     image, text = (torch.randn(2, 2, heads, tokens, 8, dtype=torch.float64) for tokens in (15, 4))
     joint = JointQK(image_query=image[0], image_key=image[1], text_query=text[0], text_key=text[1], scale=8**-0.5)
     torch.testing.assert_close(dense_i2t(joint).float(), i2t(joint, "joint").float())
+
+
+SETTINGS = Settings(CPU, torch.float32, quick=True)
+SIZES = [
+    Size(image_tokens=36, text_tokens=154, width=32, blocks=4, expert=1, rank=16, text_features=64, pooled=64),
+    Size(image_tokens=16, text_tokens=154, width=64, blocks=6, expert=3, rank=4, text_features=64, pooled=64),
+]
+
+
+def counted(run):
+    """FLOPs by torch's counter, which knows attention as matrix products only."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.fixture(params=SIZES, ids=["4 blocks", "6 blocks"])
+def sized(request):
+    """A size, and a model of that size."""
+    size = request.param
+    side = round(size.image_tokens**0.5)
+    return size, new_backbone(Shape(blocks=size.blocks, heads=2, head_width=size.width // 2, side=side), SETTINGS), side
+
+
+def test_the_work_of_reading_an_image_is_counted_to_the_flop(sized):
+    size, backbone, side = sized
+    inputs = new_inputs(backbone, side, SETTINGS)
+    assert counts.forward(size) == counted(lambda: forward(backbone, inputs))
+    assert counts.segment(size) == counted(lambda: read(backbone, inputs, [size.expert], partial(i2t, scores="joint"), stop=True))
+
+
+def test_the_work_of_a_training_step_is_counted_to_the_flop(sized):
+    size, backbone, side = sized
+    example = new_example(side, SETTINGS)
+    encoded = example.encode(backbone)
+    trainee = Trainee(backbone, expert=size.expert, rank=size.rank)
+    assert counts.train(size) == counted(lambda: trainee.loss(example, lambda: encoded, align=True).backward())
+    assert counts.lora_weights(size) == sum(weight.numel() for weight in lora_weights(backbone).values())
+
+
+def test_the_work_of_encoding_a_prompt_is_counted_to_the_flop():
+    shape = Shape(blocks=1, heads=1, head_width=16, side=4, text_width=64, text_layers=3)
+    backbone = new_backbone(shape, SETTINGS)
+    assert counts.encode_text(((3, 64), (3, 64))) == counted(lambda: backbone.encode_text(["sky road"]))
+
+
+def test_sd3_medium_has_the_published_sizes():
+    published = json.loads((REPO / "tests" / "backbones" / "published" / "sd3_medium.json").read_text())
+    transformer, size = published["transformer"], Size()
+    assert size.width == transformer["num_attention_heads"] * transformer["attention_head_dim"] == transformer["caption_projection_dim"]
+    assert (size.blocks, size.text_tokens) == (transformer["num_layers"], published["text_tokens"])
+    assert (size.text_features, size.pooled) == (transformer["joint_attention_dim"], transformer["pooled_projection_dim"])
+    assert sum(width for _, width in counts.CLIPS) == size.pooled
+    assert (counts.LATENTS, transformer["patch_size"]) == (transformer["in_channels"], counts.PIXELS // 8)
+    assert list(counts.VAE) == published["vae"]["block_out_channels"]
+
+
+def test_the_bytes_of_a_cache_entry_are_those_of_its_file(tmp_path):
+    random_sd3()._pipeline.save_pretrained(tmp_path / "model")
+    runtime = Runtime(dtype="bfloat16", cache=str(tmp_path / "cache"))
+    backbone = SD3Backbone.from_pretrained(path=str(tmp_path / "model"), t5_length=8, runtime=runtime)
+    latents, condition = backbone.encode_image(torch.zeros(1, 3, 32, 48)), backbone.encode_text(["two stars"])
+    (image,), (text,) = (list((tmp_path / "cache" / kind).rglob("*.safetensors")) for kind in ("image", "text"))
+    assert counts.entry(latents=latents.shape[1:]) == image.stat().st_size
+    assert counts.entry(embeddings=condition.embeddings.shape[1:], pooled=condition.pooled.shape[1:]) == text.stat().st_size
+    assert counts.cached_image(1024) - counts.cached_image(512) == 2 * 16 * (128**2 - 64**2)
+
+
+def test_the_bytes_that_an_evaluation_keeps_of_an_image():
+    kept = ImageCounts(classes=5)
+    kept.update(0, torch.zeros(4, 4, dtype=torch.long), torch.zeros(4, 4, dtype=torch.long))
+    assert counts.evaluated_image(5) == sum(row.nbytes for row in kept.rows)
+
+
+def test_the_exponent_of_a_power_is_its_power():
+    assert exponent([1, 2, 8], [3, 12, 192]) == pytest.approx(2)
+
+
+def test_a_plan_is_arithmetic_on_the_counts_of_one_image():
+    encode = counts.encode_image(64) + counts.encode_text()
+    job = Job(images=3600, gpus=4, side=64, passes=2, batch=3, prompts=1, shard=1000, speed=encode)
+    work, memory = job.work(), job.memory(checked=500, held=34)
+    assert work["encode once"] == "1 GPU-hours, 0.25 h", "an image takes a second, and there are as many as an hour has"
+    hours = 2 * (1 + counts.train(Size(image_tokens=16)) / encode)
+    assert work["train, encoded in every step"].startswith(f"{hours:.3g} GPU-hours")
+    assert work["train, encoded once"].startswith(f"{hours - 1:.3g} GPU-hours")
+    assert (work["images for each GPU"], work["optimiser steps"]) == ("900", "600")
+    assert (work["shards"], work["shards for each GPU"]) == ("4", "1")
+    assert memory["memory: names and order, in each process"] == "180 kB"
+    assert memory["memory: the same, of a shard"] == "50 kB"
+
+
+def test_a_plan_is_printed_for_every_number_of_images(capsys):
+    print_plan(["--images", "1_000", "20_000", "--gpus", "1", "8", "--side", "64", "--peak", "100", "--utilisation", "0.5"])
+    printed = capsys.readouterr().out
+    assert "1,000 images, 1 GPUs" in printed and "20,000 images, 8 GPUs" in printed and "50 TFLOP/s for each GPU" in printed
+    with pytest.raises(SystemExit):
+        print_plan(["--images", "1_000", "20_000"])
+    assert "--gpus needs one number for each number of --images" in capsys.readouterr().err

@@ -39,7 +39,7 @@ class CocoStuff(LabelledImages):
         seed: int,
         vocabulary: str = "coco_stuff",
         background: bool = False,
-        lists: dict[str, str] | None = None,
+        lists: dict[str, str | None] | None = None,
     ) -> None:
         super().__init__(root=root, vocabulary=vocabulary, background=background, captions=captions, subset=subset, seed=seed, lists=lists)
 

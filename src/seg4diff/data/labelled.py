@@ -70,7 +70,7 @@ class LabelledImages(PairedFiles):
         captions: str | None,
         subset: int | None,
         seed: int,
-        lists: dict[str, str] | None = None,
+        lists: dict[str, str | None] | None = None,
     ) -> None:
         super().__init__(root=root, captions=captions, subset=subset, seed=seed, lists=lists)
         names = {value - self.first_id: name for value, name in read_vocabulary(vocabulary).items()}

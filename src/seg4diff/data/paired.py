@@ -33,9 +33,11 @@ class PairedFiles(DataSource):
     variable: ClassVar[str]
     advice: ClassVar[str]
 
-    def __init__(self, *, root: str, captions: str | None, subset: int | None, seed: int, lists: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, root: str, captions: str | None, subset: int | None, seed: int, lists: dict[str, str | None] | None = None
+    ) -> None:
         self._root, self._captions = Path(root), Captions(captions)
-        self._subset, self._seed, self._lists = subset, seed, dict(lists or {})
+        self._subset, self._seed, self._lists = subset, seed, {split: file for split, file in (lists or {}).items() if file}
 
     @abstractmethod
     def files(self, split: str) -> Pairs:

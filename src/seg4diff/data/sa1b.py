@@ -49,7 +49,7 @@ class Sa1b(PairedFiles):
         seed: int,
         smallest: float,
         most: int,
-        lists: dict[str, str] | None = None,
+        lists: dict[str, str | None] | None = None,
     ) -> None:
         super().__init__(root=root, captions=captions, subset=subset, seed=seed, lists=lists)
         if not 0 <= smallest < 1 or most < 1:
