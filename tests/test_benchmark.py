@@ -117,6 +117,20 @@ def test_scores_of_another_setting_are_not_taken_over(arguments, tmp_path):
         evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments, "backbone.readout.sigma=0.4"))
 
 
+def test_a_damaged_file_of_an_earlier_start_is_named(arguments, tmp_path):
+    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+    for name in ("metrics.json", "identity.json"):
+        (tmp_path / "metrics.json").unlink(missing_ok=True)
+        file = tmp_path / "toyworld_vocabulary" / name
+        file.write_text(file.read_text()[:-9])
+        with pytest.raises(UserError, match=rf"{file} is no JSON object: it is damaged, delete it"):
+            evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+    counted = progress.Progress(tmp_path, 0, 1)
+    (tmp_path / "0-of-1.pt").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"0-of-1.pt is damaged: delete it"):
+        counted.restore(torch.nn.Module())
+
+
 def test_another_lora_in_the_same_place_is_another_setting(arguments, lora, tmp_path):
     entry = benchmark.entry_config(compose_config("evaluate", tmp_path, *arguments), "toyworld_oracle")
     copy = tmp_path / "lora"
@@ -178,6 +192,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path, assets):
         evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
     parts = ["VOC_ROOT", "COCO_ROOT", "PASCAL_CONTEXT_ROOT", "ADE20K_ROOT", "CITYSCAPES_ROOT", "/nowhere/model"]
     assert [part for part in parts if str(error.value).count(part) != 1 and part != "/nowhere/model"] == []
+    assert "(Here data is benchmark.voc20.data, benchmark.voc21_unsupervised.data.)" in str(error.value)
     assert "/nowhere/model" in str(error.value) and "train2017 " not in str(error.value), "the training images are not asked for"
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import LORA_FILE, Backbone
 from seg4diff.data.datamodule import SegmentationDataModule
-from seg4diff.disk import write_json
+from seg4diff.disk import read_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.table import Row, print_table, write_table
 from seg4diff.inherit import command_line, inherit
@@ -45,7 +45,8 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     entries = {name: entry_config(config, name) for name in config.benchmark}
-    data, backbone = build_all([entry.data for entry in entries.values()], config.backbone.model, [config.split])
+    nodes = {f"benchmark.{name}.data": entry.data for name, entry in entries.items()}
+    data, backbone = build_all(nodes, config.backbone.model, [config.split])
     load_lora(config, backbone, lora, trained_for)
     record(config, output_dir)
     reports = {}
@@ -92,12 +93,12 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
         UserError: the folder belongs to another setting.
     """
     if (folder / "identity.json").is_file():
-        earlier, ours = json.loads((folder / "identity.json").read_text(encoding="utf-8")), json.loads(json.dumps(identity))
+        earlier, ours = read_json(folder / "identity.json"), json.loads(json.dumps(identity))
         if odd := sorted(key for key in earlier.keys() | ours.keys() if earlier.get(key) != ours.get(key)):
             raise UserError(
                 f"{folder} holds scores of another setting ({', '.join(odd)} differ): choose another hydra.run.dir, or delete that folder."
             )
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8")) if (folder / "metrics.json").is_file() else None
+    return read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
 
 
 def _run_entry(entry: DictConfig, identity: dict[str, Any], backbone: Backbone, data: SegmentationDataModule) -> dict[str, Any]:

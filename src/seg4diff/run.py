@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     if checkpoint is not None:
         read_checkpoint(checkpoint)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    (data,), module = build_all([config.data], config.model)
+    (data,), module = build_all({"data": config.data}, config.model)
     if "runtime" not in config.backbone.model and any(value for name, value in config.runtime.items() if name not in ("_target_", "dtype")):
         raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
     with open_trainer(config) as trainer:
@@ -94,7 +95,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+    (data,), backbone = build_all({"data": config.data}, config.backbone.model, [config.split])
     load_lora(config, backbone, lora, trained_for)
     with open_trainer(config) as trainer:
         record(config, output_dir)
@@ -132,7 +133,7 @@ def encode(config: DictConfig) -> dict[str, Any]:
         raise UserError("encode.py needs a pretrained backbone: this one is built from scratch, and its encoders are still to be trained.")
     OmegaConf.set_struct(config, False)
     config.callbacks, config.logger = {"progress": (config.get("callbacks") or {}).get("progress")}, None
-    (data,), module = build_all([config.data], config.model)
+    (data,), module = build_all({"data": config.data}, config.model)
     if not isinstance(module, MagnetModule):
         raise UserError("encode.py encodes what mask alignment needs: choose an experiment with model=magnet.")
     with open_trainer(config) as trainer:
@@ -159,24 +160,31 @@ def evaluate_module(
 
 
 def build_all(
-    data_configs: Sequence[DictConfig], model_config: DictConfig, splits: Sequence[str] = SPLITS
+    data_configs: Mapping[str, DictConfig], model_config: DictConfig, splits: Sequence[str] = SPLITS
 ) -> tuple[list[SegmentationDataModule], Any]:
     """Build data and model; what is missing for any of them is said in one message.
 
     Args:
-        data_configs: one node for each data set.
+        data_configs: the node of each data set, by where it stands in the configuration, e.g. "data" or "benchmark.voc20.data".
         model_config: the module or the backbone.
         splits: those that must be there.
     """
-    built, errors = [], []
-    for make in [*(partial(_prepared, node, splits) for node in data_configs), partial(build, model_config)]:
+    makers = {place: partial(_prepared, node, splits) for place, node in data_configs.items()} | {"": partial(build, model_config)}
+    built, errors = [], defaultdict(list)
+    for place, make in makers.items():
         try:
             built.append(make())
         except UserError as error:
-            errors.append(str(error))
+            errors[str(error)].append(place)
     if errors:
-        raise UserError("\n       ".join(dict.fromkeys(errors)))
+        raise UserError("\n       ".join(message + _where(places) for message, places in errors.items()))
     return built[:-1], built[-1]
+
+
+def _where(places: list[str]) -> str:
+    """Messages speak of `data`; in a benchmark that is the data of its entries."""
+    elsewhere = [place for place in places if place not in ("", "data")]
+    return f" (Here data is {', '.join(elsewhere)}.)" if elsewhere else ""
 
 
 def _in_sweep() -> bool:

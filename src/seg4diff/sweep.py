@@ -7,7 +7,6 @@ import argparse
 import atexit
 import csv
 import itertools
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seg4diff.console import quiet_libraries
-from seg4diff.disk import whole_file
+from seg4diff.disk import read_json, whole_file
 from seg4diff.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
             for override in OverridesParser.create().parse_overrides(lines)
         }
         file = run / "metrics.json"
-        metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        metrics = read_json(file) if file.exists() else {}
         blocks = {f"miou_block_{block}": value for block, value in metrics.get("miou_per_block", {}).items()}
         rows.append({"run": run.name, "overrides": overrides, "figures": _numbers(metrics) | blocks})
     return rows

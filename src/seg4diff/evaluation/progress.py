@@ -8,6 +8,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from seg4diff.disk import whole_file
+from seg4diff.errors import UserError
 
 SECONDS = 30.0
 """Time between two writings, at least."""
@@ -27,12 +28,19 @@ class Progress:
         self._images, self._written = 0, time.monotonic()
 
     def restore(self, counts: nn.Module) -> int:
-        """Fill metrics with what was counted before; returns the number of images that this process has counted."""
+        """Fill metrics with what was counted before; returns the number of images that this process has counted.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         for metric in counts.modules():
             if isinstance(metric, Metric):
                 metric.persistent(True)
         if self._file.is_file():
-            state = torch.load(self._file, map_location="cpu", weights_only=True)
+            try:
+                state = torch.load(self._file, map_location="cpu", weights_only=True)
+            except Exception as error:
+                raise UserError(f"{self._file} is damaged: delete it, and the images that it had counted are counted again.") from error
             counts.load_state_dict(state["counts"])
             self._images = state["images"]
         return self._images
