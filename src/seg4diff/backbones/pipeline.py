@@ -217,17 +217,12 @@ class PipelineBackbone(Backbone):
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int]) -> list[Image.Image]:
-        generators = [torch.Generator().manual_seed(seed + k) for k in range(len(prompts))]
-        with self._encoding(*self.encoders) as pipeline:
-            return pipeline(
-                prompt=list(prompts),
-                height=size[0],
-                width=size[1],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                generator=generators,
-                **self._text_options,
-            ).images
+        options = {"height": size[0], "width": size[1], "num_inference_steps": steps, "guidance_scale": guidance, **self._text_options}
+        with self._encoding(*self.encoders) as pipeline:  # one by one: a card that trains one image a step has no room for a batch
+            return [
+                pipeline(prompt=prompt, generator=torch.Generator().manual_seed(seed + k), **options).images[0]
+                for k, prompt in enumerate(prompts)
+            ]
 
     def save_pretrained(self, folder: Path) -> None:
         copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)
