@@ -1,6 +1,7 @@
 """evaluate.py benchmark=...: several data sets in one table, continued where it stopped, with the release's choices where asked for."""
 
 import csv
+import io
 import json
 
 import numpy as np
@@ -123,12 +124,38 @@ def test_a_damaged_file_of_an_earlier_start_is_named(arguments, tmp_path):
         (tmp_path / "metrics.json").unlink(missing_ok=True)
         file = tmp_path / "toyworld_vocabulary" / name
         file.write_text(file.read_text()[:-9])
-        with pytest.raises(UserError, match=rf"{file} is no JSON object: it is damaged, delete it"):
+        with pytest.raises(UserError, match=rf"{file} is no JSON object: it is damaged, delete "):
             evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
     counted = progress.Progress(tmp_path, 0, 1)
-    (tmp_path / "0-of-1.pt").write_bytes(b"half")
-    with pytest.raises(UserError, match=r"0-of-1.pt is damaged: delete it"):
-        counted.restore(torch.nn.Module())
+    for content in (b"half", pickled({"another": 1})):
+        (tmp_path / "0-of-1.pt").write_bytes(content)
+        with pytest.raises(UserError, match=r"0-of-1.pt is damaged: delete it"):
+            counted.restore(torch.nn.Module())
+
+
+def pickled(content):
+    with io.BytesIO() as file:
+        torch.save(content, file)
+        return file.getvalue()
+
+
+def test_scores_of_which_nobody_knows_the_setting_are_not_taken(arguments, tmp_path):
+    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "toyworld_oracle" / "identity.json").unlink()
+    with pytest.raises(UserError, match=r"toyworld_oracle holds scores, and nothing says of which setting"):
+        evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+
+
+def test_a_limit_counts_the_same_images_after_a_stop(arguments, tmp_path, monkeypatch):
+    """Two batches are the first 8 images; what goes on after one of them must not count two more."""
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    limited = [*arguments, "+trainer.limit_test_batches=1", "benchmark.toyworld_oracle.data.eval_batch_size=2"]
+    whole = evaluate_benchmarks(compose_config("evaluate", tmp_path / "whole", *limited))
+    assert [report["images"] for report in whole["benchmarks"].values()] == [2, 4, 4]
+    assert not list((tmp_path / "whole").rglob("*.pt"))
+    entries = [benchmark.entry_config(compose_config("evaluate", tmp_path, *more), "toyworld_oracle") for more in (arguments, limited)]
+    assert [benchmark.identify(entry, None)["data"].get("eval_batch_size") for entry in entries] == [None, 2]
 
 
 def test_another_lora_in_the_same_place_is_another_setting(arguments, lora, tmp_path):
@@ -211,6 +238,12 @@ def test_a_value_that_would_do_nothing_is_refused(tmp_path):
     done = run_script("evaluate.py", tmp_path / "run", "ckpt=base", "benchmark=toyworld", "evaluation=unsupervised")
     assert done.returncode == 1 and "set benchmark.<name>.evaluation instead" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "toyworld_oracle").exists()
+
+
+@pytest.mark.parametrize("idle", ["geometry=letterbox", "protocol=none"])
+def test_a_choice_that_no_entry_reads_is_refused(idle, tmp_path):
+    done = run_script("evaluate.py", tmp_path / "run", "ckpt=base", "benchmark=toyworld", idle)
+    assert done.returncode == 1 and f"{idle} has no effect: every entry of this benchmark has its own" in done.stderr
 
 
 def test_two_processes_share_a_benchmark(arguments, tmp_path):

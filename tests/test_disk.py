@@ -14,6 +14,7 @@ from PIL import Image
 
 from seg4diff.backbones.cache import EncodingCache
 from seg4diff.disk import whole_file, write_json
+from seg4diff.evaluation import progress
 from seg4diff.loggers import WholeCSVLogger
 from seg4diff.run import train
 from seg4diff.training.checkpoints import AtomicCheckpointIO
@@ -92,6 +93,14 @@ def test_cache_entries_tables_and_pictures(capsys, tmp_path):
     left = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert sorted(file.name for file in left) == ["metrics.json", "model.json"]
     assert [READERS[file.suffix](file) for file in sorted(left)] == [{"path": "model"}, {"miou": 0.5}]
+
+
+def test_what_an_evaluation_has_counted(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    counts = torch.nn.ParameterDict({"counts": torch.zeros(10_000)})
+    counted = progress.Progress(tmp_path, 0, 1)
+    said = sentence(capsys, fail(500, lambda: counted.add(4, counts, last=False)))
+    assert f"{tmp_path}/0-of-1.pt cannot be written (File too large)" in said and not list(tmp_path.iterdir())
 
 
 def test_the_table_of_the_csv_logger_is_whole_and_goes_on_when_there_is_room(capsys, tmp_path):

@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import get_worker_info
 
@@ -17,7 +18,8 @@ from seg4diff.backbones.lora import LoraSpec, add_lora
 from seg4diff.console import explain, main
 from seg4diff.data.table import TableRows
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.run import encode, evaluate, train
+from seg4diff.run import build, encode, evaluate, train
+from seg4diff.training import checks
 from tests.hosts import random_flux, random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
 from tests.test_endurance import check_what_a_reader_finds
@@ -74,6 +76,15 @@ def folder_training(tmp_path, assets, photos, *arguments):
         ("runtime.dtype=fp16", "runtime.dtype must be one of float32, bfloat16, float16, float64, found 'fp16'"),
         ("runtime.quantize=int3", "runtime.quantize must be null or one of int8, nf4, found 'int3'"),
         ("runtime.attention=flash", "runtime.attention=flash cannot be combined with this model"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1, found 0"),
+        ("trainer.val_check_interval=0", "trainer.val_check_interval must be above 0: trainer.limit_val_batches=0 leaves validation out"),
+        ("data.batch_size=0", "data.batch_size must be at least 1, found 0"),
+        ("data.eval_batch_size=0", "data.eval_batch_size must be at least 1, found 0"),
+        ("data.num_workers=-1", "data.num_workers must be at least 0, found -1"),
+        ("data.source.sizes.test=0", "data.source.sizes must be at least 1 for every split, found"),
+        ("seed=-1", "seed must be in 0..4294967295, found -1"),
+        ("model.lr=-1", "model.lr must be above 0, model.weight_decay and model.warmup_steps 0 or more, found -1"),
+        ("model.warmup_steps=-1", "model.warmup_steps 0 or more, found"),
         ("model.lr=1e38", "the loss is not finite at step"),
     ],
 )
@@ -212,6 +223,28 @@ def test_caption_that_is_no_text(capsys, tmp_path, assets, photos):
     file = photos / "val" / "metadata.jsonl"
     file.write_text(file.read_text().replace('"sand and snow"', "5"))
     assert f"the caption in line 1 of {file} must be a string, found 5" in sentence(capsys, folder_training(tmp_path, assets, photos))
+
+
+def test_nothing_to_align(capsys, monkeypatch, tmp_path, assets, photos):
+    monkeypatch.setattr(checks, "ENOUGH", 3)
+    file = photos / "train" / "metadata.jsonl"
+    file.write_text(file.read_text().replace("sand and snow", "a photo"))
+    arguments = ["model.prompt=caption", "ckpt_path=last"]
+    said = sentence(capsys, folder_training(tmp_path, assets, photos, *arguments))
+    assert "no image of the first 3 batches had a mask to align: model.align=names needs masks with class names" in said
+    folder_training(tmp_path, assets, photos, *arguments, "model.objective.mask_weight=0", "model.objective.dice_weight=0")()
+
+
+def test_what_a_node_is_built_with(capsys):
+    """The error comes out of Hydra's, and each of the two stood for where the other came from."""
+    node = OmegaConf.create({"_target_": "seg4diff.training.ema.WeightAverage", "decay": 1.5})
+    assert "found 1.5" in sentence(capsys, lambda: build(node))
+
+
+def test_a_circle_of_causes_ends():
+    error, other = UserError("this."), ValueError("that")
+    error.__context__, other.__cause__ = other, error
+    assert explain(error) == "this."
 
 
 @pytest.mark.parametrize("protocol", ["oracle", "vocabulary"])

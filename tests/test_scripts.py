@@ -31,16 +31,16 @@ def finish(script, folder, *arguments):
 
 
 def start_and_signal(folder, arguments, number):
-    """Start a training, wait for a checkpoint in its middle, send the signal, return the exit code."""
+    """Start a training, wait for a checkpoint in its middle, send the signal, return the exit code and what the process printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command("train.py", folder, *arguments), cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command("train.py", folder, *arguments), cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.02)
     time.sleep(0.3)
     process.send_signal(number)
-    process.communicate()
-    return process.returncode
+    said, _ = process.communicate()
+    return process.returncode, said
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,11 @@ def long_run(assets, world, tmp_path_factory):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_stopped_run_resumes_to_the_same_bits(number, long_run, tmp_path):
     arguments, expected = long_run
-    code = start_and_signal(tmp_path, arguments, number)
-    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    code, said = start_and_signal(tmp_path, arguments, number)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM), "neither is a run that has finished"
     reached = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
     assert 0 < reached < 60, "the signal came too late to test anything"
+    assert number == signal.SIGKILL or f"stopped by SIGTERM at step {reached}; a training goes on with ckpt_path=last" in said
     finish("train.py", tmp_path, *arguments, f"ckpt_path={tmp_path}/checkpoints/last.ckpt")
     resumed = load_file(tmp_path / LORA)
     assert resumed.keys() == expected.keys()

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -74,9 +76,21 @@ def test_runs_of_several_sweeps_in_one_folder(sweep, capsys):
     assert [(row["run"], row["lora.rank"], row["seed"]) for row in rows][-2:] == [("4", "", "0"), ("card1-0", "4", "")]
 
 
-def test_a_folder_without_runs_is_left_alone(tmp_path):
+def test_a_folder_without_runs_is_left_alone_and_named(tmp_path):
     summarise_folder(tmp_path / "nothing")
     assert not list(tmp_path.iterdir())
+    command = [sys.executable, "-m", "seg4diff.sweep", str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and f"there is no run in {tmp_path}/nothing" in done.stderr
+
+
+def test_a_run_whose_figures_are_damaged_has_an_empty_row(sweep, caplog, capsys):
+    figures = sweep / "1" / "metrics.json"
+    figures.write_text(figures.read_text()[:-3])
+    summarise_folder(sweep)
+    assert f"{figures} is no JSON object" in caplog.text
+    with (sweep / "sweep.csv").open(newline="") as file:
+        assert [row["lora/miou"] for row in csv.DictReader(file)] == ["0.5", "", "0.7", "0.71", ""]
 
 
 def test_a_search_has_a_plot_for_each_setting_and_a_grid_one(tmp_path, capsys):

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +18,7 @@ from seg4diff.errors import UserError
 from seg4diff.evaluation.table import Row, print_table, write_table
 from seg4diff.inherit import command_line, inherit
 from seg4diff.outputs import check_output_dir
-from seg4diff.run import build_all, evaluate_module, load_lora, open_trainer, record
+from seg4diff.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +44,8 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     entries = {name: entry_config(config, name) for name in config.benchmark}
+    _check_used(config, "geometry", [entry.data.geometry for entry in entries.values()])
+    _check_used(config, "protocol", [entry.evaluation.get("protocol") for entry in entries.values()])
     nodes = {f"benchmark.{name}.data": entry.data for name, entry in entries.items()}
     data, backbone = build_all(nodes, config.backbone.model, [config.split])
     load_lora(config, backbone, lora, trained_for)
@@ -62,6 +63,11 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     return _conclude(config, output_dir, reports)
 
 
+def _check_used(config: DictConfig, key: str, values: list[str]) -> None:
+    if key in [own.key_or_group for own in command_line()] and config[key] not in values:
+        raise UserError(f"{key}={config[key]} has no effect: every entry of this benchmark has its own, {', '.join(map(str, values))}.")
+
+
 def entry_config(config: DictConfig, name: str) -> DictConfig:
     """The configuration of one entry: that of an evaluation by itself."""
     entry = copy.deepcopy(config)
@@ -77,7 +83,7 @@ def identify(entry: DictConfig, lora: Path | None) -> dict[str, Any]:
     whole = OmegaConf.to_container(entry, resolve=True)
     runtime = whole["backbone"]["model"].pop("runtime", {})
     identity = {key: whole[key] for key in ("split", "expert_layer", "backbone", "evaluation")}
-    identity["data"] = {key: value for key, value in whole["data"].items() if key not in LOADING}
+    identity["data"] = {key: value for key, value in whole["data"].items() if _is_limited(entry) or key not in LOADING}
     identity["runtime"] = {key: runtime.get(key) for key in ("dtype", "quantize")}
     identity["trainer"] = {key: whole["trainer"].get(key) for key in ("precision", "limit_test_batches")}
     if lora is not None:
@@ -86,14 +92,25 @@ def identify(entry: DictConfig, lora: Path | None) -> dict[str, Any]:
     return identity
 
 
+def _is_limited(entry: DictConfig) -> bool:
+    """Whether only some batches are evaluated, so that their size says which images: 1 is one batch, 1.0 is all of them."""
+    limit = entry.trainer.get("limit_test_batches")
+    return limit is not None and not (isinstance(limit, float) and limit == 1.0)
+
+
 def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     """The report of an entry that was finished earlier, or None.
 
     Raises:
         UserError: the folder belongs to another setting.
     """
-    if (folder / "identity.json").is_file():
-        earlier, ours = read_json(folder / "identity.json"), json.loads(json.dumps(identity))
+    if not (folder / "identity.json").is_file():
+        if (folder / "metrics.json").exists() or (folder / "progress").exists():
+            raise UserError(
+                f"{folder} holds scores, and nothing says of which setting: choose another hydra.run.dir, or delete that folder."
+            )
+    else:
+        earlier, ours = read_json(folder / "identity.json", f"delete {folder}"), json.loads(json.dumps(identity))
         if odd := sorted(key for key in earlier.keys() | ours.keys() if earlier.get(key) != ours.get(key)):
             raise UserError(
                 f"{folder} holds scores of another setting ({', '.join(odd)} differ): choose another hydra.run.dir, or delete that folder."
@@ -103,12 +120,13 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
 
 def _run_entry(entry: DictConfig, identity: dict[str, Any], backbone: Backbone, data: SegmentationDataModule) -> dict[str, Any]:
     folder = Path(entry.paths.output_dir)
-    L.seed_everything(entry.seed, workers=True, verbose=False)
+    seed_everything(entry.seed)
     with open_trainer(entry) as trainer:
         if rank_zero_only.rank == 0:
             write_json(folder / "identity.json", identity)
         record(entry, folder)
-        report = evaluate_module(entry, trainer, backbone, data, progress_folder=folder / "progress")
+        progress = None if _is_limited(entry) else folder / "progress"  # the limit would count from where an evaluation goes on
+        report = evaluate_module(entry, trainer, backbone, data, progress_folder=progress)
         if trainer.is_global_zero:
             write_json(folder / "metrics.json", report)
             shutil.rmtree(folder / "progress", ignore_errors=True)

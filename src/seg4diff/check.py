@@ -14,8 +14,8 @@ from rich.table import Table
 from torch import Tensor
 
 from seg4diff.data.datamodule import SegmentationDataModule
-from seg4diff.data.sample import IGNORE, Vocabulary
-from seg4diff.data.source import SPLITS, SampleDataset, resize_labels
+from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
+from seg4diff.data.source import SPLITS, SampleDataset
 from seg4diff.data.survey import Summary, survey
 from seg4diff.disk import whole_file, write_json
 from seg4diff.errors import UserError

@@ -71,8 +71,10 @@ def explain(error: Exception) -> str | None:
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error, and what it came from: libraries wrap a failed write in errors of their own, and tidying up meets the full disk again."""
-    while error is not None:
+    met: list[BaseException] = []
+    while error is not None and not any(error is one for one in met):  # two errors can each stand as what the other came from
         yield error
+        met.append(error)
         error = error.__cause__ or error.__context__
 
 
@@ -83,6 +85,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # it is: its sampler starts at the step reached
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*recommended to use `self.log\\(.*sync_dist=True.*")  # metrics come together by themselves
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is unknown to torch 2.9
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated.*")

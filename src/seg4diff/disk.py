@@ -5,7 +5,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import torch
 
 from seg4diff.errors import UserError
 
@@ -31,6 +33,16 @@ def whole_file(path: Path, writer: str = "") -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def save_tensors(content: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, with the system's own error where the file cannot be written: torch hides it behind one about positions in a file."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one step."""
     with whole_file(path) as partial:
@@ -42,8 +54,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "delete it and run the same command again") -> dict[str, Any]:
     """Read what `write_json` wrote.
+
+    Args:
+        path: the file.
+        remedy: what to do when it is damaged.
 
     Raises:
         UserError: the file is damaged.
@@ -53,5 +69,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no JSON object: it is damaged, delete it and run the same command again.")
+        raise UserError(f"{path} is no JSON object: it is damaged, {remedy}.")
     return content

@@ -86,6 +86,8 @@ def take_from_release(config: DictConfig) -> None:
     """Set the choices of the authors' release (`release_choices`) and list them; what the command line sets stays."""
     set_here = {override.key_or_group for override in command_line()}
     for choice in config.release_choices:
+        if "benchmark" in config and choice.key.split(".")[0] in ("data", "evaluation"):
+            continue  # entries have their own, which read the choices that they share, such as geometry
         present = OmegaConf.select(config, choice.key, default=_ABSENT) is not _ABSENT
         if present and choice.key not in set_here:
             OmegaConf.update(config, choice.key, choice.value)

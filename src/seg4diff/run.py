@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,15 +36,25 @@ from seg4diff.training.magnet import MagnetModule
 
 log = logging.getLogger(__name__)
 
+GOES_ON = "a training goes on with ckpt_path=last and the same hydra.run.dir, a benchmark with the same hydra.run.dir."
+
 
 def build(config: DictConfig, **given: Any) -> Any:
     """Instantiate a node, with some arguments given; an error that the user can mend comes out as itself."""
     try:
         return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, UserError | OSError):
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__
+        if not isinstance(cause, UserError | OSError):
+            raise
+    raise cause  # here, because above each would be what the other came from
+
+
+def seed_everything(seed: int) -> None:
+    """Seed what draws without a generator of its own, also in loader processes."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be in 0..{2**32 - 1}, found {seed}.")
+    L.seed_everything(seed, workers=True, verbose=False)
 
 
 def train(config: DictConfig) -> dict[str, Any]:
@@ -59,7 +71,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     check_output_dir(output_dir, checkpoint)
     if checkpoint is not None:
         read_checkpoint(checkpoint)
-    L.seed_everything(config.seed, workers=True, verbose=False)
+    seed_everything(config.seed)
     (data,), module = build_all({"data": config.data}, config.model)
     if "runtime" not in config.backbone.model and any(value for name, value in config.runtime.items() if name not in ("_target_", "dtype")):
         raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
@@ -94,7 +106,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     lora, trained_for = inherit(config)
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
-    L.seed_everything(config.seed, workers=True, verbose=False)
+    seed_everything(config.seed)
     (data,), backbone = build_all({"data": config.data}, config.backbone.model, [config.split])
     load_lora(config, backbone, lora, trained_for)
     with open_trainer(config) as trainer:
@@ -193,7 +205,7 @@ def _in_sweep() -> bool:
 
 def _prepared(config: DictConfig, splits: Sequence[str]) -> SegmentationDataModule:
     data = build(config)
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:  # once per machine
+    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:  # once per machine
         data.source.prepare(splits)
     return data
 
@@ -217,6 +229,8 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
         raise UserError(
             f"trainer.precision={config.trainer.precision}: weights in 16 bit are runtime.dtype; use 32-true, 16-mixed or bf16-mixed."
         )
+    if config.trainer.get("val_check_interval") == 0:
+        raise UserError("trainer.val_check_interval must be above 0: trainer.limit_val_batches=0 leaves validation out.")
     loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     if not loggers:
@@ -227,4 +241,10 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     with finished(loggers):
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
-        yield trainer
+        try:
+            yield trainer
+        except SIGTERMException:
+            if not trainer.is_global_zero:
+                raise  # with exit code 0: on any other, Lightning kills the process that may still be writing
+            log.warning("stopped by SIGTERM at step %d; %s", trainer.global_step, GOES_ON)
+            raise SystemExit(128 + signal.SIGTERM) from None

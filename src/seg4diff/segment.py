@@ -17,8 +17,7 @@ from torch import Tensor
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.geometry import GEOMETRIES
 from seg4diff.data.reading import UnreadableError, reading
-from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor
-from seg4diff.data.source import resize_labels
+from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, resize_labels
 from seg4diff.disk import whole_file, write_text
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.inherit import find_lora, take_from_run

@@ -7,6 +7,7 @@ import argparse
 import atexit
 import csv
 import itertools
+import logging
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -26,6 +27,8 @@ from seg4diff.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+log = logging.getLogger(__name__)
 
 SHOWN = {
     "base/miou": "base",
@@ -99,11 +102,19 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
             override.key_or_group: "" if override.is_delete() else override.get_value_string()
             for override in OverridesParser.create().parse_overrides(lines)
         }
-        file = run / "metrics.json"
-        metrics = read_json(file) if file.exists() else {}
+        metrics = _metrics(run / "metrics.json")
         blocks = {f"miou_block_{block}": value for block, value in metrics.get("miou_per_block", {}).items()}
         rows.append({"run": run.name, "overrides": overrides, "figures": _numbers(metrics) | blocks})
     return rows
+
+
+def _metrics(file: Path) -> dict[str, Any]:
+    """The figures of a run, none where it has not finished; one damaged file leaves the other runs their table."""
+    try:
+        return read_json(file) if file.exists() else {}
+    except UserError as error:
+        log.warning("%s", error)
+        return {}
 
 
 def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
@@ -245,4 +256,7 @@ def _short(value: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Table, CSV and plot of the runs in a sweep folder.")
     parser.add_argument("folder", type=Path, help="the sweep folder, with a folder for each run")
-    summarise_folder(parser.parse_args().folder)
+    sweep = parser.parse_args().folder
+    if not read_runs(sweep):
+        parser.error(f"there is no run in {sweep}: give the folder of a sweep, which has a folder for each run.")
+    summarise_folder(sweep)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.geometry import GEOMETRIES, Window, whole
-from seg4diff.data.sample import IGNORE, Batch, Vocabulary
-from seg4diff.data.source import SPLITS, DataSource, Row, Rows, resize_labels
+from seg4diff.data.sample import IGNORE, Batch, Vocabulary, collate, resize_labels
+from seg4diff.data.source import SPLITS, DataSource, Row, Rows
 
 GREY = np.arange(0, 240, 30)
 """Grey values of the columns of the wide image, or of the rows of the tall one."""
@@ -105,6 +105,18 @@ def test_letterbox_scales_both_sides_alike(index):
     assert got.image.shape == (3, *canvas) and got.mask.shape == canvas
     assert (got.window.cut(got.image) != 0).all() and got.image.count_nonzero() == 12
     assert sample(index, canvas, "letterbox", training=False).mask.shape == ((8, 2) if index else (2, 8))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_masks_of_an_evaluation_lie_on_the_canvas_as_those_of_training(geometry):
+    """Validation computes the losses of training, so it has to compare the maps with the same masks."""
+    training, evaluation = (collate([sample(index, (4, 4), geometry, when) for index in (0, 1)]) for when in (True, False))
+    assert [mask.shape for mask in evaluation.masks] != [mask.shape for mask in training.masks]
+    placed = evaluation.on_canvas()
+    assert all(torch.equal(mask, expected) for mask, expected in zip(placed.masks, training.masks, strict=True))
+    assert all(torch.equal(own, expected) for own, expected in zip(placed.regions, training.regions, strict=True))
+    again = training.on_canvas()
+    assert all(torch.equal(mask, expected) for mask, expected in zip(again.masks, training.masks, strict=True))
 
 
 @both

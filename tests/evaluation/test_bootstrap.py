@@ -54,6 +54,13 @@ def test_processes_agree_to_the_last_bit(processes):
     assert intervals(merged, 50, seed=3) == intervals(whole, 50, seed=3)
 
 
+def test_resamples_in_which_nothing_is_labelled_have_no_say():
+    counts = torch.zeros(4, 3, 2)
+    counts[0] = torch.tensor([[3.0, 1.0], [4.0, 2.0], [4.0, 2.0]])
+    found = intervals({"base": counts}, resamples=200, seed=0)
+    assert found["base/miou_low"] == found["base/miou_high"] == pytest.approx((3 / 5 + 1 / 3) / 2)
+
+
 def test_resamples_are_data_sets_of_the_same_images():
     """Each is scored as if its images had been seen so often; a slow loop over the same draws."""
     counts = counted(range(IMAGES)).compute()[1]

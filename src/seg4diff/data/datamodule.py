@@ -57,8 +57,10 @@ class SegmentationDataModule(L.LightningDataModule):
             raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
         if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
             raise UserError(f"data.image_size must be [height,width] in pixels or null, found {list(image_size)}.")
-        if skip_unreadable < 0:
-            raise UserError(f"data.skip_unreadable must be a number of images, 0 or more, found {skip_unreadable}.")
+        numbers = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1), "num_workers": (num_workers, 0)}
+        for name, (value, least) in (numbers | {"skip_unreadable": (skip_unreadable, 0)}).items():
+            if value < least:
+                raise UserError(f"data.{name} must be at least {least}, found {value}.")
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
         self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed
@@ -97,8 +99,9 @@ class SegmentationDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         dataset = self._samples("train", resize_mask=True)
         trainer = self.trainer
-        if trainer.max_steps < 1:
-            raise UserError(f"trainer.max_steps must be at least 1, found {trainer.max_steps}.")
+        for name in ("max_steps", "accumulate_grad_batches"):
+            if getattr(trainer, name) < 1:
+                raise UserError(f"trainer.{name} must be at least 1, found {getattr(trainer, name)}.")
         sampler = EndlessBatchSampler(
             size=len(dataset),
             batch_size=self._batch_size,

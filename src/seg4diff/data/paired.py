@@ -11,7 +11,7 @@ import torch
 from seg4diff.data.captions import REMEDY, Captions
 from seg4diff.data.files import Pairs
 from seg4diff.data.source import SPLITS, DataSource
-from seg4diff.errors import MissingFileError
+from seg4diff.errors import MissingFileError, UserError
 
 
 class PairedFiles(DataSource):
@@ -36,6 +36,8 @@ class PairedFiles(DataSource):
     def __init__(
         self, *, root: str, captions: str | None, subset: int | None, seed: int, lists: dict[str, str | None] | None = None
     ) -> None:
+        if subset is not None and subset < 1:
+            raise UserError(f"data.source.subset must be a number of images, at least 1, or null for all, found {subset}.")
         self._root, self._captions = Path(root), Captions(captions)
         self._subset, self._seed, self._lists = subset, seed, {split: file for split, file in (lists or {}).items() if file}
 

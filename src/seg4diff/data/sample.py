@@ -107,6 +107,26 @@ class Batch:
             regions=None if self.regions is None else [regions.to(device, non_blocking=non_blocking) for regions in self.regions],
         )
 
+    def on_canvas(self) -> "Batch":
+        """The batch with masks and regions on the canvas, as training has them; what lies there already stays as it is."""
+        canvas = tuple(self.images.shape[-2:])
+
+        def place(mask: Tensor, window: Window, value: int) -> Tensor:
+            return mask if mask.shape[-2:] == canvas else window.paste(resize_labels(mask, window.size), canvas, value)
+
+        regions = self.regions and [place(own, window, False) for own, window in zip(self.regions, self.windows, strict=True)]
+        regions = regions and [own[own.flatten(1).any(dim=1)] for own in regions]  # without those that have no pixel there
+        return replace(self, masks=[place(*pair, IGNORE) for pair in zip(self.masks, self.windows, strict=True)], regions=regions)
+
+
+def resize_labels(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Nearest-neighbour resize of a label map (H, W) or of masks (M, H, W) to (height, width)."""
+    if tuple(mask.shape[-2:]) == tuple(size):
+        return mask
+    stacked = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    resized = torch.nn.functional.interpolate(stacked, size=tuple(size), mode="nearest-exact")
+    return resized.reshape(*mask.shape[:-2], *size).to(mask.dtype)
+
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples whose images have one size."""

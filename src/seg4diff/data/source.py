@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Window
 from seg4diff.data.reading import UnreadableError, check_skipped
-from seg4diff.data.sample import IGNORE, Sample, Vocabulary, image_to_tensor, label_map, present_classes
+from seg4diff.data.sample import IGNORE, Sample, Vocabulary, image_to_tensor, label_map, present_classes, resize_labels
 from seg4diff.errors import MissingFileError, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -128,11 +128,6 @@ class TrainAndEvaluate(DataSource):
         return self._train if split == "train" else self._evaluation
 
 
-def resize_labels(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Nearest-neighbour resize of a (H, W) label map or mask to (height, width)."""
-    return torch.nn.functional.interpolate(mask[None, None].float(), size=tuple(size), mode="nearest-exact")[0, 0].to(mask.dtype)
-
-
 class SampleDataset(Dataset):
     """A map-style data set of `Sample`.
 
@@ -210,7 +205,7 @@ class SampleDataset(Dataset):
         """A mask of the shown part of an image, on the canvas in training."""
         if not self._resize_mask:
             return mask
-        return window.paste(mask if mask.shape == window.size else resize_labels(mask, window.size), canvas, value)
+        return window.paste(resize_labels(mask, window.size), canvas, value)
 
     def _regions(self, row: Row, shown: Window, window: Window, canvas: tuple[int, int]) -> Tensor:
         """(M, H', W') bool, without the regions that have no pixel there."""

@@ -91,6 +91,6 @@ def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str,
 
 
 def percentile_interval(values: Tensor, inside: float = 0.95) -> Sequence[float]:
-    """The middle share `inside` of values (R,): (low, high)."""
+    """The middle share `inside` of values (R,): (low, high), without NaN, the score of a resample in which nothing is labelled."""
     tail = (1 - inside) / 2
-    return torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch, Vocabulary
+from seg4diff.errors import UserError
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
 from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
@@ -46,6 +47,8 @@ class SplitEvaluation(L.LightningModule, ABC):
         self, *, backbone: Backbone, protocol: str, expert_layer: int, base_blocks: str | Sequence[int], resamples: int, seed: int
     ) -> None:
         super().__init__()
+        if resamples < 1:
+            raise UserError(f"evaluation.resamples must be at least 1, found {resamples}.")
         backbone.select_sites([expert_layer])
         self.backbone, self.expert_layer = backbone, expert_layer
         self._protocol, self._resamples, self._seed = protocol, resamples, seed

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
-from seg4diff.disk import whole_file
+from seg4diff.disk import save_tensors, whole_file
 from seg4diff.errors import UserError
 
 SECONDS = 30.0
@@ -39,16 +39,16 @@ class Progress:
         if self._file.is_file():
             try:
                 state = torch.load(self._file, map_location="cpu", weights_only=True)
+                counts.load_state_dict(state["counts"])
+                self._images = state["images"]
             except Exception as error:
                 raise UserError(f"{self._file} is damaged: delete it, and the images that it had counted are counted again.") from error
-            counts.load_state_dict(state["counts"])
-            self._images = state["images"]
         return self._images
 
     def add(self, images: int, counts: nn.Module, last: bool) -> None:
         """Note that so many more images are counted; write if it is time, but not after the last ones: something must be left to run."""
         self._images += images
         if not last and time.monotonic() - self._written >= SECONDS:
-            with whole_file(self._file) as partial:
-                torch.save({"counts": counts.state_dict(), "images": self._images}, partial)
+            with whole_file(self._file) as partial, partial.open("wb") as file:
+                save_tensors({"counts": counts.state_dict(), "images": self._images}, file)
             self._written = time.monotonic()

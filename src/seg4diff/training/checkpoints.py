@@ -4,7 +4,7 @@ import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
-from seg4diff.disk import whole_file
+from seg4diff.disk import save_tensors, whole_file
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.training.ema import WeightAverage
 
@@ -24,20 +24,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None) -> None:
         target = Path(path)
         with whole_file(target) as partial, partial.open("wb") as file:
-            _save(checkpoint, file)
+            save_tensors(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(target.parent)
-
-
-def _save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save, with the system's own error where the file cannot be written: torch hides it behind one about positions in a file."""
-    try:
-        torch.save(checkpoint, file)
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:

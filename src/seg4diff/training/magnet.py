@@ -17,7 +17,7 @@ from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptM
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import Prompt, cut_to_fit, find_names, list_largest
 from seg4diff.segmentation.readout import Readout, pool_words
-from seg4diff.training.checks import check_finite
+from seg4diff.training.checks import AlignedCheck, check_finite
 from seg4diff.training.objective import MaskAlignment, Regions, named_regions
 from seg4diff.training.schedule import sample_ids, warmup_cosine
 
@@ -67,12 +67,15 @@ class MagnetModule(L.LightningModule):
             raise UserError(f"model.prompt must be 'names' or 'caption', found '{prompt}'.")
         if align not in ("names", "regions", "tokens"):
             raise UserError(f"model.align must be 'names', 'regions' or 'tokens', found '{align}'.")
+        if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
+            found = f"{lr}, {weight_decay}, {warmup_steps}"
+            raise UserError(f"model.lr must be above 0, model.weight_decay and model.warmup_steps 0 or more, found {found}.")
         backbone.select_sites([expert_layer])
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.readout = backbone, expert_layer, readout
         self._objective, self._sigma, self._protocol, self._prompt, self._align = objective, sigma, protocol, prompt, align
         self._lr, self._weight_decay, self._warmup_steps, self._seed = lr, weight_decay, warmup_steps, seed
-        self._batches_seen = 0
+        self._batches_seen, self._check_aligned = 0, AlignedCheck(objective.weights)
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks it
 
     def setup(self, stage: str) -> None:
@@ -91,6 +94,7 @@ class MagnetModule(L.LightningModule):
         ids = sample_ids(self.trainer, self._batches_seen, len(batch))
         self._batches_seen += 1
         terms = self.loss_terms(batch, ids)
+        self._check_aligned(terms)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True, batch_size=len(batch))
         check_finite(terms, self.trainer.global_step)
         return terms["loss"]
@@ -99,9 +103,10 @@ class MagnetModule(L.LightningModule):
         """One forward pass: flow matching on its output, mask alignment on the expert's I2T logits.
 
         Args:
-            batch: images and masks of one size.
+            batch: images, with masks of any size.
             ids: numbers that seed noise and noise level of each sample.
         """
+        batch = batch.on_canvas()
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         prompts, latents, condition = self._encode(batch)
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
@@ -135,7 +140,7 @@ class MagnetModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Encode what training, validation and test will ask for, so that a cache holds it; nothing is returned."""
-        self._encode(batch)
+        self._encode(batch.on_canvas())
         captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
         read_out = [prompt.text for mask in batch.masks for prompt in self._read_out_prompts(mask)]
         self.backbone.encode_text([*captions, *read_out, ""])  # the empty prompt is that of unsupervised segmentation

@@ -49,6 +49,8 @@ class ToyWorld(DataSource):
         self.vocabulary = Vocabulary(CLASS_NAMES)
         if height is not None and not 0 < height <= side:
             raise UserError(f"data.source.height must be in 1..{side} (the side of the scenes), found {height}.")
+        if min(sizes.values()) < 1:
+            raise UserError(f"data.source.sizes must be at least 1 for every split, found {dict(sizes)}.")
         self._root, self._seed, self._side, self._sizes = Path(root), seed, side, dict(sizes)
         self._height = side if height is None else height
 
