@@ -92,20 +92,26 @@ def test_an_entry_continues_with_the_images_it_has_not_counted(protocol, argumen
         return composed
 
     whole = evaluate_benchmarks(config("whole"))
-    real, seen = SplitEvaluation.test_step, []
-
-    def stops_at_the_third(self, batch, batch_idx):
-        seen.extend(batch.indices)
-        if len(seen) == 6:
-            raise KeyboardInterrupt
-        return real(self, batch, batch_idx)
-
-    monkeypatch.setattr(SplitEvaluation, "test_step", stops_at_the_third)
+    seen = stop_at_the_third_batch(monkeypatch)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         evaluate_benchmarks(config("parts"))
     assert json.dumps(evaluate_benchmarks(config("parts"))) == json.dumps(whole)
     assert seen == [0, 1, 2, 3, 4, 5, 4, 5, 6]
     assert not list((tmp_path / "parts").rglob("*.pt"))
+
+
+def stop_at_the_third_batch(monkeypatch):
+    """Returns the list that grows with the images of every batch of two that an evaluation meets."""
+    real, seen = SplitEvaluation.test_step, []
+
+    def stops(self, batch, batch_idx):
+        seen.extend(batch.indices)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(SplitEvaluation, "test_step", stops)
+    return seen
 
 
 def test_scores_of_another_setting_are_not_taken_over(arguments, tmp_path):
@@ -148,12 +154,15 @@ def test_scores_of_which_nobody_knows_the_setting_are_not_taken(arguments, tmp_p
 
 
 def test_a_limit_counts_the_same_images_after_a_stop(arguments, tmp_path, monkeypatch):
-    """Two batches are the first 8 images; what goes on after one of them must not count two more."""
+    """Three batches of two are the first 6 of 7 images, whatever was counted before."""
     monkeypatch.setattr(progress, "SECONDS", 0.0)
-    limited = [*arguments, "+trainer.limit_test_batches=1", "benchmark.toyworld_oracle.data.eval_batch_size=2"]
+    limited = [*arguments, "+trainer.limit_test_batches=3", *(line.replace("=4", "=2") for line in BATCH)]
     whole = evaluate_benchmarks(compose_config("evaluate", tmp_path / "whole", *limited))
-    assert [report["images"] for report in whole["benchmarks"].values()] == [2, 4, 4]
-    assert not list((tmp_path / "whole").rglob("*.pt"))
+    stop_at_the_third_batch(monkeypatch)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        evaluate_benchmarks(compose_config("evaluate", tmp_path / "parts", *limited))
+    assert json.dumps(evaluate_benchmarks(compose_config("evaluate", tmp_path / "parts", *limited))) == json.dumps(whole)
+    assert [report["images"] for report in whole["benchmarks"].values()] == [6, 6, 6]
     entries = [benchmark.entry_config(compose_config("evaluate", tmp_path, *more), "toyworld_oracle") for more in (arguments, limited)]
     assert [benchmark.identify(entry, None)["data"].get("eval_batch_size") for entry in entries] == [None, 2]
 

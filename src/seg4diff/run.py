@@ -36,8 +36,6 @@ from seg4diff.training.magnet import MagnetModule
 
 log = logging.getLogger(__name__)
 
-GOES_ON = "a training goes on with ckpt_path=last and the same hydra.run.dir, a benchmark with the same hydra.run.dir."
-
 
 def build(config: DictConfig, **given: Any) -> Any:
     """Instantiate a node, with some arguments given; an error that the user can mend comes out as itself."""
@@ -246,5 +244,6 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
         except SIGTERMException:
             if not trainer.is_global_zero:
                 raise  # with exit code 0: on any other, Lightning kills the process that may still be writing
-            log.warning("stopped by SIGTERM at step %d; %s", trainer.global_step, GOES_ON)
+            goes_on = "a training goes on with ckpt_path=last and the same hydra.run.dir, a benchmark with the same hydra.run.dir"
+            log.warning("stopped by SIGTERM at step %d; %s", trainer.global_step, goes_on)
             raise SystemExit(128 + signal.SIGTERM) from None

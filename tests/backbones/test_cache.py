@@ -115,7 +115,7 @@ def test_a_cache_of_another_model_is_refused(folder, tmp_path):
     description = tmp_path / "cache" / "model.json"
     assert json.loads(description.read_text())["model"] == str(folder)
     description.write_text(description.read_text()[:20])
-    with pytest.raises(UserError, match=r"cannot be used \(.*model.json is no JSON object\): delete it or choose another folder"):
+    with pytest.raises(UserError, match=r"model.json is no JSON object: it is damaged, delete the cache .* or choose another folder"):
         load(folder, tmp_path / "cache")
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from seg4diff.disk import whole_file
+from seg4diff.disk import read_json, whole_file
 from seg4diff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,7 @@ class EncodingCache:
         description = folder / "model.json"
         if not description.exists():
             _write(description, (json.dumps(model, indent=2) + "\n").encode())
-        try:
-            found = json.loads(description.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise UserError(f"the cache {folder} cannot be used ({description} is no JSON object): delete it or choose another folder.")
+        found = read_json(description, f"delete the cache {folder} or choose another folder")
         if found != model:
             raise UserError(f"the cache {folder} holds encodings of {_words(found)}, this run uses {_words(model)}: choose another folder.")
 
