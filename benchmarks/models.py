@@ -9,7 +9,8 @@ from torch import Tensor
 
 from benchmarks.measure import Settings
 from seg4diff.attention.capture import capture
-from seg4diff.backbones.base import Backbone, JointQK, TextCondition
+from seg4diff.attention.joint import Joint
+from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.scratch import new_sd3_pipeline
 from seg4diff.backbones.sd3 import SD3Backbone
 
@@ -120,7 +121,7 @@ def forward(backbone: Backbone, inputs: Inputs) -> Tensor:
 
 @torch.no_grad()
 def read(
-    backbone: Backbone, inputs: Inputs, blocks: Sequence[int], reading: Callable[[JointQK], Tensor], *, stop: bool = False
+    backbone: Backbone, inputs: Inputs, blocks: Sequence[int], reading: Callable[[Joint], Tensor], *, stop: bool = False
 ) -> list[Tensor]:
     """Maps (1, T, N) of each block from one forward pass; `stop` ends it at the last of them."""
     with capture(backbone, blocks, stop=stop) as record:
@@ -128,7 +129,7 @@ def read(
     return [reading(record[block]) for block in blocks]
 
 
-def dense_i2t(joint: JointQK) -> Tensor:
+def dense_i2t(joint: Joint) -> Tensor:
     """I2T maps (B, T, N) as the released code reads them.
 
     Beside the host's own attention it forms the softmax over all (N + T) x (N + T) pairs, takes the mean over the heads and cuts out the

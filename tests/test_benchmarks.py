@@ -19,8 +19,8 @@ from benchmarks.train_step import Trainee, new_example
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t
-from seg4diff.backbones.base import JointQK
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
@@ -101,8 +101,8 @@ def test_pairs_are_compared_one_by_one():
 
 @pytest.mark.parametrize("heads", [1, 3])
 def test_the_dense_reference_is_the_joint_softmax(heads):
-    image, text = (torch.randn(2, 2, heads, tokens, 8, dtype=torch.float64) for tokens in (15, 4))
-    joint = JointQK(image_query=image[0], image_key=image[1], text_query=text[0], text_key=text[1], scale=8**-0.5)
+    query, key, value = (torch.randn(2, heads, 15 + 4, 8, dtype=torch.float64) for _ in range(3))
+    joint = Joint.split(query, key, value, 8**-0.5, text=4, text_first=False)
     torch.testing.assert_close(dense_i2t(joint).float(), i2t(joint, "joint").float())
 
 

@@ -1,93 +1,19 @@
 """What every model family must hold: the record is the host's own attention, exactly, and reading it disturbs nothing."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline
-from tests.hosts import random_flux, random_flux2, random_sd3
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
+from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, read
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t, i2t_per_head, quadrant_mass, t2i, text_mass
-from seg4diff.backbones.base import Backbone, TextCondition
-from seg4diff.backbones.lora import LoraSpec, add_lora, base_model, lora_weights
+from seg4diff.backbones.base import TextCondition
+from seg4diff.backbones.lora import base_model
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.errors import UserError
 from seg4diff.segmentation.prompts import list_names, token_sets
-
-
-@dataclass(frozen=True)
-class Family:
-    """A random model, the block under test, and what a reader of the paper would expect of it."""
-
-    make: object
-    options: dict
-    block: int
-    text_first: bool
-    targets: tuple[str, ...]
-
-    def model(self, **options) -> Backbone:
-        return self.make(**self.options, **options)
-
-
-QK = ("to_q", "to_k")
-FAMILIES = {
-    "sd3": Family(random_sd3, {}, 1, False, QK),
-    "sd3 with zero T5 tokens": Family(random_sd3, {"t5_length": 5}, 2, False, QK),
-    "sd3.5 with qk-norm and dual attention": Family(random_sd3, {"qk_norm": "rms_norm", "dual": (0, 1)}, 1, False, QK),
-    "flux double": Family(random_flux, {}, 1, True, QK),
-    "flux without guidance": Family(random_flux, {"guided": False}, 0, True, QK),
-    "flux single": Family(random_flux, {}, 2, True, QK),
-    "flux2 double": Family(random_flux2, {}, 1, True, QK),
-    "flux2 single": Family(random_flux2, {}, 3, True, ("to_qkv_mlp_proj",)),
-}
-PROMPTS = ("apple leaf", "two stars")
-
-
-class HostAttention(TorchFunctionMode):
-    """Sees what the host hands to attention and what it gets back: (query, key, value, output), all (B, heads, tokens, d)."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if function is scaled_dot_product_attention:
-            kwargs = kwargs or {}
-            query, key, value = (args[k] if k < len(args) else kwargs[n] for k, n in enumerate(("query", "key", "value")))
-            self.calls.append((query, key, value, result))
-        return result
-
-
-def inputs(model, prompts=PROMPTS, size=(32, 48)):
-    """Noisy latents of an image that is not square, noise levels, prompts."""
-    generator = torch.Generator().manual_seed(0)
-    latents = model.encode_image(torch.rand(len(prompts), 3, *size, generator=generator) * 2 - 1)
-    noisy = latents + torch.randn(latents.shape, generator=generator)
-    return noisy, torch.linspace(0.3, 0.6, len(prompts)), model.encode_text(prompts)
-
-
-def read(model, blocks, arguments, **options):
-    with torch.no_grad(), capture(model, blocks, **options) as record:
-        model.predict_velocity(*arguments)
-    return record
-
-
-def adapted(family, **options):
-    model = family.model(**options)
-    add_lora(model, LoraSpec(blocks="expert", rank=2, alpha=2, targets=family.targets), expert_layer=family.block, seed=0)
-    generator = torch.Generator().manual_seed(5)
-    for weight in lora_weights(model).values():
-        weight.data = torch.randn(weight.shape, generator=generator) * 0.3
-    return model
-
-
-def gradients(model):
-    return [torch.zeros_like(weight) if weight.grad is None else weight.grad.clone() for weight in lora_weights(model).values()]
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -113,10 +39,11 @@ class TestFamily:
         return found["call"], found["rows"], record[family.block]
 
     def test_the_record_is_what_the_hosts_attention_saw(self, family):
-        (query, key, *_), rows, joint = self.host_and_record(family)
+        (query, key, value, _), rows, joint = self.host_and_record(family)
         for name in ("image", "text"):
             assert torch.equal(getattr(joint, f"{name}_query"), query[:, :, rows[name]])
             assert torch.equal(getattr(joint, f"{name}_key"), key[:, :, rows[name]])
+            assert torch.equal(getattr(joint, f"{name}_value"), value[:, :, rows[name]])
 
     def test_maps_equal_the_dense_softmax_of_the_hosts_attention(self, family):
         (query, key, *_), rows, joint = self.host_and_record(family)
@@ -131,10 +58,10 @@ class TestFamily:
             start, end = (("image", "text")[letter == "t"] for letter in (name[0], name[-1]))
             torch.testing.assert_close(mass, dense[:, :, rows[start]][..., rows[end]].sum(dim=-1).mean(dim=-1), atol=1e-5, rtol=0)
 
-    def test_softmax_of_the_record_times_values_is_the_hosts_output(self, family):
-        (_, _, value, output), rows, joint = self.host_and_record(family)
+    def test_softmax_of_the_record_times_its_values_is_the_hosts_output(self, family):
+        (*_, output), rows, joint = self.host_and_record(family)
         key = torch.cat([joint.image_key, joint.text_key], dim=2)
-        values = torch.cat([value[:, :, rows["image"]], value[:, :, rows["text"]]], dim=2)
+        values = torch.cat([joint.image_value, joint.text_value], dim=2)
         for name in ("image", "text"):
             rebuilt = (getattr(joint, f"{name}_query") @ key.transpose(-1, -2) * joint.scale).softmax(dim=-1) @ values
             torch.testing.assert_close(rebuilt, output[:, :, rows[name]], atol=1e-5, rtol=0)

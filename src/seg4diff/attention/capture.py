@@ -1,66 +1,50 @@
-"""Record the queries and keys of joint-attention blocks while the host's own attention runs untouched."""
+"""Keep the queries, keys and values of some blocks of one forward pass."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from seg4diff.backbones.base import Backbone, JointQK
+from seg4diff.attention.joint import Joint
+from seg4diff.attention.seam import Visit, stream
+from seg4diff.backbones.base import Backbone
 from seg4diff.errors import UserError
 
 
-class Reached(Exception):
-    """Raised inside the host's forward once everything asked for is recorded; `capture` swallows it."""
-
-
 class Record:
-    """Queries and keys by block index, filled by the first forward pass inside `capture`."""
+    """What `capture` keeps, by block index."""
 
-    def __init__(self, blocks: Sequence[int]) -> None:
-        self._wanted = set(blocks)
-        self._joint: dict[int, Callable[[], JointQK]] = {}
+    def __init__(self) -> None:
+        self._joint: dict[int, Joint] = {}
 
-    @property
-    def complete(self) -> bool:
-        return self._wanted <= self._joint.keys()
+    def keep(self, visit: Visit) -> None:
+        """Keep what a visit shows."""
+        if visit.number > 0:
+            raise UserError("capture keeps one forward pass, and this is another: open it anew for each, or use `stream`.")
+        self._joint[visit.block] = visit.joint
 
-    def keep(self, block: int, joint: Callable[[], JointQK]) -> None:
-        """Keep the first record of a block: gradient checkpointing runs a block again during backward."""
-        self._joint.setdefault(block, cache(joint))
-
-    def __getitem__(self, block: int) -> JointQK:
+    def __getitem__(self, block: int) -> Joint:
         if block not in self._joint:
             raise UserError(f"block {block} recorded nothing: run the transformer inside `capture`, without skipping this block.")
-        return self._joint[block]()
+        return self._joint[block]
 
 
 @contextmanager
 def capture(backbone: Backbone, blocks: Sequence[int], *, stop: bool = False) -> Iterator[Record]:
-    """Record blocks during one forward pass of `backbone.predict_velocity`.
+    """Keep what enters the attention of these blocks in one forward pass of `backbone.predict_velocity`.
 
-    The recorded tensors are the host's own, after norms and rotary embedding, and part of its graph, so gradients reach LoRA on the
-    query and key projections. Hooks are removed on exit, also after an exception.
+    The tensors are the model's own and part of its graph, so gradients reach LoRA on the projections. Memory grows with the number of
+    blocks; `stream` reads them one by one instead.
 
     Args:
         backbone: the model.
         blocks: 0-based indices of joint-attention blocks.
-        stop: leave the forward pass as soon as the last block is recorded: later blocks, and this block's own output, are not
-            computed, `predict_velocity` does not return, and the rest of the `with` body is skipped.
+        stop: see `stream`.
 
     Yields:
-        A `Record`; `record[block]` is a `JointQK`.
+        A `Record`; `record[block]` is a `Joint`.
 
     Raises:
-        UserError: a block does not exist.
+        UserError: a block does not exist, or a second pass runs inside.
     """
-    record = Record(blocks)
-
-    def keep(block: int, joint: Callable[[], JointQK]) -> None:
-        record.keep(block, joint)
-        if stop and record.complete:
-            raise Reached
-
-    with ExitStack() as stack:
-        for site in backbone.select_sites(blocks):
-            stack.enter_context(backbone.watch(site, lambda joint, block=site.index: keep(block, joint)))
-        with suppress(Reached):
-            yield record
+    record = Record()
+    with stream(backbone, blocks, record.keep, stop=stop):
+        yield record

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from seg4diff.backbones.base import JointQK
+from seg4diff.attention.joint import Joint
 from seg4diff.errors import UserError
 
 Scores = Literal["logits", "text", "joint"]
 """What a map holds: head-mean scores; softmax over the text keys alone; softmax over all image and text keys (the paper's)."""
 
 
-def i2t(joint: JointQK, scores: Scores) -> Tensor:
+def i2t(joint: Joint, scores: Scores) -> Tensor:
     """Head-mean I2T attention, (B, T, N): one map over the image tokens for every text token.
 
     Args:
@@ -33,7 +33,7 @@ def i2t(joint: JointQK, scores: Scores) -> Tensor:
     return sum(_i2t_softmax(joint, head, None if mass is None else mass[:, head]) for head in range(heads)) / heads
 
 
-def i2t_per_head(joint: JointQK, scores: Scores) -> Tensor:
+def i2t_per_head(joint: Joint, scores: Scores) -> Tensor:
     """I2T attention of every head, (B, heads, T, N); `scores` as in `i2t`."""
     _check(scores)
     if scores == "logits":
@@ -42,7 +42,7 @@ def i2t_per_head(joint: JointQK, scores: Scores) -> Tensor:
     return _i2t_softmax(joint, slice(None), mass)
 
 
-def t2i(joint: JointQK) -> Tensor:
+def t2i(joint: Joint) -> Tensor:
     """Head-mean text-to-image attention, (B, T, N): how each text token spreads over the image tokens; softmax over all N + T keys."""
     heads, image = joint.image_key.shape[1:3]
     key = torch.cat([joint.image_key, joint.text_key], dim=2)
@@ -50,7 +50,7 @@ def t2i(joint: JointQK) -> Tensor:
     return sum(maps) / heads
 
 
-def quadrant_mass(joint: JointQK) -> dict[str, Tensor]:
+def quadrant_mass(joint: Joint) -> dict[str, Tensor]:
     """Share of attention that falls into each quadrant, mean over its queries (paper, section 3.3).
 
     Returns:
@@ -61,7 +61,7 @@ def quadrant_mass(joint: JointQK) -> dict[str, Tensor]:
     return {"i2i": 1 - image, "i2t": image, "t2i": 1 - text, "t2t": text}
 
 
-def text_mass(joint: JointQK, of: Literal["image", "text"] = "image") -> Tensor:
+def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
     """Share of each query's attention that falls on the text, (B, heads, N) for image queries, (B, heads, T) for text queries.
 
     The softmax over all N + T keys factors into (softmax over the text keys) * (this mass). Attention itself computes the mass when
@@ -89,13 +89,13 @@ def _logits(rows: Tensor, columns: Tensor, scale: float) -> Tensor:
     return ((rows * scale) @ columns.transpose(-1, -2)).float()
 
 
-def _i2t_softmax(joint: JointQK, heads: int | slice, mass: Tensor | None) -> Tensor:
+def _i2t_softmax(joint: Joint, heads: int | slice, mass: Tensor | None) -> Tensor:
     """Softmax over the text keys of these heads, (..., T, N), times the mass (..., N) where there is one."""
     weights = _logits(joint.text_key[:, heads], joint.image_query[:, heads], joint.scale).softmax(dim=-2)
     return weights if mass is None else weights * mass.unsqueeze(-2)
 
 
-def _head_mean_logits(joint: JointQK) -> Tensor:
+def _head_mean_logits(joint: Joint) -> Tensor:
     """mean_h(q_h . k_h) = (q . k) / heads with the heads laid side by side: one matrix product, no per-head tensor."""
     heads = joint.image_query.shape[1]
     query, key = (part.transpose(1, 2).flatten(2) for part in (joint.image_query, joint.text_key))

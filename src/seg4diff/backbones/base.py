@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from seg4diff.errors import UserError
 
+OnStep = Callable[[int, Tensor], None]
+"""(sampling step from 0, latents after it as the pipeline keeps them)."""
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Name that diffusers gives the one file of a saved adapter."""
 
@@ -57,43 +59,15 @@ class AttentionSite:
     block: nn.Module
 
 
-@dataclass(frozen=True)
-class JointQK:
-    """Queries and keys of one joint-attention block, after norms and rotary embedding, split into image and text.
-
-    Attributes:
-        image_query, image_key: (B, heads, N, d).
-        text_query, text_key: (B, heads, T, d).
-        scale: factor on the scores, 1 / sqrt(d).
-    """
-
-    image_query: Tensor
-    image_key: Tensor
-    text_query: Tensor
-    text_key: Tensor
-    scale: float
-
-    def of_heads(self, heads: Sequence[int]) -> "JointQK":
-        """The same block with these heads alone, in this order.
-
-        Raises:
-            UserError: the block has no such head.
-        """
-        count = self.image_query.shape[1]
-        if odd := [head for head in heads if not 0 <= head < count]:
-            raise UserError(f"there is no attention head {odd[0]}: the heads of this block are 0 to {count - 1}.")
-        own = {name: getattr(self, name)[:, list(heads)] for name in ("image_query", "image_key", "text_query", "text_key")}
-        return JointQK(**own, scale=self.scale)
-
-
 class Backbone(nn.Module, ABC):
     """A multi-modal diffusion transformer with its image and text encoders.
 
-    Packing, ids, time step scale, latent scale and token order stay inside the adapter: latents go in, velocities come out,
-    and `watch` reports image and text apart whatever their order in the host.
+    Packing, ids, time step scale and latent scale stay inside the adapter: latents go in, velocities come out.
     """
 
     transformer: nn.Module
+    text_first: ClassVar[bool]
+    """Whether text tokens stand before image tokens in joint attention."""
 
     @property
     def device(self) -> torch.device:
@@ -139,22 +113,41 @@ class Backbone(nn.Module, ABC):
                 raise UserError(f"block {block} does not exist: this model has {len(sites)} joint-attention blocks, 0 to {len(sites) - 1}.")
         return [sites[block] for block in blocks]
 
-    @abstractmethod
-    def watch(self, site: AttentionSite, keep: Callable[[Callable[[], JointQK]], None]) -> AbstractContextManager[None]:
-        """While the context is open, call `keep` in each forward pass of `site`, as soon as its queries and keys exist.
+    def text_tokens(self, arguments: dict[str, Any]) -> int:
+        """Text tokens T of a forward pass, from the arguments of the transformer by name."""
+        return arguments["encoder_hidden_states"].shape[1]
 
-        `keep` gets a function that returns them, to be called after the pass: what an adapter still has to do to the host's tensors
-        (splitting, rotary embedding) must not become part of a block that gradient checkpointing runs again. The tensors are the
-        host's own, so gradients flow; hooks are removed on exit. A watched block runs without `torch.compile` from then on.
-        """
+    @abstractmethod
+    def sampling_pass(self, batch: int) -> tuple[int | None, slice]:
+        """Where `sample` is: step from 0, None outside of it; rows of the present forward pass, of `batch` rows, that see the prompt."""
 
     @abstractmethod
     def check_device(self, device: torch.device) -> None:
         """Raises UserError if the model's dtype does not run on this device."""
 
     @abstractmethod
-    def sample(self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int]) -> list[Image.Image]:
-        """Generate one image per prompt with the host's own pipeline; image k has its own generator seeded by seed + k."""
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        size: tuple[int, int],
+        noise: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Image.Image]:
+        """Generate one image per prompt with the plain diffusers pipeline.
+
+        Args:
+            prompts: the prompts, drawn together as one batch.
+            seeds: one for each image: image k starts from the noise that the pipeline draws for it alone with a generator of this seed.
+            steps: sampling steps.
+            guidance: guidance scale.
+            size: (height, width) in pixels.
+            noise: start from this instead, as the pipeline takes it in its argument `latents`.
+            on_step: called after each step.
+        """
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:

@@ -9,8 +9,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.rotary import PATCH, TextFirstBackbone
 from seg4diff.backbones.runtime import Runtime
+from seg4diff.backbones.text_first import PATCH, TextFirstBackbone
 
 
 class FluxBackbone(TextFirstBackbone):
@@ -44,7 +44,6 @@ class FluxBackbone(TextFirstBackbone):
     def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         batch, _, height, width = noisy_latents.shape
         rows, columns = height // PATCH, width // PATCH
-        self._text_tokens = condition.embeddings.shape[1]
         guided = self.transformer.config.guidance_embeds
         tokens = self.transformer(
             hidden_states=pixel_unshuffle(noisy_latents, PATCH).flatten(2).transpose(1, 2),
@@ -52,7 +51,7 @@ class FluxBackbone(TextFirstBackbone):
             pooled_projections=condition.pooled,
             timestep=sigma,
             img_ids=FluxPipeline._prepare_latent_image_ids(batch, rows, columns, noisy_latents.device, noisy_latents.dtype),
-            txt_ids=torch.zeros(self._text_tokens, 3).to(noisy_latents),
+            txt_ids=torch.zeros(condition.embeddings.shape[1], 3).to(noisy_latents),
             guidance=torch.full_like(sigma, self._guidance) if guided else None,
             return_dict=False,
         )[0]

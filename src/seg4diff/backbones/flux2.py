@@ -7,8 +7,8 @@ from torch import Tensor
 
 from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.rotary import TextFirstBackbone
 from seg4diff.backbones.runtime import Runtime
+from seg4diff.backbones.text_first import TextFirstBackbone
 from seg4diff.errors import UserError
 
 PLACE = "<<the prompt>>"
@@ -63,7 +63,6 @@ class Flux2Backbone(TextFirstBackbone):
         return embeddings, embeddings.new_zeros(len(prompts), 0)
 
     def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
-        self._text_tokens = condition.embeddings.shape[1]
         tokens = self.transformer(
             hidden_states=noisy_latents.flatten(2).transpose(1, 2),
             encoder_hidden_states=condition.embeddings,

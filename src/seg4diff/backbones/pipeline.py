@@ -16,18 +16,19 @@ from peft import get_peft_model_state_dict
 from PIL import Image
 from torch import Tensor, nn
 
-from seg4diff.backbones.base import LORA_FILE, Backbone, TextCondition
+from seg4diff.backbones.base import LORA_FILE, Backbone, OnStep, TextCondition
 from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
 from seg4diff.backbones.loading import Source
 from seg4diff.backbones.lora import check_lora, keep_in_float32, read_lora
 from seg4diff.backbones.runtime import Runtime
+from seg4diff.backbones.sampling import SamplingClock
 from seg4diff.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
 class PipelineBackbone(Backbone):
-    """A backbone around a diffusers pipeline; a family says how its own transformer is called and watched.
+    """A backbone around a diffusers pipeline; a family says how its own transformer is called.
 
     Args:
         pipeline: the pipeline; its encoders may be None where `source` can load them.
@@ -59,6 +60,7 @@ class PipelineBackbone(Backbone):
         self._text_options = {"max_sequence_length": text_length} | (text_options or {})
         self._vae_config = pipeline.vae.config if pipeline.vae is not None else source.vae_config()
         self._cache = self._open_cache()
+        self._clock = SamplingClock()
         self._adopt(pipeline)
         self.runtime.apply(self.transformer, [site.block for site in self.attention_sites()])
 
@@ -216,13 +218,27 @@ class PipelineBackbone(Backbone):
         """Embeddings (B, T, D) and pooled text (B, P) of prompts that fit; P = 0 where the family has none."""
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int]) -> list[Image.Image]:
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        size: tuple[int, int],
+        noise: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> list[Image.Image]:
+        if len(prompts) != len(seeds):
+            raise UserError(f"every image needs a seed of its own: found {len(prompts)} prompts and {len(seeds)} seeds.")
         options = {"height": size[0], "width": size[1], "num_inference_steps": steps, "guidance_scale": guidance, **self._text_options}
-        with self._encoding(*self.encoders) as pipeline:  # one by one: a card that trains one image a step has no room for a batch
-            return [
-                pipeline(prompt=prompt, generator=torch.Generator().manual_seed(seed + k), **options).images[0]
-                for k, prompt in enumerate(prompts)
-            ]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with self._encoding(*self.encoders) as pipeline, self._clock.running(self.transformer, len(prompts), on_step) as after_step:
+            drawn = pipeline(prompt=list(prompts), generator=generators, latents=noise, callback_on_step_end=after_step, **options)
+        return drawn.images
+
+    def sampling_pass(self, batch: int) -> tuple[int | None, slice]:
+        return self._clock.now(batch)
 
     def save_pretrained(self, folder: Path) -> None:
         copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)

@@ -1,14 +1,12 @@
 """SD3 and SD3.5: one adapter, two configurations (SD3.5 adds norms on queries and keys, and image-only attention beside the joint one)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Self
 
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
-from seg4diff.backbones.base import AttentionSite, JointQK, TextCondition
-from seg4diff.backbones.hooks import listen, uncompile
+from seg4diff.backbones.base import AttentionSite, TextCondition
 from seg4diff.backbones.loading import Source, load_pretrained
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import Runtime
@@ -35,6 +33,7 @@ class SD3Backbone(PipelineBackbone):
     pipeline_class = StableDiffusion3Pipeline
     transformer_class = SD3Transformer2DModel
     encoders = ("vae", "text_encoder", "text_encoder_2")
+    text_first = False
     unused = {"text_encoder_3": None, "tokenizer_3": None}  # noqa: RUF012 - as in the base class
 
     def __init__(
@@ -90,25 +89,3 @@ class SD3Backbone(PipelineBackbone):
             AttentionSite(index, f"transformer_blocks.{index}.attn", block.attn, block)
             for index, block in enumerate(self.transformer.transformer_blocks)
         ]
-
-    @contextmanager
-    def watch(self, site: AttentionSite, keep: Callable[[Callable[[], JointQK]], None]) -> Iterator[None]:
-        attention = site.module
-        sources = {
-            "image_query": attention.norm_q or attention.to_q,
-            "image_key": attention.norm_k or attention.to_k,
-            "text_query": attention.norm_added_q or attention.add_q_proj,
-            "text_key": attention.norm_added_k or attention.add_k_proj,
-        }
-
-        def split(outputs: dict[str, Tensor]) -> JointQK:
-            # Projections return (B, tokens, heads * d); norms already see the heads apart: (B, heads, tokens, d).
-            parts = {
-                name: output if output.dim() == 4 else output.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-                for name, output in outputs.items()
-            }
-            return JointQK(**parts, scale=parts["image_query"].shape[-1] ** -0.5)
-
-        uncompile(site.block)
-        with listen(sources, lambda outputs: keep(lambda: split(outputs))):
-            yield

@@ -53,7 +53,7 @@ class SampleImages(L.Callback):
 
     def __init__(self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: Sequence[int], output_dir: str) -> None:
         self._prompts, self._folder = list(prompts), Path(output_dir)
-        self._options = {"seed": seed, "steps": steps, "guidance": guidance, "size": tuple(size)}
+        self._seed, self._options = seed, {"steps": steps, "guidance": guidance, "size": tuple(size)}
         self._base: list[Image.Image] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,10 +65,14 @@ class SampleImages(L.Callback):
         adapted = has_lora(backbone)
         if adapted and not self._base:
             with base_model(backbone):
-                self._base = backbone.sample(self._prompts, **self._options)
-        current = backbone.sample(self._prompts, **self._options)
+                self._base = self._sample(backbone)
+        current = self._sample(backbone)
         titles = [prompt or "(empty prompt)" for prompt in self._prompts]
         return sheet([self._base, current], ["base", "LoRA"], titles) if adapted else sheet([current], (), titles)
+
+    def _sample(self, backbone: Backbone) -> list[Image.Image]:
+        """One by one: a card that trains one image a step has no room for a batch."""
+        return [backbone.sample([prompt], seeds=[self._seed + k], **self._options)[0] for k, prompt in enumerate(self._prompts)]
 
 
 class StepProgressBar(RichProgressBar):

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
+from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t, i2t_per_head
-from seg4diff.backbones.base import Backbone, JointQK, TextCondition
+from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
@@ -120,7 +121,7 @@ class MagnetModule(L.LightningModule):
             maps, regions = self._match(candidates, nameless_regions(batch))
         return self._objective(predicted, velocity(latents, noise), maps, regions)
 
-    def _candidates(self, joint: JointQK, grid: tuple[int, int], condition: TextCondition) -> list[Tensor]:
+    def _candidates(self, joint: Joint, grid: tuple[int, int], condition: TextCondition) -> list[Tensor]:
         """The maps that masks without names may be given: B tensors (K, h, w)."""
         if self._align == "tokens":
             maps = i2t(joint, "logits").unflatten(-1, grid)

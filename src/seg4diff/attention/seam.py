@@ -1,0 +1,214 @@
+"""Look into the joint attention of a running model, block by block, and change it: `stream` and `edit`.
+
+Everything that reads or perturbs attention stands on these two: maps, masses, norms, causal tests, guidance, training.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from seg4diff.attention.joint import Joint, join_tokens, token_ranges
+from seg4diff.backbones.base import AttentionSite, Backbone
+from seg4diff.backbones.hooks import Attend, change_arguments, change_output, handle_attention, see_arguments, uncompile
+
+
+class Visit:
+    """One block in one forward pass, at the moment when its attention is about to be computed.
+
+    Attributes:
+        block: index of the block.
+        number: number of the forward pass since the context was opened, from 0.
+        step: sampling step from 0 inside `Backbone.sample`; None for a pass of `predict_velocity`.
+        prompted: rows of the batch that see the prompt. Classifier-free guidance also predicts without the prompt: the rows that do are
+            not among these, and a pass that is all without the prompt has none.
+        joint: queries, keys and values of all rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        block: int,
+        number: int,
+        step: int | None,
+        prompted: slice,
+        joint: Joint,
+        text_first: bool,
+        attend: Attend,
+        compute: Callable[[], Tensor],
+    ) -> None:
+        self.block, self.number, self.step, self.prompted, self.joint = block, number, step, prompted, joint
+        self._text_first, self._attend, self._compute = text_first, attend, compute
+
+    @property
+    def output(self) -> tuple[Tensor, Tensor]:
+        """Output of the block's attention before its output projection: (B, heads, N, d) of the image, (B, heads, T, d) of the text.
+
+        Computed when it is first asked for; the block then goes on with this very tensor.
+        """
+        return self._apart(self.whole_output)
+
+    @cached_property
+    def whole_output(self) -> Tensor:
+        """As `output`, image and text together in the model's own order."""
+        return self._compute()
+
+    def attend(self, joint: Joint) -> tuple[Tensor, Tensor]:
+        """The model's own attention on other queries, keys and values of as many tokens: see `output`."""
+        return self._apart(self._attend(*joint.join(self._text_first)))
+
+    def _apart(self, whole: Tensor) -> tuple[Tensor, Tensor]:
+        image, text = token_ranges(whole.shape[2], self.joint.text_query.shape[2], self._text_first)
+        return whole[:, :, image], whole[:, :, text]
+
+
+Consumer = Callable[[Visit], None]
+AttentionEdit = Callable[[Visit], tuple[Tensor, Tensor]]
+"""Takes a visit and returns what the block takes as its attention's output, of the image and of the text: see `Visit.output`.
+
+`lambda visit: visit.output` is the identity, `lambda visit: visit.attend(changed)` attends with other queries, keys or values.
+"""
+StateEdit = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(image tokens (B, N, width), text tokens (B, T, width)) that enter a block -> those that enter it instead, of the same shapes."""
+
+
+class Reached(Exception):
+    """Raised inside the transformer's forward once everything asked for has been seen; `stream` swallows it."""
+
+
+class Passes:
+    """Numbers the forward passes of a transformer and knows how many text tokens the present one has."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone, self.number, self.text = backbone, -1, 0
+
+    def seen(self, arguments: dict[str, Any]) -> None:
+        """A pass begins."""
+        self.number += 1
+        self.text = self._backbone.text_tokens(arguments)
+
+
+@contextmanager
+def stream(backbone: Backbone, blocks: Sequence[int], consume: Consumer, *, stop: bool = False) -> Iterator[None]:
+    """Call `consume` as each of these blocks is reached, in every forward pass inside the context.
+
+    Nothing is kept: memory does not grow with the number of blocks, unless the consumer keeps what it sees. Reading does not change a
+    bit of what the model computes. Under gradient checkpointing a block runs again in the backward pass; it is visited once, and a
+    consumer may then keep tensors (`capture` does) but must not compute with gradients.
+
+    Args:
+        backbone: the model; inside, call `predict_velocity` or `sample`.
+        blocks: 0-based indices of joint-attention blocks.
+        consume: called with each `Visit`.
+        stop: leave a forward pass at its last block: later blocks, and that block's own attention where the consumer does not ask for
+            it, are not computed, `predict_velocity` does not return, and the rest of the `with` body is skipped.
+
+    Raises:
+        UserError: a block does not exist.
+    """
+    visited, wanted = set[tuple[int, int]](), set(blocks)
+
+    def visit(visit: Visit) -> Tensor:
+        if (visit.number, visit.block) not in visited:
+            visited.add((visit.number, visit.block))
+            consume(visit)
+            if stop and all((visit.number, block) in visited for block in wanted):
+                raise Reached
+        return visit.whole_output
+
+    with ExitStack() as stack:
+        _visit_blocks(stack, backbone, blocks, visit)
+        with suppress(Reached):
+            yield
+
+
+@contextmanager
+def edit(
+    backbone: Backbone,
+    blocks: Sequence[int],
+    *,
+    attention: AttentionEdit | None = None,
+    states: StateEdit | None = None,
+    skip: bool = False,
+) -> Iterator[None]:
+    """Change what these blocks do, in every forward pass inside the context; on exit, also after an exception, all is as before.
+
+    Edits nest with each other and with `stream`: one that is opened later sees the attention first, and gets what those opened earlier
+    make of it as the output. An edited block runs without `torch.compile` from then on. Under gradient checkpointing the context must
+    stay open during the backward pass, which runs the blocks again.
+
+    Args:
+        backbone: the model; inside, call `predict_velocity`, `sample`, or the pipeline itself.
+        blocks: 0-based indices of joint-attention blocks.
+        attention: replaces the attention, see `AttentionEdit`.
+        states: replaces the tokens that enter the block, see `StateEdit`.
+        skip: leave the block out: its tokens leave it as they entered.
+
+    Raises:
+        UserError: a block does not exist.
+    """
+    first = backbone.text_first
+
+    def replace(visit: Visit) -> Tensor:
+        image, text = attention(visit)
+        return join_tokens(image, text, first)
+
+    with ExitStack() as stack:
+        passes = _visit_blocks(stack, backbone, blocks, replace) if attention is not None else _count_passes(stack, backbone)
+        for site in backbone.select_sites(blocks):
+            uncompile(site.block)
+            if states is not None:
+                stack.enter_context(change_arguments(site.block, lambda arguments: _edit_states(states, arguments, passes.text, first)))
+            if skip:
+                stack.enter_context(change_output(site.block, _unchanged))
+        yield
+
+
+def _count_passes(stack: ExitStack, backbone: Backbone) -> Passes:
+    passes = Passes(backbone)
+    stack.enter_context(see_arguments(backbone.transformer, passes.seen))
+    return passes
+
+
+def _visit_blocks(stack: ExitStack, backbone: Backbone, blocks: Sequence[int], visit: Callable[[Visit], Tensor]) -> Passes:
+    passes = _count_passes(stack, backbone)
+
+    def handle(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float, attend: Attend) -> Tensor:
+        step, prompted = backbone.sampling_pass(len(query))
+        return visit(
+            Visit(
+                block=site.index,
+                number=passes.number,
+                step=step,
+                prompted=prompted,
+                joint=Joint.split(query, key, value, scale, passes.text, backbone.text_first),
+                text_first=backbone.text_first,
+                attend=attend,
+                compute=lambda: attend(query, key, value),
+            )
+        )
+
+    for site in backbone.select_sites(blocks):
+        uncompile(site.block)
+        stack.enter_context(handle_attention(site.name, site.module, lambda *call, site=site: handle(site, *call)))
+    return passes
+
+
+def _edit_states(states: StateEdit, arguments: dict[str, Any], text: int, text_first: bool) -> dict[str, Any]:
+    """The arguments that differ; a single-stream block may get image and text as one sequence."""
+    tokens, words = arguments["hidden_states"], arguments.get("encoder_hidden_states")
+    if words is not None:
+        image, words = states(tokens, words)
+        return {"hidden_states": image, "encoder_hidden_states": words}
+    image_part, text_part = token_ranges(tokens.shape[1], text, text_first)
+    return {"hidden_states": join_tokens(*states(tokens[:, image_part], tokens[:, text_part]), text_first)}
+
+
+def _unchanged(arguments: dict[str, Any], output: Any) -> Any:
+    """What a block would return if it did nothing: (text, image), or both as one sequence; the last block of SD3 returns no text."""
+    if isinstance(output, Tensor):
+        return arguments["hidden_states"]
+    text = None if output[0] is None else arguments["encoder_hidden_states"]
+    return text, arguments["hidden_states"]
