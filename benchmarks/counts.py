@@ -68,11 +68,11 @@ def forward(size: Size) -> int:
 
 
 def segment(size: Size) -> int:
-    """A pass that ends with the queries and keys of the expert, and its maps with the joint softmax."""
+    """A pass that ends where the expert's attention would begin, and its maps with the joint softmax."""
     image, text, width = size.image_tokens, size.text_tokens, size.width
-    queries_and_keys = 6 * image * width**2 + 4 * text * width**2 + 24 * width**2
+    projections = 6 * size.tokens * width**2 + 24 * width**2
     maps = 4 * image * size.tokens * width + 2 * image * text * width
-    return _embeddings(size) + size.expert * _block(size) + queries_and_keys + maps
+    return _embeddings(size) + size.expert * _block(size) + projections + maps
 
 
 def train(size: Size) -> int:
@@ -86,7 +86,7 @@ def train(size: Size) -> int:
     behind = size.blocks - size.expert - 1
     backward = behind * (24 * size.tokens * width**2 + 8 * size.tokens**2 * width) - 18 * text * width**2 + _head(size)
     backward += 18 * size.tokens * width**2 + 8 * size.tokens**2 * width  # the expert, but nothing before its projections
-    return forward(size) + backward + 2 * logits + (16 + 26) * adapter
+    return forward(size) + backward + 3 * logits + (16 + 26) * adapter
 
 
 def lora_weights(size: Size, blocks: int = 1) -> int:
