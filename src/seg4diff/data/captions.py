@@ -23,7 +23,7 @@ def one_caption(value: Any, where: str) -> str | None:
         raise UserError(f"{where} must be a string or a list of strings, found {str(value)[:80]!r}.")
     caption = next((text for text in texts if text and text.strip()), None)
     if caption is not None and any("\ud800" <= character <= "\udfff" for character in caption):
-        raise UserError(f"{where} holds half of a character, {ascii(caption[:80])}: write it as UTF-8 text.")
+        raise UserError(f"{where} holds half of a character, {caption[:80]!a}: write it as UTF-8 text.")
     return caption
 
 

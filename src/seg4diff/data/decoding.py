@@ -72,7 +72,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _scaled(values: np.ndarray, mode: str) -> np.ndarray:
     """Greys (H, W) of 16 or 32 bits in [0, white] -> 8 bit."""
     low, high = values.min(), values.max()
-    white = next((white for white in WHITES.get(mode, (65535,)) if 0 <= low and high <= white), None)
+    white = next((white for white in WHITES.get(mode, (65535,)) if low >= 0 and high <= white), None)
     if white is None:
         raise ValueError(f"its greys go from {low} to {high}, and must be in [0, 255], [0, 65535] or, as floats, in [0, 1]")
     return (values.astype(np.float64) * (255 / white)).round().astype(np.uint8)

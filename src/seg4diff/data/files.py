@@ -48,8 +48,10 @@ def missing_files(files: Iterable[Path]) -> list[Path]:
 
     def exists(file: Path) -> bool:
         if file.parent not in listed:
-            there = os.path.isdir(file.parent)  # unlike Path.is_dir, False for what no folder can be called
-            listed[file.parent] = {entry.name for entry in os.scandir(file.parent)} if there else set()
+            try:
+                listed[file.parent] = {entry.name for entry in os.scandir(file.parent)}
+            except (OSError, ValueError):  # no folder, or a name that no folder can have
+                listed[file.parent] = set()
         return file.name in listed[file.parent]
 
     return [file for file in files if not exists(file)]
@@ -57,15 +59,15 @@ def missing_files(files: Iterable[Path]) -> list[Path]:
 
 def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder below and including `root` with the names of its files: linked folders once, hidden ones never."""
-    whole = os.path.realpath(root)
+    whole = Path(root).resolve()
     seen = {whole}
     for folder, below, names in os.walk(root, followlinks=True):
         yield folder, names
-        below[:] = sorted(name for name in below if name[0] != ".")
-        for path in [os.path.join(folder, name) for name in below]:
-            target = os.path.realpath(path)
-            if target in seen or (os.path.islink(path) and target.startswith(os.path.join(whole, ""))):  # that is visited where it lies
-                below.remove(os.path.basename(path))
+        paths, below[:] = sorted(Path(folder, name) for name in below if name[0] != "."), []
+        for path in paths:
+            target = path.resolve()
+            if target not in seen and not (path.is_symlink() and target.is_relative_to(whole)):  # else it is visited where it lies
+                below.append(path.name)
             seen.add(target)
 
 

@@ -179,8 +179,8 @@ class SampleDataset(Dataset):
             return row, torch.full(size, IGNORE)
         if row.mask.shape != size:
             raise UserError(
-                f"the mask of {row.name} is {row.mask.shape[1]} x {row.mask.shape[0]} pixels, its image {size[1]} x {size[0]}: an image and "
-                f"its mask ({row.mask_name}) must have one size, both turned upright as their EXIF orientation says."
+                f"the mask of {row.name} is {row.mask.shape[1]} x {row.mask.shape[0]} pixels, its image {size[1]} x {size[0]}: an image "
+                f"and its mask ({row.mask_name}) must have one size, both turned upright as their EXIF orientation says."
             )
         return row, label_map(row.mask, len(self._vocabulary), row.mask_name)
 

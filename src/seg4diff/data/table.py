@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -47,8 +46,8 @@ class TableData(DataSource):
         lists = {tuple(names) for names in named.values()}
         if len(lists) == 1 and all(isinstance(features[column], datasets.ClassLabel) for column in named):
             raise UserError(
-                f"the column '{next(iter(named))}' of {self._path} names one class for a whole image, and the masks need a name for each of "
-                "their values: write these into a text file, one per line in the order of the values, and set data.source.classes to it."
+                f"the column '{next(iter(named))}' of {self._path} names one class for a whole image, and the masks need a name for each "
+                "of their values: write these into a text file, one per line in the order of the values, and set data.source.classes to it."
             )
         if len(lists) != 1:
             raise UserError(
@@ -98,7 +97,8 @@ class TableData(DataSource):
             reason = " ".join(str(error.__cause__ or error).split())  # what `datasets` says itself is only that there was an error
             of_split = f"the split '{split}' of " if split else ""
             raise MissingFileError(
-                f"{of_split}{self._path} cannot be read ({reason}): set data.source.path to a .parquet file, a folder of them, or a data set of the Hub, and data.source.splits to splits that it has."
+                f"{of_split}{self._path} cannot be read ({reason}): set data.source.path to a .parquet file, a folder of them, or a data set "
+                "of the Hub, and data.source.splits to splits that it has."
             ) from error
 
     @cached_property
@@ -108,7 +108,7 @@ class TableData(DataSource):
         if not root.exists():
             return None
         files = [root] if root.is_file() else [Path(folder, name) for folder, names in walk(root) for name in sorted(names)]
-        states = [(str(file), own.st_size, own.st_mtime_ns, own.st_ctime_ns, own.st_ino) for file in files for own in [os.stat(file)]]
+        states = [(str(file), own.st_size, own.st_mtime_ns, own.st_ctime_ns, own.st_ino) for file in files for own in [file.stat()]]
         return str(Path(datasets.config.HF_DATASETS_CACHE, "seg4diff", hashlib.sha256(repr(states).encode()).hexdigest()[:16]))
 
 
