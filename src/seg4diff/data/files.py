@@ -68,7 +68,7 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
             target = path.resolve()
             if target not in seen and not (path.is_symlink() and target.is_relative_to(whole)):  # else it is visited where it lies
                 below.append(path.name)
-            seen.add(target)
+                seen.add(target)
 
 
 @dataclass(frozen=True)

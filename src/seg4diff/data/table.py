@@ -97,8 +97,8 @@ class TableData(DataSource):
             reason = " ".join(str(error.__cause__ or error).split())  # what `datasets` says itself is only that there was an error
             of_split = f"the split '{split}' of " if split else ""
             raise MissingFileError(
-                f"{of_split}{self._path} cannot be read ({reason}): set data.source.path to a .parquet file, a folder of them, or a data set "
-                "of the Hub, and data.source.splits to splits that it has."
+                f"{of_split}{self._path} cannot be read ({reason}): set data.source.path to a .parquet file, a folder of them, or a data "
+                "set of the Hub, and data.source.splits to splits that it has."
             ) from error
 
     @cached_property
