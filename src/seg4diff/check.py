@@ -68,12 +68,12 @@ def check(config: DictConfig) -> dict[str, Any]:
     write_json(output_dir / "check.json", report)
     _print(summaries, report)
     log.info("check.json and the sheets of pictures are in %s", output_dir)
-    for split, summary in summaries.items():
-        if not summary.scorable:
-            raise UserError(f"no pixel of the {split} split has a label, so it cannot be scored: correct its masks or choose other images.")
     problems, opened = (sum(counts) for counts in zip(*((len(own.problems), own.opened) for own in summaries.values()), strict=True))
     if problems:
         raise UserError(f"{problems} of the {opened} images that were opened cannot be used: {output_dir}/check.json names them all.")
+    for split, summary in summaries.items():
+        if not summary.scorable:
+            raise UserError(f"no pixel of the {split} split has a label, so it cannot be scored: correct its masks or choose other images.")
     return report
 
 

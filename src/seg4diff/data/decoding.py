@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
 
 from seg4diff.errors import UserError
 
@@ -29,7 +30,7 @@ ONE_CHANNEL = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B")
 
 
 @contextmanager
-def opened(source: Path | bytes) -> Iterator[Image.Image]:
+def opened(source: Path | bytes) -> Iterator[ImageFile]:
     """A picture file, or the bytes of one: open and not yet decoded. Of several frames or pages it is the first."""
     with Image.open(source if isinstance(source, Path) else BytesIO(source)) as picture:
         yield picture
@@ -78,11 +79,11 @@ def _scaled(values: np.ndarray, mode: str) -> np.ndarray:
     return (values.astype(np.float64) * (255 / white)).round().astype(np.uint8)
 
 
-def to_labels(picture: Image.Image, name: str) -> np.ndarray:
+def to_labels(picture: ImageFile, name: str) -> np.ndarray:
     """The values of a label map, as they are stored: (H, W) int64, upright, not negative. Colours of a palette do not matter.
 
     Args:
-        picture: with one channel. One that `opened` gives must not be decoded yet: later it no longer tells how it is stored.
+        picture: with one channel, and not decoded yet: later it no longer tells how it is stored.
         name: what errors call it.
 
     Raises:
@@ -100,12 +101,12 @@ def to_labels(picture: Image.Image, name: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _check_storage(picture: Image.Image, name: str) -> None:
-    """Refuse what does not keep class ids. A picture that was made in memory has no format."""
+def _check_storage(picture: ImageFile, name: str) -> None:
+    """Refuse what does not keep class ids."""
     found = picture.format
     if found == "TIFF" and any(word in str(picture.info.get("compression")) for word in ("jpeg", "webp", "jp2")):
         found = f"TIFF with {picture.info['compression']} compression"
-    if found is not None and found not in LOSSLESS:
+    if found not in LOSSLESS:
         raise UserError(
             f"mask {name} is stored as {found}, which may change class ids: masks are PNG, or else TIFF, BMP or GIF without loss; make it "
             "again from what it was made of, since a copy in another format keeps the wrong values."
