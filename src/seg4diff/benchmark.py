@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import LORA_FILE, Backbone
 from seg4diff.data.datamodule import SegmentationDataModule
-from seg4diff.disk import read_json, write_json
+from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.table import Row, print_table, write_table
 from seg4diff.inherit import command_line, inherit
@@ -110,7 +110,7 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
                 f"{folder} holds scores, and nothing says of which setting: choose another hydra.run.dir, or delete that folder."
             )
     else:
-        earlier, ours = read_json(folder / "identity.json", f"delete {folder}"), json.loads(json.dumps(identity))
+        earlier, ours = read_json(folder / "identity.json", f"delete {folder}"), json.loads(to_json(identity))
         if odd := sorted(key for key in earlier.keys() | ours.keys() if earlier.get(key) != ours.get(key)):
             raise UserError(
                 f"{folder} holds scores of another setting ({', '.join(odd)} differ): choose another hydra.run.dir, or delete that folder."

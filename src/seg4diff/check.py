@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from seg4diff.data.datamodule import SegmentationDataModule
+from seg4diff.data.files import first_few
 from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
 from seg4diff.data.source import SPLITS, SampleDataset
 from seg4diff.data.survey import Summary, survey
@@ -21,6 +21,7 @@ from seg4diff.disk import whole_file, write_json
 from seg4diff.errors import UserError
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
 from seg4diff.run import build
+from seg4diff.screen import screen
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +58,11 @@ def check(config: DictConfig) -> dict[str, Any]:
             report[split] = {"same_images_as": twin}
             continue
         chosen = _spread(range(len(samples)), decode)
-        summaries[split] = summary = Summary(data.vocabulary, len(samples))
+        summaries[split] = summary = Summary(data.vocabulary, names[split])
         for found in track(survey(samples, chosen, config.data.num_workers), f"{split}: opening {len(chosen)} images", len(chosen)):
             summary.add(found)
-        report[split] = summary.report()
+        shared = {earlier: summary.shared(other) for earlier, other in summaries.items() if earlier != split}
+        report[split] = summary.report() | {"shared": {earlier: names for earlier, names in shared.items() if names}}
         readable = [k for k in chosen if names[split][k] not in summary.problems]
         _draw(samples, _spread(readable, pictured), data, split, output_dir)
     write_json(output_dir / "check.json", report)
@@ -69,6 +71,9 @@ def check(config: DictConfig) -> dict[str, Any]:
     problems, opened = (sum(counts) for counts in zip(*((len(own.problems), own.opened) for own in summaries.values()), strict=True))
     if problems:
         raise UserError(f"{problems} of the {opened} images that were opened cannot be used: {output_dir}/check.json names them all.")
+    for split, summary in summaries.items():
+        if not summary.scorable:
+            raise UserError(f"no pixel of the {split} split has a label, so it cannot be scored: correct its masks or choose other images.")
     return report
 
 
@@ -106,7 +111,7 @@ def _entry(samples: SampleDataset, index: int, data: SegmentationDataModule) -> 
     """The part of an image that models see, the same under its labels or regions, and what there is to say about it."""
     row, labels = samples.read(index)
     window = data.shown(tuple(labels.shape))
-    image, labels = row.image.convert("RGB").crop(window.corners), window.cut(labels)
+    image, labels = row.image.crop(window.corners), window.cut(labels)
     factor = SIDE / max(labels.shape)
     size = tuple(max(1, round(side * factor)) for side in labels.shape)
     image = image.resize(size[::-1], Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
@@ -134,7 +139,7 @@ def _shares(labels: Tensor, vocabulary: Vocabulary) -> str:
 
 def _print(summaries: dict[str, Summary], report: dict[str, Any]) -> None:
     """What a person needs to see of it."""
-    console, table = Console(), Table("", *summaries)
+    console, table = screen(), Table("", *summaries)
     columns = [_column(summary) for summary in summaries.values()]
     for title in columns[0]:
         if any(column[title] != NOTHING for column in columns):
@@ -145,11 +150,20 @@ def _print(summaries: dict[str, Summary], report: dict[str, Any]) -> None:
             console.print(f"{split}: the images of {own['same_images_as']}.")
         elif summaries[split].labelled:
             console.print(f"{split}: {_frequencies(summaries[split])}", highlight=False)
+        for kind, images in (_overlaps(own) if split in summaries else {}).items():
+            console.print(f"{split}: {len(images)} images {kind}: {first_few(images)}", highlight=False)
     problems = [reason for summary in summaries.values() for reason in summary.problems.values()]
     for reason in problems[:PRINTED]:
-        console.print(f"- {reason}", highlight=False, markup=False)
+        console.print(f"- {reason}", highlight=False)
     if len(problems) > PRINTED:
         console.print(f"- and {len(problems) - PRINTED} more")
+
+
+def _overlaps(report: dict[str, Any]) -> dict[str, list[str]]:
+    """What a person needs to know about an image that is in several places -> the images."""
+    found = {"are in it more than once": [name for group in report["repeated"] for name in group]}
+    found |= {f"are in {other} too": names for other, names in report["shared"].items()}
+    return {kind: names for kind, names in found.items() if names}
 
 
 def _column(summary: Summary) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Files that a reader never meets half-written: made beside their place, then renamed."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,20 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file in one step."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, to_json(content) + "\n")
+
+
+def to_json(content: Any) -> str:
+    """The content as JSON, which has no NaN and no infinities: they become null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(own) for key, own in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(own) for own in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(content), indent=2, allow_nan=False)
 
 
 def read_json(path: Path, remedy: str = "delete it and run the same command again") -> dict[str, Any]:

@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from seg4diff.data.decoding import to_rgb
+
 IGNORED = (40, 40, 40)
 SMALLEST_CELL = 192
 """Side in pixels to which the pictures of a sheet are enlarged when they are smaller."""
@@ -36,7 +38,7 @@ def overlay(image: Image.Image, labels: Tensor, names: Sequence[str], opacity: f
     """Blend a label map (H, W) over its image, draw the borders and write each class name where its region is widest."""
     height, width = labels.shape
     colours = colour_labels(labels, len(names))
-    picture = Image.blend(image.convert("RGB").resize((width, height)), colours, opacity)
+    picture = Image.blend(to_rgb(image).resize((width, height)), colours, opacity)
     scale = max(1, round(288 / max(height, width)))
     picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
     ids = labels.cpu().numpy()
@@ -82,7 +84,7 @@ def overlay_regions(image: Image.Image, regions: Tensor, opacity: float = 0.55) 
     labels = torch.full((height, width), -1)
     for k in order:
         labels[regions[k].cpu()] = k
-    picture = image.convert("RGB").resize((width, height))
+    picture = to_rgb(image).resize((width, height))
     tinted = Image.blend(picture, colour_labels(labels, len(regions)), opacity)
     picture.paste(tinted, mask=Image.fromarray((labels >= 0).numpy()))
     picture.paste((255, 255, 255), mask=Image.fromarray(_borders(labels.numpy())))

@@ -1,7 +1,8 @@
-"""Segment people's own pictures, by their own words or without any; docs/segment.md says what is written."""
+"""Segment your own pictures, by your own words or without any; docs/segment.md says what is written."""
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,14 +11,15 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from omegaconf import DictConfig
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.geometry import GEOMETRIES
-from seg4diff.data.reading import UnreadableError, reading
+from seg4diff.data.reading import UnreadableError, read_image
 from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, resize_labels
+from seg4diff.data.vocabularies import read_classes
 from seg4diff.disk import whole_file, write_text
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.inherit import find_lora, take_from_run
@@ -67,22 +69,36 @@ def segment(config: DictConfig) -> None:
 
 
 def check_names(names: Sequence[str] | None) -> Sequence[str]:
-    """The words to look for, each once and none of them empty; () to segment without words."""
+    """The words to look for, each once and none of them empty; () to segment without words.
+
+    Args:
+        names: the words; a single one that ends in .txt is a file with a word in each line.
+    """
     words = (names,) if isinstance(names, str) else tuple(names or ())
+    if len(words) == 1 and str(words[0]).lower().endswith(".txt"):
+        words = tuple(read_classes(Path(words[0]), "names"))
     if (names is not None and not words) or not all(isinstance(word, str) and word.strip() for word in words):
         raise UserError(f"names must be words, as in names=[cat,grass], found {list(words)}: leave names out to segment without words.")
-    return Vocabulary(words).names
+    return Vocabulary(tuple(" ".join(word.split()) for word in words)).names  # a line of classes.txt for each
 
 
 def find_pictures(path: Path) -> list[Path]:
-    """The picture itself, or those of a folder (not of the folders in it), sorted."""
+    """The picture itself, or those of a folder (not of the folders in it), sorted; what else is in the folder is named in one line."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise MissingFileError(f"there is no picture and no folder {path}: set image=<picture or folder>.")
-    pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    files = sorted(file for file in path.iterdir() if not file.is_dir() and not file.name.startswith("."))
+    pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in files if file.suffix.lower() not in SUFFIXES)
+    others = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
     if not pictures:
-        raise MissingFileError(f"the folder {path} holds no picture ({', '.join(SUFFIXES)}), and the folders in it are not searched.")
+        raise MissingFileError(
+            f"the folder {path} holds no picture ({', '.join(SUFFIXES)}), and the folders in it are not searched: it holds "
+            f"{others or 'no file'}."
+        )
+    if others:
+        log.info("files of %s that are passed over: %s; read are %s", path, others, ", ".join(SUFFIXES))
     for one, other in pairwise(sorted(pictures, key=lambda file: file.stem)):
         if one.stem == other.stem:
             raise UserError(f"{one} and {other.name} would have results of the same name: rename one of them.")
@@ -115,8 +131,7 @@ def by_size(proposals: Tensor) -> tuple[Tensor, Sequence[str], Tensor]:
 
 def segment_picture(read: Reader, path: Path, config: DictConfig) -> Sequence[str]:
     """Segment a picture and write label map, overlay and heat maps under its name; returns the names of the labels."""
-    with reading(f"the image {path}", "replace it or leave it out"):
-        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")  # cameras store pictures lying, and note which side is up
+    picture = read_image(path, str(path), "replace it or leave it out")
     size, canvas = (picture.height, picture.width), tuple(config.backbone.image_size)
     shown, window = GEOMETRIES[config.geometry](size, canvas)
     part = picture.crop(shown.corners)

@@ -18,12 +18,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from seg4diff.console import quiet_libraries
 from seg4diff.disk import read_json, whole_file
 from seg4diff.errors import UserError
+from seg4diff.screen import plain_text, screen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
         }
         metrics = _metrics(run / "metrics.json")
         blocks = {f"miou_block_{block}": value for block, value in metrics.get("miou_per_block", {}).items()}
-        rows.append({"run": run.name, "overrides": overrides, "figures": _numbers(metrics) | blocks})
+        rows.append({"run": run.name, "overrides": overrides, "figures": _numbers(metrics | blocks)})
     return rows
 
 
@@ -129,9 +129,9 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
             values = [run["overrides"].get(key, "") for key in keys]
             writer.writerow([run["run"], *values, *(run["figures"].get(name, "") for name in names)])
     settings = [key for key in varied if key not in REPLICATES]
-    Console().print(_table(runs, settings, varied, f"sweep over {', '.join(varied) or 'nothing'}: {folder}"))
+    screen().print(_table(runs, settings, varied, f"sweep over {', '.join(varied) or 'nothing'}: {folder}"))
     if varied and any(run["figures"] for run in runs):
-        with whole_file(folder / "sweep.png") as partial:
+        with whole_file(folder / "sweep.png") as partial, plain_text():
             plot_sweep(runs, settings or varied, partial)
 
 

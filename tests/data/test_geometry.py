@@ -32,7 +32,7 @@ class Stripes(Rows):
         left, middle = np.zeros((2, 8), bool), np.zeros((2, 8), bool)
         left[:, :2], middle[0, 1:6] = True, True
         pictures = [values.T.copy() if index else values for values in (grey, ids, left, middle)]
-        image, mask = (Image.fromarray(values) for values in pictures[:2])
+        image, mask = Image.fromarray(pictures[0]), pictures[1]
         return Row(image=image, mask=mask, caption=None, name=self.name(index), mask_name="stripes", regions=iter(pictures[2:]))
 
 

@@ -16,7 +16,7 @@ from torch import distributed, multiprocessing
 from seg4diff.console import explain
 from seg4diff.data.coco_stuff import CocoStuff
 from seg4diff.data.datamodule import SegmentationDataModule
-from seg4diff.data.reading import UnreadableError, read_picture
+from seg4diff.data.reading import UnreadableError, read_image
 from seg4diff.data.sa1b import Sa1b
 from seg4diff.data.source import DataSource
 from seg4diff.errors import UserError
@@ -219,7 +219,7 @@ def test_whatever_is_wrong_with_a_file_it_is_named(form, tmp_path):
             damaged[place : place + 1] = random.bytes(1)
         file.write_bytes(damaged)
         try:
-            read_picture("image", file, "replace it")
+            read_image(file, str(file), "replace it")
         except UnreadableError as error:
             failures += 1
             assert str(error).startswith(f"the image {file} cannot be read (") and str(error).endswith("): replace it.")
@@ -230,4 +230,4 @@ def test_a_picture_too_large_to_be_one(tmp_path, monkeypatch):
     Image.new("L", (40, 60)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UnreadableError, match=r"large\.png cannot be read \(Image size \(2400 pixels\) exceeds limit"):
-        read_picture("image", tmp_path / "large.png", "replace it")
+        read_image(tmp_path / "large.png", f"{tmp_path}/large.png", "replace it")

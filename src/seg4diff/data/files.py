@@ -1,9 +1,11 @@
 """Images and what belongs to them, found by listing folders: nothing is opened, so 100,000 files take a second."""
 
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seg4diff.errors import MissingFileError, UserError
 
@@ -19,6 +21,22 @@ def read_text(file: Path) -> str:
         raise UserError(f"{file} is not UTF-8 text ({error}): save it as UTF-8.") from error
 
 
+def lines_of(file: Path) -> list[str]:
+    """The lines of a file that a person wrote, blank ones at its end left out.
+
+    Only the end of a line ends it: `str.splitlines` also splits at form feeds and U+2028, and every later line would get another number.
+    """
+    return read_text(file).rstrip().split("\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of JSON; ValueError for what is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def first_few(names: Sequence[str]) -> str:
     """The first names of a long list, for a sentence."""
     return f"{', '.join(names[:LISTED])}{' ...' if len(names) > LISTED else ''}"
@@ -30,10 +48,27 @@ def missing_files(files: Iterable[Path]) -> list[Path]:
 
     def exists(file: Path) -> bool:
         if file.parent not in listed:
-            listed[file.parent] = {entry.name for entry in os.scandir(file.parent)} if file.parent.is_dir() else set()
+            try:
+                listed[file.parent] = {entry.name for entry in os.scandir(file.parent)}
+            except (OSError, ValueError):  # no folder, or a name that no folder can have
+                listed[file.parent] = set()
         return file.name in listed[file.parent]
 
     return [file for file in files if not exists(file)]
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below and including `root` with the names of its files: linked folders once, hidden ones never."""
+    whole = Path(root).resolve()
+    seen = {whole}
+    for folder, below, names in os.walk(root, followlinks=True):
+        yield folder, names
+        paths, below[:] = sorted(Path(folder, name) for name in below if name[0] != "."), []
+        for path in paths:
+            target = path.resolve()
+            if target not in seen and not (path.is_symlink() and target.is_relative_to(whole)):  # else it is visited where it lies
+                below.append(path.name)
+                seen.add(target)
 
 
 @dataclass(frozen=True)
@@ -56,7 +91,7 @@ class Folder:
         """The files that exist, subfolders included."""
         found: set[str] = set()
         for path in self.paths:
-            for folder, _, names in os.walk(path, followlinks=True):
+            for folder, names in walk(path):
                 below = "" if folder == str(path) else f"{Path(folder).relative_to(path).as_posix()}/"
                 ours = (name for name in names if name.endswith(self.suffix) and name.startswith(self.prefix) and name[0] != ".")
                 found.update(below + name.removesuffix(self.suffix) for name in ours)
@@ -122,4 +157,4 @@ class Pairs:
     def _read_list(self) -> list[str]:
         if not self.listed.is_file():
             raise MissingFileError(f"no list of images at {self.listed}: it comes from {self.list_archive}.")
-        return [line.strip() for line in read_text(self.listed).splitlines() if line.strip()]
+        return [line.strip() for line in lines_of(self.listed) if line.strip()]

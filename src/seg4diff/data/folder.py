@@ -1,24 +1,25 @@
-"""People's own data: a folder of images, masks and captions.
+"""Your own data: a folder of images, masks and captions.
 
 root/classes.txt                  one class name per line; line k (from 0) names mask value k
 root/<split>/metadata.jsonl       one row per image: {"file_name": ..., "mask_file_name": ..., "caption": ...}
 root/<split>/...                  the files the rows name; masks are one-channel PNGs of class ids, 255 = ignore
 """
 
-import json
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from PIL import ImageOps
-
-from seg4diff.data.files import first_few, missing_files, read_text
-from seg4diff.data.reading import read_picture
+from seg4diff.data.captions import one_caption
+from seg4diff.data.files import first_few, lines_of, missing_files, parse_json
+from seg4diff.data.reading import read_image, read_labels
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.source import SPLITS, DataSource, Row, Rows
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.errors import MissingFileError, UserError
 
+log = logging.getLogger(__name__)
+KEYS = ("file_name", "mask_file_name")
 ROWS = "one JSON row per image with file_name, mask_file_name and caption"
 
 
@@ -27,10 +28,11 @@ class FolderData(DataSource):
 
     Args:
         root: the folder.
-        splits: folder of each split: {"train": "train", "validation": "val", "test": "val"}.
+        splits: folder of each split: {"train": "train", "validation": "val", "test": None}. None: the folder that is called like the
+            split, and where there is none, that of the split "validation".
     """
 
-    def __init__(self, *, root: str, splits: dict[str, str]) -> None:
+    def __init__(self, *, root: str, splits: dict[str, str | None]) -> None:
         self._root, self._splits = Path(root), dict(splits)
 
     @cached_property
@@ -39,7 +41,9 @@ class FolderData(DataSource):
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
         self._check_root()
-        folders = dict.fromkeys(self._splits[split] for split in splits if split in self._splits)
+        folders = dict.fromkeys(self._folder(split) for split in splits if split in self._splits)
+        if "test" in splits and self._splits.get("test", "") is None:
+            log.info("the test split is the folder %s", self._root / self._folder("test"))
         missing = [problem for folder in folders for problem in self._problems(folder)]
         if missing:
             raise MissingFileError(
@@ -52,7 +56,13 @@ class FolderData(DataSource):
         """The rows of a split's metadata.jsonl."""
         if split not in self._splits:
             raise UserError(f"data.source.splits names no folder for the split '{split}', only for {list(self._splits)}: add one.")
-        return FolderRows(self._root / self._splits[split], self._rows(self._splits[split]))
+        return FolderRows(self._root / self._folder(split), self._rows(self._folder(split)))
+
+    def _folder(self, split: str) -> str:
+        """The name of the folder of a split."""
+        if self._splits[split] is not None:
+            return self._splits[split]
+        return split if (self._root / split).is_dir() else self._splits.get("validation") or split
 
     def _check_root(self) -> None:
         if not self._root.is_dir():
@@ -63,7 +73,7 @@ class FolderData(DataSource):
         file = self._root / folder / "metadata.jsonl"
         if not file.is_file():
             return [f"{file} ({ROWS})"]
-        files = [self._root / folder / row[key] for row in self._rows(folder) for key in ("file_name", "mask_file_name")]
+        files = [self._root / folder / row[key] for row in self._rows(folder) for key in KEYS]
         gone = [str(path) for path in missing_files(files)]
         return [f"{len(gone)} of {len(files)} files of {file}, {first_few(gone)}"] if gone else []
 
@@ -73,7 +83,7 @@ class FolderData(DataSource):
         if not file.is_file():
             raise MissingFileError(f"no {file}: write {ROWS}, or name another folder in data.source.splits.")
         rows = []
-        for number, line in enumerate(read_text(file).splitlines(), start=1):
+        for number, line in enumerate(lines_of(file), start=1):
             if line.strip():
                 rows.append(_parse(line, file, number))
         if not rows:
@@ -83,15 +93,12 @@ class FolderData(DataSource):
 
 def _parse(line: str, file: Path, number: int) -> dict:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise UserError(f"line {number} of {file} is not JSON ({error}): write one JSON object per line.") from error
-    keys = ("file_name", "mask_file_name")
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in keys):
-        raise UserError(f"line {number} of {file} must be an object with the strings {' and '.join(keys)}, found {line.strip()[:80]}.")
-    if not isinstance(row.get("caption") or "", str):
-        raise UserError(f"the caption in line {number} of {file} must be a string, found {row['caption']!r}.")
-    return row
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in KEYS):
+        raise UserError(f"line {number} of {file} must be an object with the strings {' and '.join(KEYS)}, found {line.strip()[:80]}.")
+    return row | {"caption": one_caption(row.get("caption"), f"the caption in line {number} of {file}") or ""}
 
 
 class FolderRows(Rows):
@@ -108,8 +115,7 @@ class FolderRows(Rows):
 
     def __getitem__(self, index: int) -> Row:
         row = self._rows[index]
-        path, mask_path = self._folder / row["file_name"], self._folder / row["mask_file_name"]
+        path, mask_path = (self._folder / row[key] for key in KEYS)
         remedy = f"replace it, or remove its row from {self._folder / 'metadata.jsonl'}"
-        image = ImageOps.exif_transpose(read_picture("image", path, remedy))  # upright, as masks are drawn and as Hugging Face reads it
-        mask = read_picture("mask", mask_path, remedy)
-        return Row(image=image, mask=mask, caption=row.get("caption") or "", name=str(path), mask_name=str(mask_path))
+        image, mask = read_image(path, str(path), remedy), read_labels(mask_path, str(mask_path), remedy)
+        return Row(image=image, mask=mask, caption=row["caption"], name=str(path), mask_name=str(mask_path))

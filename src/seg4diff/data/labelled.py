@@ -3,12 +3,11 @@
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from seg4diff.data.files import Pairs
 from seg4diff.data.paired import PairedFiles
-from seg4diff.data.reading import read_picture
-from seg4diff.data.sample import IGNORE, Vocabulary, mask_values
+from seg4diff.data.reading import read_image, read_labels
+from seg4diff.data.sample import IGNORE, Vocabulary
 from seg4diff.data.source import Row, Rows
 from seg4diff.data.vocabularies import read_vocabulary
 from seg4diff.errors import UserError
@@ -31,16 +30,15 @@ class Labelling:
         for value, name in names.items():
             self._table[value] = classes.index(name)
 
-    def decode(self, mask: Image.Image, path: str, archive: str) -> Image.Image:
-        """The label picture of class ids; `path` and `archive` are named in errors."""
-        values = mask_values(mask, path)
+    def decode(self, values: np.ndarray, path: str, archive: str) -> np.ndarray:
+        """Mask values (H, W) as class ids; `path` and `archive` are named in errors."""
         odd = np.unique(values[(values > self._largest) & (values != IGNORE)])
         if odd.size:
             raise UserError(
                 f"mask {path} holds values above {self._largest}: {odd[:5].tolist()}. This data set defines 0..{self._largest} and "
                 f"{IGNORE} (ignored): take the mask from {archive} again, or use data=folder for a format of your own."
             )
-        return Image.fromarray(self._table.take(values))
+        return self._table.take(values)
 
 
 class LabelledImages(PairedFiles):
@@ -98,8 +96,8 @@ class LabelledRows(Rows):
     def __getitem__(self, index: int) -> Row:
         images, masks = self._pairs.images, self._pairs.masks
         path, mask_path = images.file(self._keys[index]), masks.file(self._keys[index])
-        image = read_picture("image", path, f"take it from {images.archive} again")
-        mask = read_picture("mask", mask_path, f"take it from {masks.archive} again")
+        image = read_image(path, str(path), f"take it from {images.archive} again")
+        mask = read_labels(mask_path, str(mask_path), f"take it from {masks.archive} again")
         return Row(
             image=image,
             mask=self._labelling.decode(mask, str(mask_path), masks.archive),

@@ -1,16 +1,16 @@
-"""Pictures read from disk: decoded at once, so that what is missing or broken shows here and is named."""
+"""Images and masks read from files: decoded at once, so that what is missing or broken shows here and is named."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from seg4diff.data.decoding import opened, to_labels, to_rgb
 from seg4diff.data.files import first_few
 from seg4diff.errors import UserError
 
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for files that are missing, cut off or damaged."""
 ALL_OF_THEM = "`python check.py` with the same data= and decode=all names every such file"
 
 
@@ -20,7 +20,7 @@ class UnreadableError(UserError):
 
 @contextmanager
 def reading(what: str, remedy: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into an UnreadableError.
+    """Turn what goes wrong while a file is read into an UnreadableError; Pillow raises errors of any kind for damaged files.
 
     Args:
         what: the file, as a message calls it.
@@ -30,7 +30,7 @@ def reading(what: str, remedy: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except BROKEN as error:
+    except Exception as error:
         raise UnreadableError(f"{what} cannot be read ({_reason(error)}): {remedy}.") from error
 
 
@@ -39,24 +39,38 @@ def _reason(error: Exception) -> str:
         return "it is no picture of a known format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__
 
 
-def read_picture(kind: str, path: Path, remedy: str) -> Image.Image:
-    """A decoded picture.
+def read_image(source: Path | bytes, name: str, remedy: str) -> Image.Image:
+    """An image, see `to_rgb`.
 
     Args:
-        kind: "image" or "mask".
-        path: where it is.
+        source: the file, or what it holds.
+        name: what errors call it.
         remedy: what to do if it cannot be read.
 
     Raises:
         UnreadableError: it is missing or broken.
     """
-    with reading(f"the {kind} {path}", remedy):
-        picture = Image.open(path)
-        picture.load()
-    return picture
+    with reading(f"the image {name}", remedy), opened(source) as picture:
+        return to_rgb(picture)
+
+
+def read_labels(source: Path | bytes, name: str, remedy: str) -> np.ndarray:
+    """The values of a label map, see `to_labels`.
+
+    Args:
+        source: the file, or what it holds.
+        name: what errors call it.
+        remedy: what to do if it cannot be read.
+
+    Raises:
+        UnreadableError: it is missing or broken.
+        UserError: its values are no class ids.
+    """
+    with reading(f"the mask {name}", remedy), opened(source) as picture:
+        return to_labels(picture, name)
 
 
 def check_skipped(unreadable: Mapping[str, str], allowed: int) -> None:

@@ -23,6 +23,9 @@ class RunLengths:
     def parse(cls, segmentation: dict) -> "RunLengths":
         """Read {"size": [height, width], "counts": list of lengths, or the string that packs it}; ValueError where they do not agree."""
         (height, width), counts = segmentation["size"], segmentation["counts"]
+        numbers = [height, width, *([] if isinstance(counts, str) else counts)]
+        if not all(type(number) is int and 0 <= number < 2**31 for number in numbers):
+            raise ValueError("sizes and run lengths must be whole numbers")
         counts = unpack(counts) if isinstance(counts, str) else np.array(counts, dtype=np.int64)
         if (counts < 0).any() or counts.sum() != height * width:
             raise ValueError(f"the runs do not add up to {height} x {width} pixels")

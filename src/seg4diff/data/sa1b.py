@@ -6,15 +6,14 @@
 One flat folder, or one folder per archive.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from seg4diff.data.files import Folder, Pairs
+from seg4diff.data.files import Folder, Pairs, parse_json
 from seg4diff.data.paired import PairedFiles
-from seg4diff.data.reading import UnreadableError, read_picture, reading
+from seg4diff.data.reading import UnreadableError, read_image, reading
 from seg4diff.data.rle import RunLengths
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.source import Row, Rows
@@ -88,7 +87,7 @@ class Sa1bRows(Rows):
 
     def __getitem__(self, index: int) -> Row:
         path, mask_path = Path(self.name(index)), self._pairs.masks.file(self._keys[index])
-        image = read_picture("image", path, AGAIN)
+        image = read_image(path, str(path), AGAIN)
         regions = self._drawn(mask_path, image.height, image.width)
         caption = self._captions.get(path.stem, "")
         return Row(image=image, mask=None, caption=caption, name=str(path), mask_name=str(mask_path), regions=regions)
@@ -110,7 +109,7 @@ def read_masks(path: Path) -> list[RunLengths]:
     with reading(f"the mask {path}", AGAIN):
         text = path.read_bytes()
     try:
-        return [RunLengths.parse(one["segmentation"]) for one in json.loads(text)["annotations"]]
+        return [RunLengths.parse(one["segmentation"]) for one in parse_json(text)["annotations"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UnreadableError(
             f"{path} does not hold masks as SA-1B writes them, annotations with run lengths ({error!r}): {AGAIN}."

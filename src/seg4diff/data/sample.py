@@ -1,5 +1,6 @@
 """The one sample type that every data set yields and every consumer reads."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -8,11 +9,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from seg4diff.data.decoding import to_rgb
 from seg4diff.data.geometry import Window, whole
 from seg4diff.errors import UserError
 
 IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
+
+
+def words_of(name: str) -> str:
+    """A class name without what makes no difference to a reader: case, kinds and numbers of blanks, underscores for blanks."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 @dataclass(frozen=True)
@@ -29,9 +36,12 @@ class Vocabulary:
     background: int | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise UserError(f"a vocabulary must name every class once, but {twice} occur more than once.")
+        words = [words_of(name) for name in self.names]
+        if not all(words):
+            raise UserError(f"a vocabulary must name every class, but the name of class {words.index('')} is empty.")
+        if len(set(words)) != len(words):
+            twice = sorted({name for name, own in zip(self.names, words, strict=True) if words.count(own) > 1})
+            raise UserError(f"a vocabulary must name every class once, but {twice} occur more than once or differ in case or blanks alone.")
         if len(self.names) > IGNORE:
             raise UserError(f"a vocabulary has at most {IGNORE} classes ({IGNORE} marks unlabelled pixels), found {len(self.names)}.")
         assert self.background is None or 0 <= self.background < len(self.names)
@@ -154,7 +164,7 @@ def present_classes(mask: Tensor) -> list[int]:
 
 def image_to_tensor(image: Image.Image, size: Sequence[int] | None) -> Tensor:
     """PIL image -> (3, H, W) float in [-1, 1], resized to `size` = (height, width) when given."""
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0
@@ -165,26 +175,14 @@ def tensor_to_image(image: Tensor) -> Image.Image:
     return Image.fromarray(((image.detach().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def mask_values(mask: Image.Image, path: str) -> np.ndarray:
-    """(H, W) values of a label picture of one channel: palette, 8 or 16 bit.
-
-    Never converted: a palette must stay indices, and 16 bit must keep its values.
-    """
-    values = np.array(mask)
-    if values.ndim != 2:
-        raise UserError(f"mask {path} must have one channel of class ids, found shape {values.shape}: save it as a grey or palette PNG.")
-    return values
-
-
-def label_map(mask: Image.Image, classes: int, path: str) -> Tensor:
-    """Decode a label picture and check its values.
+def label_map(values: np.ndarray, classes: int, path: str) -> Tensor:
+    """Check the values of a label map.
 
     Args:
-        mask: a PIL image of one channel: palette, 8 or 16 bit.
+        values: (H, W) integers, none of them negative.
         classes: number of classes; allowed values are 0..classes-1 and `IGNORE`.
         path: named in the error.
     """
-    values = mask_values(mask, path)
     odd = np.unique(values[(values >= classes) & (values != IGNORE)])
     if odd.size:
         raise UserError(

@@ -23,8 +23,8 @@ class Row:
     """One image as it is on disk, and what belongs to it.
 
     Attributes:
-        image: the picture.
-        mask: its label map, of the same size; None = no pixel has a label.
+        image: the picture, 8-bit RGB and upright.
+        mask: (H, W) values of its label map, of the same size; None = no pixel has a label.
         caption: its caption; None = the names of the classes in it.
         name: identifies the image in messages and file names.
         mask_name: what to call the mask in messages.
@@ -32,7 +32,7 @@ class Row:
     """
 
     image: Image.Image
-    mask: Image.Image | None
+    mask: np.ndarray | None
     caption: str | None
     name: str
     mask_name: str
@@ -177,10 +177,10 @@ class SampleDataset(Dataset):
         size = (row.image.height, row.image.width)
         if row.mask is None:
             return row, torch.full(size, IGNORE)
-        if row.mask.size != row.image.size:
+        if row.mask.shape != size:
             raise UserError(
-                f"the mask of {row.name} is {row.mask.width} x {row.mask.height} pixels, its image {row.image.width} x {row.image.height}: "
-                f"an image and its mask ({row.mask_name}) must have one size."
+                f"the mask of {row.name} is {row.mask.shape[1]} x {row.mask.shape[0]} pixels, its image {size[1]} x {size[0]}: an image "
+                f"and its mask ({row.mask_name}) must have one size, both turned upright as their EXIF orientation says."
             )
         return row, label_map(row.mask, len(self._vocabulary), row.mask_name)
 

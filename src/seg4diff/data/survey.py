@@ -1,5 +1,7 @@
 """What the images and masks of a split hold, one by one and together; what is wrong with them is collected and stops nothing."""
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ class Finding:
         pixels: class id -> number of pixels, `IGNORE` among them; None = there is no label map.
         regions: number of masks without names; None = there are none in this data set.
         caption: whether it has a caption of its own.
+        content: the same for images of the same pixels, and for no others.
     """
 
     index: int
@@ -35,6 +38,7 @@ class Finding:
     pixels: dict[int, int] | None = None
     regions: int | None = None
     caption: bool = False
+    content: str = ""
 
 
 class _Findings(Dataset):
@@ -55,7 +59,8 @@ class _Findings(Dataset):
             return Finding(index, name, problem=str(error))
         counts = torch.bincount(labels.flatten()).tolist()
         pixels = None if row.mask is None else {k: count for k, count in enumerate(counts) if count}
-        return Finding(index, name, None, tuple(labels.shape), pixels, regions, bool(row.caption))
+        content = hashlib.sha256(repr(row.image.size).encode() + row.image.tobytes()).hexdigest()
+        return Finding(index, name, None, tuple(labels.shape), pixels, regions, bool(row.caption), content)
 
 
 def survey(samples: SampleDataset, indices: Sequence[int], num_workers: int) -> Iterator[Finding]:
@@ -75,7 +80,7 @@ class Summary:
 
     Attributes:
         vocabulary: its classes.
-        images: number of images in the split, opened or not.
+        names: the images of the split, opened or not.
         opened: number of images that were opened.
         problems: image -> why it cannot be used.
         sizes: (height, width) -> number of images.
@@ -85,10 +90,11 @@ class Summary:
         class_pixels: class id -> number of pixels, `IGNORE` among them.
         unlabelled: images with a label map that is ignored everywhere.
         regions: number of masks without names -> number of images with as many; empty where the data set has none.
+        contents: opened image -> its content.
     """
 
     vocabulary: Vocabulary
-    images: int
+    names: Sequence[str]
     opened: int = 0
     problems: dict[str, str] = field(default_factory=dict)
     sizes: Counter = field(default_factory=Counter)
@@ -98,6 +104,7 @@ class Summary:
     class_pixels: Counter = field(default_factory=Counter)
     unlabelled: list[str] = field(default_factory=list)
     regions: Counter = field(default_factory=Counter)
+    contents: dict[str, str] = field(default_factory=dict)
 
     def add(self, found: Finding) -> None:
         """Count one image."""
@@ -106,6 +113,7 @@ class Summary:
             self.problems[found.name] = found.problem
             return
         self.sizes[found.size] += 1
+        self.contents[found.name] = found.content
         self.captions += found.caption
         if found.regions is not None:
             self.regions[found.regions] += 1
@@ -127,6 +135,35 @@ class Summary:
         return [name for k, name in enumerate(self.vocabulary.names) if not self.class_images[k]]
 
     @property
+    def images(self) -> int:
+        """Number of images in the split, opened or not."""
+        return len(self.names)
+
+    @property
+    def scorable(self) -> bool:
+        """Whether there is anything to score: a labelled pixel, or label maps that were not opened."""
+        return not self.labelled or self.opened < self.images or len(self.unlabelled) < self.labelled
+
+    def places(self) -> dict[str, list[str]]:
+        """A file, or the content of an opened one -> every image of the split that is it."""
+        places: dict[str, list[str]] = {}
+        for name in self.names:
+            for key in {os.path.normpath(name), self.contents.get(name, "")} - {""}:
+                places.setdefault(key, []).append(name)
+        return places
+
+    @property
+    def repeated(self) -> list[list[str]]:
+        """Images that are in the split several times: as one file, or as opened ones of the same pixels."""
+        groups = {tuple(sorted(names)) for names in self.places().values() if len(names) > 1}
+        return sorted(map(list, groups))
+
+    def shared(self, other: "Summary") -> list[str]:
+        """Images of this split that are in another one too."""
+        theirs = other.places()
+        return sorted({name for key, names in self.places().items() if key in theirs for name in names})
+
+    @property
     def mean_regions(self) -> float:
         """Masks without names of an image, on average."""
         return sum(number * count for number, count in self.regions.items()) / max(1, self.regions.total())
@@ -139,6 +176,7 @@ class Summary:
     def report(self) -> dict[str, Any]:
         """Everything as plain values, for a JSON file."""
         report: dict[str, Any] = {"images": self.images, "opened": self.opened, "with_caption": self.captions, "problems": self.problems}
+        report["repeated"] = self.repeated
         report["sizes"] = {f"{height} x {width}": count for (height, width), count in self.sizes.most_common()}
         if self.labelled:
             report |= {"ignored": self.ignored, "unlabelled": self.unlabelled, "absent": self.absent}

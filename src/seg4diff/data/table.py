@@ -1,19 +1,24 @@
 """A Hugging Face table with images, masks and captions: one Parquet file, a folder of them, or a data set of the Hub."""
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pyarrow
 
-from seg4diff.data.reading import UnreadableError, reading
+from seg4diff.data.captions import one_caption
+from seg4diff.data.files import walk
+from seg4diff.data.reading import UnreadableError, read_image, read_labels, reading
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.source import SPLITS, DataSource, Row, Rows
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.errors import MissingFileError, UserError
 
-PICTURE = datasets.Image(mode=None)
-"""Decoded as it is: converting a mask would turn palette indices into colours."""
+log = logging.getLogger(__name__)
 
 
 class TableData(DataSource):
@@ -21,20 +26,29 @@ class TableData(DataSource):
 
     Args:
         path: a .parquet file, a folder of them, or the name of a data set of the Hub.
-        splits: split of the table for each split: {"train": "train[:90%]", "validation": "train[90%:]", "test": "train[90%:]"}.
-        columns: columns of the "image", the "mask" (class ids, 255 = ignore) and the "caption"; where that is None or empty, the caption
-            is the list of class names in the image.
-        classes: text file with one class name per line, line k (from 0) names mask value k; None = the names of the table's ClassLabel.
+        splits: split of the table for each split: {"train": "train[:90%]", "validation": "train[90%:]", "test": None}. None: the split of
+            the table that is called like it, and where there is none, that of "validation".
+        columns: columns of the "image", the "mask" (class ids, 255 = ignore) and the "caption"; where that is None or blank, the caption
+            is the list of class names in the image, and of a list of captions it is the first.
+        classes: text file with one class name per line, line k (from 0) names mask value k; None = the names of the table's column of
+            lists of a ClassLabel.
     """
 
-    def __init__(self, *, path: str, splits: dict[str, str], columns: dict[str, str | None], classes: str | None) -> None:
+    def __init__(self, *, path: str, splits: dict[str, str | None], columns: dict[str, str | None], classes: str | None) -> None:
         self._path, self._splits, self._columns, self._classes = path, dict(splits), dict(columns), classes
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         if self._classes is not None:
             return Vocabulary(tuple(read_classes(Path(self._classes), "data.source.classes")))
-        lists = {tuple(names) for names in map(_class_names, self._table(next(iter(self._splits))).features.values()) if names}
+        features = self._table(next(iter(self._splits))).features
+        named = {column: names for column, feature in features.items() if (names := _class_names(feature))}
+        lists = {tuple(names) for names in named.values()}
+        if len(lists) == 1 and all(isinstance(features[column], datasets.ClassLabel) for column in named):
+            raise UserError(
+                f"the column '{next(iter(named))}' of {self._path} names one class for a whole image, and the masks need a name for each "
+                "of their values: write these into a text file, one per line in the order of the values, and set data.source.classes to it."
+            )
         if len(lists) != 1:
             raise UserError(
                 f"{self._path} has {len(lists)} columns with class names (ClassLabel), and the masks need one: write the names into a text "
@@ -45,6 +59,8 @@ class TableData(DataSource):
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
         for split in splits:
             self.rows(split)
+        if "test" in splits and self._splits["test"] is None:
+            log.info("the test split is '%s' of %s", self._split("test"), self._path)
         _ = self.vocabulary
 
     def rows(self, split: str) -> "TableRows":
@@ -58,20 +74,42 @@ class TableData(DataSource):
                 "name one for the image and one for the mask."
             )
         table = table.select_columns(list(wanted.values())).rename_columns({column: name for name, column in wanted.items()})
-        table = table.cast_column("image", PICTURE).cast_column("mask", PICTURE)
-        return TableRows(table, [f"{split}-{k:06d}" for k in range(len(table))])
+        first = next(other for other in self._splits if self._split(other) == self._split(split))  # the same rows have the same names
+        return TableRows(table, [f"{first}-{k:06d}" for k in range(len(table))])
+
+    def _split(self, split: str) -> str:
+        """The split of the table, in the notation of `datasets`."""
+        if self._splits[split] is not None:
+            return self._splits[split]
+        return split if split in self._load(None) else self._splits.get("validation") or split
 
     def _table(self, split: str) -> datasets.Dataset:
+        return self._load(self._split(split))
+
+    def _load(self, split: str | None) -> datasets.Dataset | datasets.DatasetDict:
+        """A split of the table; None = all of them by name."""
         try:
-            if Path(self._path).is_file():
-                return datasets.load_dataset("parquet", data_files=self._path, split=self._splits[split])
-            return datasets.load_dataset(self._path, split=self._splits[split])
+            if self._cache is None:
+                return datasets.load_dataset(self._path, split=split)
+            kind = {"path": "parquet", "data_files": self._path} if Path(self._path).is_file() else {"path": self._path}
+            return datasets.load_dataset(**kind, split=split, cache_dir=self._cache)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             reason = " ".join(str(error.__cause__ or error).split())  # what `datasets` says itself is only that there was an error
+            of_split = f"the split '{split}' of " if split else ""
             raise MissingFileError(
-                f"the split '{self._splits[split]}' of {self._path} cannot be read ({reason}): set data.source.path "
-                "to a .parquet file, a folder of them, or a data set of the Hub, and data.source.splits to splits that it has."
+                f"{of_split}{self._path} cannot be read ({reason}): set data.source.path to a .parquet file, a folder of them, or a data "
+                "set of the Hub, and data.source.splits to splits that it has."
             ) from error
+
+    @cached_property
+    def _cache(self) -> str | None:
+        """Where `datasets` keeps its copy of local files. It knows them by path and time alone, so another state has another folder."""
+        root = Path(self._path)
+        if not root.exists():
+            return None
+        files = [root] if root.is_file() else [Path(folder, name) for folder, names in walk(root) for name in sorted(names)]
+        states = [(str(file), own.st_size, own.st_mtime_ns, own.st_ctime_ns, own.st_ino) for file in files for own in [file.stat()]]
+        return str(Path(datasets.config.HF_DATASETS_CACHE, "seg4diff", hashlib.sha256(repr(states).encode()).hexdigest()[:16]))
 
 
 def _class_names(feature: object) -> list[str] | None:
@@ -82,15 +120,25 @@ def _class_names(feature: object) -> list[str] | None:
 
 
 class TableRows(Rows):
-    """The rows of a table with the columns image, mask (both `datasets.Image`) and, where it has captions, caption.
+    """The rows of a table with the columns image, mask (pictures of any kind) and, where it has captions, caption.
 
     Args:
         table: the table.
         names: what to call each row.
+
+    Raises:
+        UserError: a column holds no pictures.
     """
 
     def __init__(self, table: datasets.Dataset, names: Sequence[str]) -> None:
-        self._table, self._names = table, names
+        self._names, self._table = names, table
+        for column in ("image", "mask"):
+            try:  # `datasets` turns pictures by EXIF that it cannot always read, and forgets how masks are stored
+                self._table = self._table.cast_column(column, datasets.Image(decode=False))
+            except (TypeError, ValueError, pyarrow.ArrowException) as error:
+                raise UserError(
+                    f"the {column} column of the table must hold pictures, found {table.features[column]}: set data.source.columns."
+                ) from error
 
     def __len__(self) -> int:
         return len(self._table)
@@ -100,10 +148,20 @@ class TableRows(Rows):
 
     def __getitem__(self, index: int) -> Row:
         name = self.name(index)
-        with reading(f"the image or mask of row {index} ({name}) of the table", "replace it or remove the row"):
+        where, remedy = f"of row {index} ({name}) of the table", "replace it or remove the row"
+        with reading(f"the image or mask {where}", remedy):
             row = self._table[index]
-        if row["image"] is None or row["mask"] is None:
-            raise UnreadableError(
-                f"row {index} ({name}) of the table has no {'image' if row['image'] is None else 'mask'}: remove or fill it."
-            )
-        return Row(image=row["image"], mask=row["mask"], caption=row.get("caption"), name=name, mask_name=f"of {name}")
+        files = {column: _file(row[column]) for column in ("image", "mask")}
+        for column, file in files.items():
+            if file is None:
+                raise UnreadableError(f"{where.removeprefix('of ')} has no {column}: remove or fill it.")
+        image, mask = read_image(files["image"], where, remedy), read_labels(files["mask"], where, remedy)
+        caption = one_caption(row.get("caption"), f"the caption {where}")
+        return Row(image=image, mask=mask, caption=caption, name=name, mask_name=f"of {name}")
+
+
+def _file(value: dict[str, Any] | None) -> Path | bytes | None:
+    """The bytes of a picture of a table, or where it lies."""
+    if value is None or value["bytes"] is not None:
+        return value and value["bytes"]
+    return value["path"] and Path(value["path"])

@@ -1,6 +1,7 @@
 """Evaluate a model on a split, with and without its adapter, in one pass over the data."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -124,7 +125,9 @@ class SplitEvaluation(L.LightningModule, ABC):
 
     def figures(self) -> dict:
         """The report: plain numbers by name, scores and floors in [0, 1]."""
-        names = self.trainer.datamodule.vocabulary.names
+        names, ceiling = self.trainer.datamodule.vocabulary.names, float(self.ceiling.compute()["miou"])
+        if math.isnan(ceiling):
+            raise UserError("no pixel of these images has a label, so nothing can be scored: choose another split or correct its masks.")
         report: dict = {"protocol": self._protocol, "expert_layer": self.expert_layer}
         for variant, blocks in self.block_scores.items():
             scores = blocks.compute()
@@ -142,7 +145,7 @@ class SplitEvaluation(L.LightningModule, ABC):
             self.image_scores[variant] = dict(zip(images, mean_iou(counts[variant]).tolist(), strict=True))
         report |= {"images": len(counts["base"])} | intervals(counts, self._resamples, self._seed)
         report |= {f"floor/{name}": float(value) for name, value in self.floors.compute().items()}
-        report["ceiling/miou"] = float(self.ceiling.compute()["miou"])
+        report["ceiling/miou"] = ceiling
         return report
 
 

@@ -4,12 +4,13 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from seg4diff.disk import whole_file
 from seg4diff.evaluation.matching import MATCHING_TEXT
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
+from seg4diff.screen import screen
 
 VARIANTS = {"base": "base", "lora": "LoRA"}
 """Variant in the report -> what people read."""
@@ -34,7 +35,7 @@ EXPLANATION |= {name: (text, BLIND_TEXT) for name, text in MATCHING_TEXT.items()
 
 def print_report(report: dict[str, Any]) -> None:
     """Print the tables of an `EvaluationModule.report`."""
-    console = Console()
+    console = screen()
     expert = report["expert_layer"]
     blocks = report["miou_per_block"]
     if len(blocks) > 1:
@@ -43,7 +44,7 @@ def print_report(report: dict[str, Any]) -> None:
             table = Table(title="" if first else "zero-shot mIoU of every block, base model (%)")
             for block in part:
                 table.add_column(f"{block}*" if block == expert else str(block), justify="right")
-            table.add_row(*(f"[bold]{100 * value:.1f}" if block == expert else f"{100 * value:.1f}" for block, value in part.items()))
+            table.add_row(*(Text(f"{100 * value:.1f}", "bold" if block == expert else "") for block, value in part.items()))
             console.print(table)
         console.print(f"* block {expert} is the expert block of this run.")
     console.print(_headline(report))
@@ -82,7 +83,7 @@ def _with_interval(report: dict[str, Any], name: str) -> str:
     """The mIoU and its interval, as in 79.3 [78.1, 80.4]; a difference has its sign."""
     sign = "+" if name == GAIN else ""
     value, low, high = (f"{100 * report[f'{name}/{part}']:{sign}.1f}" for part in ("miou", "miou_low", "miou_high"))
-    return f"{value} \\[{low}, {high}]"
+    return f"{value} [{low}, {high}]"
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:

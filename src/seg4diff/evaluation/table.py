@@ -7,11 +7,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from seg4diff.disk import whole_file
 from seg4diff.evaluation.report import EXPLANATION, VARIANTS
+from seg4diff.screen import plain_text, screen
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Row:
         if f"{variant}/miou" not in self.report:
             return ""
         value, low, high = (f"{100 * self.report[f'{variant}/{part}']:.1f}" for part in ("miou", "miou_low", "miou_high"))
-        return f"{value}\n\\[{low}, {high}]"
+        return f"{value}\n[{low}, {high}]"
 
     def floor(self) -> float:
         """The best score of those that look at no image, in %."""
@@ -60,7 +60,7 @@ def print_table(rows: Sequence[Row], model: str | None) -> None:
         rows: the evaluations.
         model: name of the model in the paper's tables; None = it is in none.
     """
-    console, table = Console(), Table(title="mIoU (%)")
+    console, table = screen(), Table(title="mIoU (%)")
     variants = [name for name in VARIANTS if any(f"{name}/miou" in row.report for row in rows)]
     published = any(row.paper for row in rows)
     table.add_column("benchmark", no_wrap=True)
@@ -89,7 +89,8 @@ def write_table(rows: Sequence[Row], folder: Path) -> None:
             paper = [row.paper.get(key, "") for key in ("base", "COCO", "SA-1B")]
             own = [row.report.get(key, "") for key in figures]
             writer.writerow([row.name, row.title, row.report["protocol"], row.geometry, *paper, *own])
-    plot_table(rows, folder / "benchmark.png")
+    with plain_text():
+        plot_table(rows, folder / "benchmark.png")
 
 
 def plot_table(rows: Sequence[Row], path: Path) -> None:

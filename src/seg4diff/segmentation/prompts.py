@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from unicodedata import category, normalize
 
 from seg4diff.backbones.base import TextCondition
 from seg4diff.errors import UserError
@@ -94,18 +95,67 @@ def cut_to_fit(text: str, fits: Callable[[str], bool]) -> str:
 def find_names(caption: str, names: Sequence[str], classes: Sequence[int]) -> Prompt:
     """A caption as the prompt; classes whose name, singular or with a plural s, is not in it are left out.
 
-    Longer names are found first, and a word belongs to one name only: "traffic light" is not a mention of "light".
+    Longer names are found first, and a word belongs to one name only: "traffic light" is not a mention of "light". What makes no
+    difference to a reader makes none here: case, composed or decomposed accents, numbers of blanks, underscores, curly apostrophes.
+    In scripts without blanks between words, a name is found wherever its characters are.
     """
+    text, places = _folded(caption)
     taken = [False] * len(caption)
     found: dict[int, list[tuple[int, int]]] = {}
-    for k in sorted(classes, key=lambda k: -len(names[k])):
-        for match in re.finditer(rf"\b{re.escape(names[k])}(s|es)?\b", caption, flags=re.IGNORECASE):
-            start, end = match.span()
-            if not any(taken[start:end]):
+    folded = {k: _folded(names[k])[0].strip() for k in classes}
+    for k in sorted(classes, key=lambda k: -len(folded[k])):
+        for match in re.finditer(_pattern(folded[k]), text):
+            (start, begins), (end, ends) = places[match.start()], places[match.end()]
+            if begins and ends and not any(taken[start:end]):
                 taken[start:end] = [True] * (end - start)
                 found.setdefault(k, []).append((start, end))
     kept = [k for k in classes if k in found]
     return Prompt(caption, kept, [found[k] for k in kept])
+
+
+PART = r"[\w\u0300-\u036f]"
+"""A part of a word: letters, digits, accents."""
+UNSPACED = r"[\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u31ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+"""The same in scripts that join words: Thai, Lao, Burmese, Khmer, kana, Chinese characters, and Hangul with its particles."""
+SIGNS = str.maketrans("\u2018\u2019\u2010\u2011", "''--")
+"""Quotation marks and hyphens that people write for the plain ones."""
+
+
+def _folded(text: str) -> tuple[str, list[tuple[int, bool]]]:
+    """The text as it is compared, and for each place in it, the end included, the place in `text` and whether a unit begins there.
+
+    A unit is compared as a whole: a run of blanks and underscores, or a character with its accents.
+    """
+    units: list[str] = []
+    for character in text:
+        if units and (_continues(character) or (_is_blank(character) and _is_blank(units[-1][0]))):
+            units[-1] += character
+        else:
+            units.append(character)
+    folded, places, start = "", [], 0
+    for unit in units:
+        own = " " if _is_blank(unit[0]) else normalize("NFD", normalize("NFD", unit).casefold()).translate(SIGNS)
+        folded += own
+        places += [(start, k == 0) for k in range(len(own))]
+        start += len(unit)
+    return folded, [*places, (start, True)]
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() or character == "_"
+
+
+def _continues(character: str) -> bool:
+    """Whether it belongs to the character before it: an accent, or the later parts of a decomposed syllable of Hangul."""
+    return category(character)[0] == "M" or "\u1160" <= character <= "\u11ff"
+
+
+def _pattern(name: str) -> str:
+    """Finds a name, as `_folded` gives it, where it is no part of a longer word; a name that ends in a sign has no plural."""
+    first, last = (bool(re.match(PART, edge)) and not re.match(UNSPACED, edge) for edge in (name[0], name[-1]))
+    begin = rf"(?:(?<!{PART})|(?<={UNSPACED}))" if first else ""
+    end = rf"(?:s|es)?(?:(?!{PART})|(?={UNSPACED}))" if last else ""
+    return begin + re.escape(name) + end
 
 
 def token_sets(condition: TextCondition, row: int, prompt: Prompt) -> list[list[int]]:

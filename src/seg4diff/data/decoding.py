@@ -1,0 +1,123 @@
+"""What a picture file becomes: an upright picture of 8-bit RGB, or a label map. The only place that asks Pillow to open or convert."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
+
+from seg4diff.errors import UserError
+
+Turn = Image.Transpose
+TURNS = {
+    2: Turn.FLIP_LEFT_RIGHT,
+    3: Turn.ROTATE_180,
+    4: Turn.FLIP_TOP_BOTTOM,
+    5: Turn.TRANSPOSE,
+    6: Turn.ROTATE_270,
+    7: Turn.TRANSVERSE,
+    8: Turn.ROTATE_90,
+}
+"""EXIF orientation -> what brings the picture upright; 1 is upright, other values mean nothing."""
+WHITES = {"I": (255, 65535), "F": (1, 255, 65535)}
+"""Modes whose white no file format defines -> the values that it may have: it is the first one that no pixel exceeds."""
+LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
+"""Formats of label maps; the others change values where they compress, or spread them over colours."""
+ONE_CHANNEL = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B")
+
+
+@contextmanager
+def opened(source: Path | bytes) -> Iterator[ImageFile]:
+    """A picture file, or the bytes of one: open and not yet decoded. Of several frames or pages it is the first."""
+    with Image.open(source if isinstance(source, Path) else BytesIO(source)) as picture:
+        yield picture
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """The picture as people see it: 8-bit RGB, upright, on white where it is transparent.
+
+    16-bit greys are scaled to 8 bit. So are greys of 32-bit integers and floats, from the smallest range that holds all of them: [0, 1]
+    (floats alone), [0, 255] or [0, 65535].
+
+    Args:
+        picture: of any mode and size; an RGB picture keeps its pixels.
+
+    Raises:
+        ValueError: greys that are in none of these ranges, or what Pillow raises for a damaged file.
+    """
+    picture = _upright(picture)
+    if picture.mode[0] in "IF":
+        rgb = Image.fromarray(_scaled(np.asarray(picture), picture.mode)).convert("RGB")
+    elif picture.has_transparency_data:
+        layer, rgb = picture.convert("RGBA"), Image.new("RGB", picture.size, "white")
+        rgb.paste(layer, mask=layer.getchannel("A"))
+    else:
+        rgb = picture.convert("RGB")
+    rgb.info.clear()  # it holds the EXIF orientation and the transparency that were applied
+    return rgb
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says; EXIF that cannot be read says nothing."""
+    picture.load()  # a PNG may hold its EXIF behind the pixels
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises many kinds
+        return picture
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def _scaled(values: np.ndarray, mode: str) -> np.ndarray:
+    """Greys (H, W) of 16 or 32 bits in [0, white] -> 8 bit."""
+    low, high = values.min(), values.max()
+    white = next((white for white in WHITES.get(mode, (65535,)) if low >= 0 and high <= white), None)
+    if white is None:
+        raise ValueError(f"its greys go from {low} to {high}, and must be in [0, 255], [0, 65535] or, as floats, in [0, 1]")
+    return (values.astype(np.float64) * (255 / white)).round().astype(np.uint8)
+
+
+def to_labels(picture: ImageFile, name: str) -> np.ndarray:
+    """The values of a label map, as they are stored: (H, W) int64, upright, not negative. Colours of a palette do not matter.
+
+    Args:
+        picture: with one channel, and not decoded yet: later it no longer tells how it is stored.
+        name: what errors call it.
+
+    Raises:
+        UserError: its values cannot be class ids, or may not be those that were stored.
+    """
+    _check_storage(picture, name)
+    values = np.asarray(_upright(picture))
+    if picture.mode in WHITES:  # the others hold no sign and no fraction
+        odd = np.unique(values[~((values >= 0) & (values < 2**31) & (values == np.floor(values)))])
+        if odd.size:
+            raise UserError(
+                f"mask {name} holds {', '.join(map(str, odd[:5].tolist()))}, and class ids are whole numbers from 0: correct it, and write "
+                "255 where no class is labelled."
+            )
+    return values.astype(np.int64)
+
+
+def _check_storage(picture: ImageFile, name: str) -> None:
+    """Refuse what does not keep class ids."""
+    found = picture.format
+    if found == "TIFF" and any(word in str(picture.info.get("compression")) for word in ("jpeg", "webp", "jp2")):
+        found = f"TIFF with {picture.info['compression']} compression"
+    if found not in LOSSLESS:
+        raise UserError(
+            f"mask {name} is stored as {found}, which may change class ids: masks are PNG, or else TIFF, BMP or GIF without loss; make it "
+            "again from what it was made of, since a copy in another format keeps the wrong values."
+        )
+    if picture.mode not in ONE_CHANNEL:
+        raise UserError(
+            f"mask {name} must have one channel of class ids, found {'+'.join(picture.getbands())}: save it as a grey or palette PNG."
+        )
+    stored = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in picture.tile if tile.args]
+    if any(str(raw).startswith(("L;", "1;I")) for raw in stored):
+        raise UserError(
+            f"mask {name} is stored as grey of less than 8 bits or with 0 as white, and decoding changes such values (of 2 bits, 1 becomes "
+            "85): save it with 8 bits for each pixel, or with a palette."
+        )
