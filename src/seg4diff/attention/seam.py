@@ -6,8 +6,11 @@ Everything that reads or perturbs attention stands on these two: maps, masses, n
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seg4diff.attention.joint import Joint, join_tokens, token_ranges
@@ -212,3 +215,43 @@ def _unchanged(arguments: dict[str, Any], output: Any) -> Any:
         return arguments["hidden_states"]
     text = None if output[0] is None else arguments["encoder_hidden_states"]
     return text, arguments["hidden_states"]
+
+
+def visits(backbone: Backbone, blocks: Sequence[int], run: Callable[[], object]) -> Iterator[Visit]:
+    """The visits of the passes inside `run` as a plain loop, without gradients; the model waits while the loop body runs.
+
+    A loop that is left early leaves the pass too. `run` goes on in a thread of its own, since a forward pass cannot be suspended.
+
+    Args:
+        backbone: the model.
+        blocks: see `stream`.
+        run: calls the model, e.g. `lambda: backbone.predict_velocity(...)`.
+    """
+    handed, turn, left = SimpleQueue(), Semaphore(0), Event()
+
+    def hand(visit: Visit) -> None:
+        handed.put(visit)
+        turn.acquire()
+        if left.is_set():
+            raise Reached
+
+    def work() -> None:
+        try:
+            with torch.no_grad(), stream(backbone, blocks, hand, stop=True):
+                run()
+            handed.put(None)
+        except BaseException as error:
+            handed.put(error)
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (found := handed.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+            turn.release()
+    finally:
+        left.set()
+        turn.release()
+        thread.join()

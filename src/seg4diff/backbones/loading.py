@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import transformers
+from diffusers import DiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -44,9 +45,15 @@ class Source:
         """The configuration of the autoencoder; no weights are read."""
         return _fetch(diffusers.AutoencoderKL.load_config, "an autoencoder", self.path, self.revision, {"subfolder": "vae"})
 
+    def kind(self) -> tuple[str, dict[str, Any]]:
+        """Name of the pipeline's class, and the configuration of its transformer; no weights are read."""
+        index = _fetch(DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {})
+        load = diffusers.AutoencoderKL.load_config  # reads the configuration of a model of any class
+        return index["_class_name"], _fetch(load, "a transformer", self.path, self.revision, {"subfolder": "transformer"})
+
     def check_class(self, expected: type) -> None:
         """Raise UserError if the model is not of the class that the adapter reads."""
-        index = _fetch(diffusers.DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {})
+        index = _fetch(DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {})
         found = index.get("_class_name") if isinstance(index, dict) else None
         if found != expected.__name__:
             advice = f"use backbone={FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"

@@ -111,6 +111,32 @@ def adapted_blocks(backbone: Backbone) -> list[int]:
     return [site.index for site in backbone.attention_sites() if any(name.startswith(f"{site.name}.") for name in names)]
 
 
+def lora_folder(checkpoint: str | Path) -> Path:
+    """The LoRA folder that stands beside a checkpoint: step-000100.ckpt -> step-000100-lora."""
+    return Path(checkpoint).with_name(Path(checkpoint).stem + "-lora")
+
+
+def find_lora(path: str | Path) -> Path:
+    """The LoRA of a run folder (its last one), of a .ckpt (the one beside it), a LoRA folder itself, or a .pth of the release.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    path = Path(path)
+    if path.suffix == ".pth":  # reading it says what is wrong with it
+        return path
+    if path.suffix == ".ckpt" and path.is_file():
+        return lora_folder(path)
+    if (path / LORA_FILE).is_file():
+        return path
+    if (path / "checkpoints" / "last.ckpt").is_file():
+        return lora_folder(path / "checkpoints" / "last.ckpt")
+    raise MissingFileError(
+        f"{path} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor a .pth "
+        "of the release."
+    )
+
+
 def read_lora(path: Path) -> dict[str, Tensor]:
     """Tensors of a saved adapter by the names that `load_lora_weights` takes.
 

@@ -75,7 +75,7 @@ class Readout:
             For each block a list of B tensors (classes of all prompts of the image, in order, h, w).
         """
         grid = backbone.token_grid(*images.shape[-2:])
-        noisy, sigma = self._noisy(backbone, images, image_ids)
+        noisy, sigma = self.noisy(backbone, images, image_ids)
         found = {block: [[noisy.new_zeros(0, *grid, dtype=torch.float32)] for _ in prompts] for block in blocks}
         for column in zip_longest(*prompts):
             rows = [row for row, prompt in enumerate(column) if prompt is not None]
@@ -96,13 +96,13 @@ class Readout:
             Each block and its maps (B, text window, h, w), one block after the other: those of all blocks together are large.
         """
         grid = backbone.token_grid(*images.shape[-2:])
-        noisy, sigma = self._noisy(backbone, images, image_ids)
+        noisy, sigma = self.noisy(backbone, images, image_ids)
         condition = backbone.encode_text([""] * len(images))
         for block, maps in self._read(backbone, noisy, sigma, condition, blocks):
             yield block, maps[:, : backbone.text_window].unflatten(-1, grid)
 
-    def _noisy(self, backbone: Backbone, images: Tensor, image_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Latents with the noise of each image, and the noise levels (B,)."""
+    def noisy(self, backbone: Backbone, images: Tensor, image_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Latents of images (B, 3, H, W) with the noise of each, and the noise levels (B,); see `class_maps`."""
         latents = backbone.encode_image(images)
         noise, sigma = draw(latents, image_ids, self.seed, lambda _: self.sigma)
         return interpolate(latents, noise, sigma), sigma

@@ -1,0 +1,275 @@
+"""What a person holds: `seg4diff.load(...)` gives a `Model`, which segments pictures and shows what its blocks attend to."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from seg4diff.attention.seam import visits
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.loading import DiffusionPipeline, Source
+from seg4diff.backbones.lora import adapted_blocks, find_lora
+from seg4diff.backbones.runtime import Runtime
+from seg4diff.data.decoding import to_rgb
+from seg4diff.data.geometry import GEOMETRIES, Geometry
+from seg4diff.data.reading import read_image
+from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, tensor_to_image
+from seg4diff.errors import UserError
+from seg4diff.presets import Preset, names, run_config
+from seg4diff.results import BlockAttention, Segmentation, WordMaps, by_size
+from seg4diff.segmentation.frame import Frame
+from seg4diff.segmentation.prompts import split_names
+from seg4diff.segmentation.readout import Readout, stretch
+from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+"""A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1]."""
+
+
+def load(
+    model: str | Path | DiffusionPipeline | None = None,
+    *,
+    lora: str | Path | None = None,
+    like: str | None = None,
+    block: int | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | None = None,
+    revision: str | None = None,
+    quantize: str | None = None,
+    cache: str | Path | None = None,
+    offload_encoders: bool = False,
+) -> "Model":
+    """Load a model.
+
+    Args:
+        model: name of a file in conf/backbone such as "sd3_medium"; a folder in the layout of diffusers; a hub id; the folder of a run of
+            train.py, with its LoRA; or a diffusers pipeline, which is used as it is, on its device, in its dtype and with its LoRA, and
+            goes on working. None: the model that `lora` was trained on, or else the tiny model that comes with the package.
+        lora: run folder, .ckpt, LoRA folder or .pth of the authors' release.
+        like: name of the preset that a model of unknown size is read like.
+        block: block that is read; None: the one that the LoRA's run aligned, or else the model's expert.
+        device: where the model goes; None: the accelerator if there is one.
+        dtype: "float32", "bfloat16" or "float16"; None: that of the preset on an accelerator, float32 on a CPU.
+        revision: branch, tag or commit of a hub model.
+        quantize: "int8" or "nf4" for the transformer; see `Runtime`.
+        cache: folder that keeps text embeddings and latents; see `Runtime`.
+        offload_encoders: see `Runtime`.
+
+    Raises:
+        UserError: the model or the LoRA is missing, gated, of an unknown kind, or they do not fit each other.
+    """
+    if (
+        isinstance(model, str | Path)
+        and lora is None
+        and run_config(Path(model)) is not None
+        and not (Path(model) / "model_index.json").is_file()
+    ):
+        model, lora = None, model
+    adapter = None if lora is None else find_lora(str(lora))
+    run = None if adapter is None else run_config(adapter)
+    preset, source = _find(model, like, revision, run)
+    if isinstance(model, DiffusionPipeline):
+        if any(option is not None for option in (device, dtype, quantize, cache)) or offload_encoders:
+            raise UserError("a pipeline is used as it is: set its device, its dtype and its memory options on the pipeline itself.")
+        runtime = Runtime(dtype=str(model.transformer.dtype).removeprefix("torch."))
+        backbone = preset.adapter(model, runtime=runtime, **preset.options)
+    else:
+        place = (
+            torch.device(device)
+            if device is not None
+            else torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        )
+        runtime = Runtime(
+            dtype=dtype or ("float32" if place.type == "cpu" else preset.dtype),
+            quantize=quantize,
+            cache=None if cache is None else str(cache),
+            offload_encoders=offload_encoders,
+        )
+        backbone = preset.adapter.from_pretrained(path=source.path, revision=source.revision, runtime=runtime, **preset.options)
+        backbone.to(place)
+        backbone.check_device(backbone.device)
+    if adapter is not None:
+        backbone.load_lora(adapter)
+        aligned = None if run is None else run.get("expert_layer")
+        block = block if block is not None else aligned
+        chosen = preset.expert if block is None else block
+        if chosen not in [*adapted_blocks(backbone), aligned]:
+            raise UserError(f"the LoRA {lora} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set block=.")
+    return Model(backbone.eval(), preset, block=block)
+
+
+def _find(model: Any, like: str | None, revision: str | None, run: Any) -> tuple[Preset, Source | None]:
+    """How a model is read, and where it is."""
+    named = Preset.named(like) if like is not None else None
+    if isinstance(model, DiffusionPipeline):
+        return named or Preset.recognised("this pipeline", type(model).__name__, model.transformer.config), None
+    if model is None and run is not None:
+        own = Preset.of("the run's model", run.backbone)
+        return named or own, Source(own.path, own.revision)
+    if model is None or str(model) in names():
+        own = Preset.named("tiny_sd3" if model is None else str(model))
+        return named or own, Source(own.path, revision or own.revision)
+    if not Path(model).is_dir() and str(model).count("/") != 1:
+        Preset.named(str(model))  # says what there is
+    source = Source(str(model), revision)
+    return named or Preset.recognised(f"the model {model}", *source.kind()), source
+
+
+class Model:
+    """A text-to-image transformer, and how segmentations are read from it.
+
+    Args:
+        backbone: the model.
+        preset: how it is read.
+        block: block that is read; None = the preset's expert.
+
+    Attributes:
+        backbone: the model.
+        block: block that is read.
+        image_size: (height, width) that the model sees; pictures of another shape are padded.
+
+    Raises:
+        UserError: the block is not known, or does not exist.
+    """
+
+    def __init__(self, backbone: Backbone, preset: Preset, *, block: int | None = None) -> None:
+        if block is None and preset.expert is None:
+            raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
+        self.backbone, self.block, self.image_size = backbone, preset.expert if block is None else block, preset.image_size
+        self._preset, self._readout = preset, Readout(**preset.readout)
+        backbone.select_sites([self.block])
+
+    @torch.no_grad()
+    def segment(
+        self,
+        pictures: Picture | Sequence[Picture],
+        words: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        *,
+        geometry: Geometry = "letterbox",
+        background: float | None = None,
+    ) -> Segmentation | list[Segmentation]:
+        """Find words in pictures, or regions without words.
+
+        Args:
+            pictures: one picture, or a list of them, which is one batch.
+            words: what to look for; for a list of pictures also a list of words for each. None: regions, numbered from the largest.
+            geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
+            background: level in [0, 1]; where no word's map, stretched to [0, 1], reaches it, a pixel has no label. None: every pixel has
+                the word whose map is highest there.
+
+        Returns:
+            A `Segmentation`, or a list of them for a list of pictures.
+
+        Raises:
+            UserError: a picture cannot be read, or a word is empty, repeated or too long.
+        """
+        many = isinstance(pictures, list | tuple)
+        sources = list(pictures) if many else [pictures]
+        asked = _words_of_each(words, len(sources))
+        if geometry not in GEOMETRIES:
+            raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+        placed = [_Placed(source, self.image_size, geometry) for source in sources]
+        found = self._regions(placed) if words is None else self._words(placed, asked, background)
+        return found if many else found[0]
+
+    def _words(self, placed: Sequence["_Placed"], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
+        readout = self._readout
+        if background is not None:
+            readout = Readout(**self._preset.readout | {"background": background})
+        prompts = [split_names(names, range(len(names)), self.backbone.fits) for names in asked]
+        images = torch.stack([one.image for one in placed]).to(self.backbone.device)
+        maps = readout.class_maps(self.backbone, images, prompts, [0] * len(placed), [self.block])[self.block]
+        level = None if readout.background is None else IGNORE
+        return [
+            one.result(own_names, readout.segment(own, range(len(own_names)), one.frame, level), stretch(own, one.frame))
+            for one, own_names, own in zip(placed, asked, maps, strict=True)
+        ]
+
+    def _regions(self, placed: Sequence["_Placed"]) -> list[Segmentation]:
+        proposals = ProposalReadout(readout=self._readout, **self._preset.merging)
+        images = torch.stack([one.image for one in placed]).to(self.backbone.device)
+        found = proposals.proposals(self.backbone, images, [0] * len(placed), [self.block])[self.block]
+        regions = [(one, *by_size(label_proposals(own, one.frame))) for one, own in zip(placed, found, strict=True)]
+        return [one.result(numbers, labels, torch.zeros(0, 1, 1)) for one, labels, numbers in regions]
+
+    def attention(self, picture: Picture, prompt: str, *, blocks: Sequence[int] | str = "all") -> Iterator[BlockAttention]:
+        """What each block attends to in one noisy pass over a picture, one block after the other; nothing is kept between them.
+
+        Args:
+            picture: the picture, padded to `image_size`.
+            prompt: the text; its words can be looked up in each block.
+            blocks: indices of the blocks, or "all".
+
+        Raises:
+            UserError: the picture cannot be read, the prompt is too long, or a block does not exist.
+        """
+        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else list(blocks)
+        placed = _Placed(picture, self.image_size, "letterbox")
+        image = placed.image[None].to(self.backbone.device)
+        with torch.no_grad():
+            noisy, sigma = self._readout.noisy(self.backbone, image, [0])
+            condition = self.backbone.encode_text([prompt])
+        grid = self.backbone.token_grid(*self.image_size)
+        for visit in visits(self.backbone, wanted, lambda: self.backbone.predict_velocity(noisy, sigma, condition)):
+            yield BlockAttention(visit, grid, condition, prompt)
+
+
+class _Placed:
+    """A picture on the canvas that the model sees."""
+
+    def __init__(self, source: Picture, canvas: tuple[int, int], geometry: str) -> None:
+        self.picture, self.stem = _to_picture(source)
+        size = (self.picture.height, self.picture.width)
+        self.shown, window = GEOMETRIES[geometry](size, canvas)
+        self.image = window.paste(image_to_tensor(self.picture.crop(self.shown.corners), window.size), canvas, 0.0)
+        self.frame, self._size = Frame(canvas, window, self.shown.size), size
+
+    def result(self, names: Sequence[str], labels: Tensor, maps: Tensor) -> Segmentation:
+        """The result from labels of the shown part and maps on the token grid."""
+        whole = self.shown.paste(labels.cpu(), self._size, IGNORE).numpy().astype(np.uint8)
+        words = WordMaps(names if len(maps) else (), maps, self.frame, self.shown, self._size)
+        return Segmentation(self.picture, tuple(names), whole, words, self.shown, self.stem)
+
+
+def _words_of_each(words: Any, pictures: int) -> list[Sequence[str]]:
+    """The words of each picture, checked."""
+    if words is None:
+        return [()] * pictures
+    asked = [words] if isinstance(words, str) else list(words)
+    if not asked or all(isinstance(word, str) for word in asked):
+        asked = [asked] * pictures
+    if len(asked) != pictures:
+        raise UserError(f"there are {pictures} pictures and {len(asked)} lists of words: give one list for all, or one for each.")
+    return [check_words(own) for own in asked]
+
+
+def check_words(words: Sequence[str]) -> Sequence[str]:
+    """The words, each once and none of them empty.
+
+    Raises:
+        UserError: one is empty or given twice, or there is none.
+    """
+    if not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise UserError(f"words must be a list of words, none of them empty, found {list(words)}: leave them out to segment without words.")
+    return Vocabulary(tuple(" ".join(word.split()) for word in words)).names
+
+
+def _to_picture(source: Picture) -> tuple[Image.Image, str]:
+    """An upright picture of 8-bit RGB, and what to call it."""
+    if isinstance(source, str | Path):
+        return read_image(Path(source), str(source), "give another one"), Path(source).stem
+    if isinstance(source, Image.Image):
+        return to_rgb(copy.copy(source)), "picture"
+    if isinstance(source, Tensor):
+        if source.dim() != 3 or len(source) != 3 or not source.is_floating_point():
+            raise UserError(f"a picture as a tensor must be (3, H, W) float in [-1, 1], found {tuple(source.shape)} {source.dtype}.")
+        return tensor_to_image(source), "picture"
+    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)):
+        return to_rgb(Image.fromarray(source)), "picture"
+    found = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
+    raise UserError(f"a picture must be a file, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W) in [-1, 1], found {found}.")

@@ -1,0 +1,115 @@
+"""What is known about a model: which adapter reads it, which block is its expert, how its maps are read. One file in conf/backbone each."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+from omegaconf import OmegaConf
+
+from seg4diff.errors import UserError
+from seg4diff.resources import assets_dir, conf_dir
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file of conf/backbone, or the backbone of a run.
+
+    Attributes:
+        name: what to call it.
+        path: folder or hub id of the model.
+        revision: revision of a hub model, or None.
+        adapter: the class of `seg4diff.backbones` that reads it.
+        options: arguments of the adapter.
+        expert: index of the expert block, or None where it is not known.
+        dtype: torch dtype of the weights on an accelerator.
+        image_size: (height, width) that the model sees.
+        readout: arguments of `Readout`.
+        merging: arguments of `ProposalReadout` besides the readout.
+        known_by: values of the transformer's configuration by which the model is recognised.
+    """
+
+    name: str
+    path: str
+    revision: str | None
+    adapter: type
+    options: dict[str, Any]
+    expert: int | None
+    dtype: str
+    image_size: tuple[int, int]
+    readout: dict[str, Any]
+    merging: dict[str, Any]
+    known_by: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The preset of a file in conf/backbone.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        if name not in names():
+            near = difflib.get_close_matches(name, names(), n=1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(f"there is no model called '{name}'{meant}: choose {', '.join(names())}, a folder or a hub id.")
+        return cls.of(name, OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
+
+    @classmethod
+    def of(cls, name: str, backbone: Any) -> Self:
+        """The preset of a `backbone` node."""
+        places = {"backbone": backbone, "runtime": None, "paths": {"assets_dir": str(assets_dir())}}
+        node = OmegaConf.to_container(OmegaConf.create(places), resolve=True)["backbone"]
+        model, readout = node["model"], node["readout"]
+        module, _, adapter = model["_target_"].removesuffix(".from_pretrained").rpartition(".")
+        return cls(
+            name=name,
+            path=model["path"],
+            revision=model.get("revision"),
+            adapter=getattr(import_module(module), adapter),
+            options={key: value for key, value in model.items() if key not in ("_target_", "path", "revision", "runtime")},
+            expert=node["expert_layer"],
+            dtype=node["dtype"],
+            image_size=tuple(node["image_size"]),
+            readout={key: value for key, value in readout.items() if key != "_target_"},
+            merging=dict(node["merging"]),
+            known_by=node.get("known_by") or {},
+        )
+
+    @classmethod
+    def recognised(cls, what: str, pipeline_class: str, transformer: Mapping[str, Any]) -> Self:
+        """The preset of a model that is given as a folder, a hub id or a pipeline.
+
+        Args:
+            what: what to call the model in an error.
+            pipeline_class: name of its pipeline's class in diffusers.
+            transformer: configuration of its transformer.
+
+        Raises:
+            UserError: it is none of those in conf/backbone.
+        """
+        family = [preset for preset in map(cls.named, names()) if preset.adapter.pipeline_class.__name__ == pipeline_class]
+        if not family:
+            known = sorted({preset.adapter.pipeline_class.__name__ for preset in map(cls.named, names())})
+            raise UserError(f"{what} is a {pipeline_class}, and there are adapters for {', '.join(known)}.")
+        for preset in family:
+            if all(transformer.get(key) == value for key, value in preset.known_by.items()):
+                return preset
+        raise UserError(
+            f"{what} is a {pipeline_class} of another size than those that are known ({', '.join(preset.name for preset in family)}): say "
+            "which of them it is to be read like, as in like='" + family[0].name + "'."
+        )
+
+
+def names() -> list[str]:
+    """The pretrained models of conf/backbone."""
+    files = sorted((conf_dir() / "backbone").glob("*.yaml"))
+    return [file.stem for file in files if "from_pretrained" in file.read_text(encoding="utf-8")]
+
+
+def run_config(folder: Path) -> Any | None:
+    """The configuration of the run that `folder`, or a folder or file up to two levels below it, belongs to; None where there is none."""
+    places = [folder, *folder.resolve().parents[:2]]
+    file = next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
+    return None if file is None else OmegaConf.load(file)

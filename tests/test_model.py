@@ -1,0 +1,183 @@
+"""seg4diff.load and Model: what a person holds."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from PIL import Image
+
+import seg4diff
+from seg4diff.attention.capture import capture
+from seg4diff.attention.maps import i2t
+from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
+from seg4diff.data.toyworld.scenes import make_scene
+from seg4diff.errors import UserError
+from tests.hosts import random_flux, random_sd3
+
+WORDS = ["apple", "traffic cone", "grass"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random SD3 and a LoRA of its block 1, on disk."""
+    path = tmp_path_factory.mktemp("models")
+    backbone = random_sd3(blocks=3, qk_norm="rms_norm")
+    backbone._pipeline.save_pretrained(path / "sd3")
+    add_lora(backbone, LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q"]), 1, seed=0)
+    for weight in lora_weights(backbone).values():
+        weight.data = torch.ones_like(weight)
+    backbone.save_lora(path / "lora")
+    return path
+
+
+@pytest.fixture
+def load(folder):
+    def load(model=None, **options):
+        loaded = seg4diff.load(model or folder / "sd3", **{"like": "tiny_sd3", "block": 1} | options)
+        loaded.image_size = (32, 32)
+        return loaded
+
+    return load
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(make_scene(0, "test", 2, 48).image[:20]).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    script = "import sys, seg4diff; assert dir(seg4diff) == ['Model', 'load']; print([m for m in sys.modules if m in %r])"
+    heavy = ["torch", "lightning", "diffusers", "transformers", "numpy", "hydra", "omegaconf"]
+    assert subprocess.run([sys.executable, "-c", script % heavy], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_words_in_a_picture(load, photo, tmp_path):
+    seg = load().segment(photo, WORDS)
+    assert seg.labels.shape == (20, 48) and set(np.unique(seg.labels)) <= {0, 1, 2} and seg.names == tuple(WORDS)
+    assert list(seg.maps) == WORDS and seg.maps["apple"].shape == (20, 48)
+    assert seg.maps["apple"].min() >= 0 and seg.maps["apple"].max() <= 1
+    assert (seg.mask("grass") == (seg.labels == 2)).all()
+    assert seg.overlay().size == (48 * 6, 20 * 6), "a small picture is enlarged, so that names can be read"
+    assert len(seg.plot().axes) == 2
+    seg.save(tmp_path / "out")
+    with Image.open(tmp_path / "out" / "labels" / "photo.png") as written:
+        assert np.array_equal(np.array(written), seg.labels)
+    with pytest.raises(KeyError, match="there is no map of 'cat', only of apple, traffic cone, grass"):
+        seg.maps["cat"]
+
+
+def test_a_picture_may_be_a_file_an_image_an_array_or_a_tensor(load, photo):
+    model, image = load(), Image.open(photo)
+    array = np.array(image)
+    tensor = torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1
+    labels = [model.segment(source, WORDS).labels for source in (photo, str(photo), image, array, tensor)]
+    assert all(np.array_equal(labels[0], other) for other in labels[1:])
+
+
+def test_a_list_of_pictures_is_one_batch_with_words_for_each(load, photo):
+    model, array = load(), make_scene(0, "test", 3, 48).image[:, :30]
+    both = model.segment([photo, array], [WORDS, ["leaf"]])
+    assert [seg.names for seg in both] == [tuple(WORDS), ("leaf",)] and both[1].labels.shape == (48, 30)
+    alone = model.segment(photo, WORDS)
+    torch.testing.assert_close(both[0].maps["apple"], alone.maps["apple"], atol=1e-4, rtol=1e-3)
+    assert [seg.names for seg in model.segment([photo, array], WORDS)] == [tuple(WORDS)] * 2
+
+
+def test_without_words_there_are_regions(load, photo):
+    seg = load().segment(photo)
+    counts = np.bincount(seg.labels.ravel())
+    assert seg.names == tuple(str(k) for k in range(len(counts))) and (np.diff(counts) <= 0).all() and not seg.maps
+
+
+def test_below_the_level_of_the_background_a_pixel_has_no_label(load, photo):
+    seg = load().segment(photo, WORDS, background=0.6)
+    reached = torch.stack([seg.maps[word] for word in WORDS]).amax(dim=0).numpy() >= 0.6
+    assert 0 < reached.mean() < 1 and np.array_equal(seg.labels != 255, reached)
+
+
+def test_the_blocks_of_a_pass_one_after_the_other(load, photo):
+    model = load()
+    found = list(model.attention(photo, "apple on grass"))
+    assert [block.block for block in found] == [0, 1, 2]
+    assert found[1].map("grass").shape == (4, 4) and found[1].maps_per_head().shape == (2, 32, 4, 4)
+    assert abs(sum(found[1].mass()[name] for name in ("i2i", "i2t")) - 1) < 1e-6
+    one = next(iter(model.attention(photo, "apple on grass", blocks=[1])))
+    assert torch.equal(one.map("grass"), found[1].map("grass"))
+    with pytest.raises(UserError, match="'cat' does not stand in the prompt 'apple on grass'"):
+        one.map("cat")
+    with pytest.raises(UserError, match="block 7 does not exist"):
+        next(model.attention(photo, "apple", blocks=[7]))
+
+
+@pytest.mark.parametrize("make", [random_sd3, random_flux])
+def test_a_pipeline_is_used_as_it_is_and_goes_on_working(make, photo):
+    own = make()
+    pipe, like = own._pipeline, "tiny_sd3" if make is random_sd3 else "flux1_dev"
+    options = {"height": 32, "width": 32, "num_inference_steps": 2, "max_sequence_length": own.text_length}
+
+    def draw():
+        return np.array(pipe("apple", generator=torch.Generator().manual_seed(0), **options).images[0])
+
+    before = draw()
+    model = seg4diff.load(pipe, like=like, block=1)
+    model.backbone.text_length = own.text_length
+    latents = own.encode_image(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
+    maps = []
+    for backbone in (own, model.backbone):
+        with torch.no_grad(), capture(backbone, [1]) as record:
+            backbone.predict_velocity(latents, torch.tensor([0.4]), own.encode_text(["apple leaf"]))
+        maps.append(i2t(record[1], "joint"))
+    assert torch.equal(*maps) and np.array_equal(draw(), before)
+
+
+def test_a_pipeline_loaded_by_diffusers_gives_the_maps_of_our_own_loading(folder, load, photo):
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder / "sd3", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32)
+    ours, theirs = load().segment(photo, WORDS), load(pipe).segment(photo, WORDS)
+    assert torch.equal(ours.maps.grid, theirs.maps.grid) and np.array_equal(ours.labels, theirs.labels)
+
+
+def test_a_lora_changes_the_maps(folder, load, photo):
+    base, adapted = load().segment(photo, WORDS), load(lora=folder / "lora").segment(photo, WORDS)
+    assert not torch.allclose(base.maps.grid, adapted.maps.grid, atol=1e-3)
+    with pytest.raises(UserError, match=r"adapts the blocks \[1\], and block 2 is to be read: set block="):
+        load(lora=folder / "lora", block=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"model": "sd3_medum"}, "there is no model called 'sd3_medum' .did you mean sd3_medium"),
+        ({"model": "no/such/folder"}, "there is no model called 'no/such/folder'"),
+        ({"like": None, "block": None}, "is a StableDiffusion3Pipeline of another size than those that are known"),
+        ({"like": "sd9"}, "there is no model called 'sd9'"),
+        ({"lora": "nowhere"}, "nowhere is neither a run folder"),
+        ({"block": 9}, "block 9 does not exist"),
+    ],
+)
+def test_what_cannot_be_loaded_is_a_sentence(load, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load(**options)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "words must be a list of words, none of them empty, found"),
+        (["cat", " "], "none of them empty"),
+        (["cat", "cat"], "must name every class once|more than once"),
+        ([["cat"], ["dog"]], "there are 1 pictures and 2 lists of words"),
+    ],
+)
+def test_words_that_cannot_be_looked_for_are_a_sentence(load, photo, words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load().segment(photo, words)
+
+
+@pytest.mark.parametrize("picture", [3, np.zeros((4, 4, 3)), torch.zeros(4, 4, 3), "gone.png"], ids=["int", "floats", "order", "missing"])
+def test_what_is_no_picture_is_a_sentence(load, picture):
+    with pytest.raises(UserError, match=r"a picture|cannot be read"):
+        load().segment(picture, WORDS)
