@@ -69,7 +69,26 @@ def test_of_a_damaged_picture_comes_a_picture_or_a_sentence(form, mode, options)
             assert "mask it " in str(error) and str(error).endswith(".")
 
 
-ODD: list = [None, True, -1, 0, 2.5, 1e400, 10**30, "", " ", "a\0b", "\ud800", "x" * 5000, "../" * 50, "a\u2028b\x0cc", [], {}, [[]], [None, "a"]]
+ODD: list = [
+    None,
+    True,
+    -1,
+    0,
+    2.5,
+    1e400,
+    10**30,
+    "",
+    " ",
+    "a\0b",
+    "\ud800",
+    "x" * 5000,
+    "../" * 50,
+    "a\u2028b\x0cc",
+    [],
+    {},
+    [[]],
+    [None, "a"],
+]
 """Values that a field of JSON may have instead of its own."""
 
 

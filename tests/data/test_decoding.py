@@ -98,7 +98,9 @@ def test_so_is_what_grey_palettes_and_single_colours_make_transparent():
     assert seen(stored(plain, transparency=(4, 5, 6))).tolist() == [[[1, 2, 3], [255, 255, 255]]]
 
 
-@pytest.mark.parametrize(("mode", "form"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF"), ("LAB", "TIFF"), ("1", "PNG"), ("L", "BMP")])
+@pytest.mark.parametrize(
+    ("mode", "form"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("YCbCr", "TIFF"), ("LAB", "TIFF"), ("1", "PNG"), ("L", "BMP")]
+)
 def test_other_colours_become_red_green_and_blue(mode, form):
     white = Image.new("RGB", (3, 2), "white")
     picture = Image.fromarray(np.array([[[255, 0, 0]] * 3] * 2, np.uint8), "LAB") if mode == "LAB" else white.convert(mode)
