@@ -82,3 +82,17 @@ def test_importing_the_package_needs_no_data_and_writes_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_pictures_are_decoded_in_one_place(path):
+    """Every reader, whatever its data set, has the same picture and the same label map of a file."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)]
+    opened = [node for node in calls if node.attr == "open" and isinstance(node.value, ast.Name) and node.value.id == "Image"]
+    converted = [node for node in calls if node.attr in ("convert", "exif_transpose")]
+    assert bool(opened or converted) == (path.name == "decoding.py"), "use read_image, read_labels or to_rgb"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_terminal_is_opened_in_one_place(path):
+    assert "rich.console" not in imported(path) or path.name == "screen.py", "use screen(): names may hold what rich takes for markup"

@@ -61,6 +61,47 @@ def test_one_split_and_some_of_its_images(coco, tmp_path):
     assert Image.open(tmp_path / "out" / "train.png").height > 2 * two[1]
 
 
+def test_images_that_are_in_several_places_are_reported(coco, tmp_path, capsys):
+    """By their pixels, whatever the files are called, and by their names, whether they are opened or not."""
+    pictures = {split: [layouts.COCO.pair(coco, split, k)[0] for k in range(6 if split == "train" else 2)] for split in ("train", "val")}
+    for number, file in enumerate([*pictures["train"], *pictures["val"]]):
+        with Image.open(file) as picture:
+            Image.new("RGB", picture.size, (number * 30, 0, 0)).save(file)
+    pictures["train"][3].write_bytes(pictures["train"][0].read_bytes())
+    pictures["val"][1].write_bytes(pictures["train"][2].read_bytes())
+    found = checked(tmp_path, "data=coco_stuff", f"data.source.root={coco}")
+    assert found["train"]["repeated"] == [[str(pictures["train"][k]) for k in (0, 3)]] and found["train"]["shared"] == {}
+    assert found["validation"]["repeated"] == [] and found["validation"]["shared"] == {"train": [str(pictures["val"][1])]}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train: 2 images are in it more than once: " in said and "validation: 1 images are in train too: " in said
+    layouts.lines(coco / "twice.txt", [layouts.COCO.name("train", k) for k in (1, 4, 4)])
+    listed = checked(tmp_path, "data=coco_stuff", f"data.source.root={coco}", f"data.source.lists.train={coco}/twice.txt", "decode=0")
+    assert listed["train"]["repeated"] == [[str(pictures["train"][4])] * 2]
+
+
+def test_a_split_without_a_labelled_pixel_cannot_be_scored(coco, tmp_path):
+    for k in range(2):
+        layouts.write(*layouts.COCO.pair(coco, "val", k), np.full((8, 12), IGNORED))
+    with pytest.raises(UserError, match="no pixel of the validation split has a label, so it cannot be scored"):
+        checked(tmp_path, "data=coco_stuff", f"data.source.root={coco}")
+    assert json.loads((tmp_path / "out" / "check.json").read_text())["validation"]["classes"] == {}
+    checked(tmp_path, "data=coco_stuff", f"data.source.root={coco}", "decode=1")
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(tmp_path, capsys):
+    names = ["[red]", "[/]", ":cat:", "$x$"]
+    values = np.arange(4).repeat(6).reshape(2, 12)
+    layouts.write(tmp_path / "own/val/[bold].png", tmp_path / "own/val/mask [b].png", values)
+    layouts.write(tmp_path / "own/val/[i].png", tmp_path / "own/val/other.png", values[:, :5])
+    rows = [{"file_name": f"{name}.png", "mask_file_name": mask} for name, mask in (("[bold]", "mask [b].png"), ("[i]", "mask [b].png"))]
+    layouts.lines(tmp_path / "own" / "val" / "metadata.jsonl", map(json.dumps, rows))
+    layouts.lines(tmp_path / "own" / "classes.txt", names)
+    with pytest.raises(UserError, match="1 of the 2 images"):
+        checked(tmp_path, "data=folder", f"data.source.root={tmp_path}/own", "split=validation")
+    said = "".join(capsys.readouterr().out.split())
+    assert "[/]25.0%" in said and ":cat:25.0%" in said and "val/[i].pngis12x2pixels" in said
+
+
 def test_everything_that_is_wrong_is_named_at_once(coco, tmp_path, capsys):
     broken = {k: layouts.COCO.pair(coco, "train", k) for k in range(4)}
     broken[0][0].write_bytes(b"no picture")

@@ -5,15 +5,17 @@ one on a full disk does (ENOSPC).
 """
 
 import csv
+import math
 import resource
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from seg4diff.backbones.cache import EncodingCache
-from seg4diff.disk import whole_file, write_json
+from seg4diff.disk import read_json, whole_file, write_json
 from seg4diff.evaluation import progress
 from seg4diff.loggers import WholeCSVLogger
 from seg4diff.run import train
@@ -137,3 +139,16 @@ def test_nothing_is_left_of_a_file_whose_writing_failed_for_another_reason(tmp_p
     with pytest.raises(FileNotFoundError) as error, whole_file(file):
         (tmp_path / "nothing").read_text()
     assert error.value.filename == str(tmp_path / "nothing"), "what an error names already stays"
+
+
+def test_json_holds_null_where_a_number_is_none(tmp_path):
+    odd = {"nan": math.nan, "deep": [{"inf": math.inf, 3: (-math.inf, 0.5)}], "whole": 2, "numpy": np.float64("nan"), "text": "NaN"}
+    write_json(tmp_path / "metrics.json", odd)
+    assert read_json(tmp_path / "metrics.json") == {
+        "nan": None,
+        "deep": [{"inf": None, "3": [None, 0.5]}],
+        "whole": 2,
+        "numpy": None,
+        "text": "NaN",
+    }
+    assert "NaN," not in (tmp_path / "metrics.json").read_text()

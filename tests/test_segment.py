@@ -1,7 +1,8 @@
-"""segment.py: people's own pictures, by their own words or without any."""
+"""segment.py: your own pictures, by your own words or without any."""
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from seg4diff.data.folder import FolderData
 from seg4diff.data.sample import Vocabulary, collate
 from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
-from seg4diff.errors import UserError
+from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.protocol import PromptedSegmenter, PromptMaker
 from seg4diff.run import build, train
 from seg4diff.segment import by_size, check_names, draw_maps, find_pictures, segment
@@ -146,6 +147,7 @@ def test_a_lora_and_what_its_run_set(run, photos, tmp_path, assets, world):
         (["cat", " "], "names must be words"),
         (["cat", 3], r"found \['cat', 3\]"),
         (["cat", "dog", "cat"], r"every class once, but \['cat'\]"),
+        (["cat", "dog", "Cat "], r"every class once, but \['Cat', 'cat'\]"),
     ],
 )
 def test_names_that_are_none(names, said):
@@ -155,6 +157,44 @@ def test_names_that_are_none(names, said):
 
 def test_names_that_are_some():
     assert check_names("traffic cone") == ("traffic cone",) and check_names(["a", "b"]) == ("a", "b") and check_names(None) == ()
+
+
+def test_a_file_of_words(tmp_path):
+    file = tmp_path / "My words.TXT"
+    file.write_bytes("\ufefftraffic cone\r\n grass \r\nnight\u2028sky\r\n".encode())
+    for given in (str(file), [str(file)]):
+        assert check_names(given) == ("traffic cone", "grass", "night sky")
+    file.write_text("0 grass\n1 sky\n")
+    with pytest.raises(UserError, match=r"My words\.TXT has a number before each name"):
+        check_names(str(file))
+    with pytest.raises(MissingFileError, match=r"no list of classes at .*words\.txt: .* set names"):
+        check_names(str(tmp_path / "words.txt"))
+
+
+def test_a_word_is_one_line_of_the_list_of_classes():
+    assert check_names(["traffic\ncone", "  small   apple ", "night\u2028sky"]) == ("traffic cone", "small apple", "night sky")
+
+
+def test_a_photo_whose_exif_cannot_be_read_is_segmented_as_it_is_stored(run, photos, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photos / "scene.png", tmp_path / "photos")
+    with Image.open(photos / "scene.png") as picture:
+        picture.save(tmp_path / "photos" / "broken exif.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0")
+    out = run(tmp_path / "photos")
+    assert np.array_equal(read(out, "broken exif"), read(out, "scene"))
+    assert len((out / "metadata.jsonl").read_text().splitlines()) == 2
+
+
+def test_files_that_are_passed_over_are_named_in_one_line(tmp_path, photos, caplog):
+    for name in ("a.HEIC", "b.heic", "c.gif", "notes", "._d.jpg", ".DS_Store", "E.JPG"):
+        shutil.copy(photos / "scene.png", tmp_path / name)
+    with caplog.at_level("INFO"):
+        assert [path.name for path in find_pictures(tmp_path)] == ["E.JPG"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "2 of .heic, 1 of .gif, 1 of no suffix" in line and "DS_Store" not in line and ".webp" in line
+    (tmp_path / "E.JPG").unlink()
+    with pytest.raises(MissingFileError, match=r"holds no picture .*: it holds 2 of \.heic"):
+        find_pictures(tmp_path)
 
 
 def test_pictures_that_are_not_there(tmp_path, photos):

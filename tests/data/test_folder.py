@@ -1,4 +1,4 @@
-"""People's own folders: what is read, and a sentence to act on for everything that can be wrong with them."""
+"""Your own folders: what is read, and a sentence to act on for everything that can be wrong with them."""
 
 import json
 import shutil
@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.runs import compose_config
 
 from seg4diff.data.folder import FolderData
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import MissingFileError, UserError
+from seg4diff.run import build
 
 CLASSES = ["road", "traffic light", "sky"]
 HEIGHT, WIDTH = 6, 10
@@ -199,3 +201,77 @@ def test_a_picture_that_a_camera_stored_lying_is_read_upright(root):
     upright.rotate(90, expand=True).save(root / "val" / "scene0.png", exif=note)
     image = FolderData(root=str(root), splits={"test": "val"}).split("test", None, resize_mask=False)[0].image
     assert image.shape == (3, HEIGHT, WIDTH) and (image[0, :, : WIDTH // 2] == 1).all() and (image[2, :, WIDTH // 2 :] == 1).all()
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\x0c", "\x85", "\x1c"])
+def test_signs_that_only_some_readers_take_for_line_ends_shift_no_class_and_no_row(inside, root):
+    (root / "classes.txt").write_text(f"road\ntraffic{inside}light\nsky\n")
+    file = metadata(root)
+    file.write_text(file.read_text().replace("road 0", "road 0\u2028and more"), encoding="utf-8")
+    data = source(root)
+    data.prepare()
+    assert data.vocabulary.names == tuple(CLASSES)
+    assert data.split("train", None, resize_mask=True)[0].caption == "road 0\u2028and more"
+
+
+CAPTIONS = {
+    '"a road"': "a road",
+    '["first", "second"]': "first",
+    '["", null, "third"]': "third",
+    "[]": "",
+    "null": "",
+    '"  "': "",
+    '"\\ud83d\\ude00 road"': "\U0001f600 road",
+}
+
+
+@pytest.mark.parametrize("caption", CAPTIONS)
+def test_captions_may_be_lists_and_may_be_empty(caption, root):
+    metadata(root).write_text(metadata(root).read_text().replace('"road 1"', caption))
+    assert source(root).split("train", None, resize_mask=True)[1].caption == CAPTIONS[caption]
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("7", "must be a string or a list of strings, found '7'"),
+        ('{"en": "x"}', "must be a string"),
+        ('"\\ud83d road"', "half of a character"),
+    ],
+)
+def test_captions_of_another_kind_name_their_line(caption, said, root):
+    metadata(root).write_text(metadata(root).read_text().replace('"road 1"', caption))
+    with pytest.raises(UserError, match=rf"the caption in line 2 of .*train/metadata\.jsonl .*{said}"):
+        source(root).prepare()
+
+
+def test_a_folder_test_is_the_test_split_and_else_that_of_validation(root, caplog):
+    data = FolderData(root=str(root), splits={"train": "train", "validation": "val", "test": None})
+    with caplog.at_level("INFO"):
+        data.prepare()
+    assert f"the test split is the folder {root}/val" in caplog.text and len(data.rows("test")) == 1
+    shutil.copytree(root / "train", root / "test")
+    with caplog.at_level("INFO"):
+        data.prepare()
+    assert f"the test split is the folder {root}/test" in caplog.text and len(data.rows("test")) == 4
+    alone = FolderData(root=str(root), splits={"test": None})
+    assert alone.rows("test").name(0) == f"{root}/test/scene0.png"
+
+
+def test_the_shipped_configuration_takes_a_folder_test(root, tmp_path):
+    shutil.copytree(root / "train", root / "test")
+    config = compose_config("evaluate", tmp_path / "out", "ckpt=base", "data=folder", f"data.source.root={root}")
+    assert len(build(config.data).source.rows("test")) == 4
+
+
+def test_a_photo_with_broken_exif_is_one_picture_and_no_end_of_a_run(root):
+    picture = Image.new("RGB", (WIDTH, HEIGHT), "blue")
+    picture.save(root / "train/scene0.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0")
+    assert source(root).split("train", None, resize_mask=True, skip_unreadable=1)[0].unreadable == {}
+
+
+def test_a_mask_that_is_no_label_map_is_not_skipped(root):
+    Image.fromarray(labels(0)).save(root / "train/masks/scene0.jpg")
+    (root / "train/masks/scene0.jpg").rename(root / "train/masks/scene0.png")
+    with pytest.raises(UserError, match=r"mask .*masks/scene0\.png is stored as JPEG, which may change class ids"):
+        source(root).split("train", None, resize_mask=True, skip_unreadable=4)[0]

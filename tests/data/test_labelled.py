@@ -272,6 +272,31 @@ def test_a_file_that_cannot_be_read_is_named_with_its_archive(case, root):
         file.write_bytes(whole)
 
 
+def test_of_several_captions_the_first_is_taken(tmp_path):
+    """As COCO gives five for each image."""
+    root = layouts.ADE.write(tmp_path / "data")
+    captions = {layouts.ADE.name("train", k): ["", "first", "second"][k % 2 :] for k in range(4)}
+    (tmp_path / "captions.json").write_text(json.dumps(captions | {layouts.ADE.name("train", 3): []}))
+    samples = CASES["ade"].read(root, captions=str(tmp_path / "captions.json")).split("train", None, resize_mask=True)
+    assert [samples[k].caption for k in range(4)] == ["first", "first", "first", ""]
+
+
+@every_layout
+def test_images_are_upright_in_every_data_set(case, root):
+    """As a viewer shows them, with the masks that were drawn on them."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image, _ = case.layout.pair(root, "val", 0)
+    height, width = layouts.SIZE
+    Image.new("RGB", (height, width)).save(image, exif=exif)
+    samples = case.read(root).split("validation", None, resize_mask=False)
+    index = [samples.name(k) for k in range(4)].index(str(image))
+    assert samples[index].image.shape == (3, height, width)
+    Image.new("RGB", (width, height)).save(image, exif=exif)
+    with pytest.raises(UserError, match=r"must have one size, both turned upright as their EXIF orientation says"):
+        samples[index]
+
+
 BROKEN_CAPTIONS = {"[1, 2]": "one JSON object of image stem: caption", '{"a": 1}': "both strings", "{": "is not JSON"}
 
 

@@ -1,5 +1,7 @@
 """One Parquet file, a folder of them: what is read, and a sentence for what is wrong."""
 
+import os
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -8,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from tests.data.layouts import palette
+from tests.runs import compose_config
 
 from seg4diff.data.reading import UnreadableError
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.table import TableData
 from seg4diff.errors import MissingFileError, UserError
+from seg4diff.run import build
 
 CLASSES = ["road", "traffic light", "sky"]
 SPLITS = {"train": "train[:4]", "validation": "train[4:]", "test": "train[4:]"}
@@ -159,3 +163,104 @@ def test_a_file_that_is_no_parquet(tmp_path):
     (tmp_path / "own.parquet").write_text("no table")
     with pytest.raises(MissingFileError, match=r"own\.parquet cannot be read"):
         source(tmp_path / "own.parquet").prepare()
+
+
+def test_an_image_level_label_is_not_taken_for_the_classes_of_the_masks(tmp_path):
+    rows = table(columns={"source": [0] * 6}, features={"source": LABEL}).remove_columns("classes")
+    with pytest.raises(UserError, match=r"the column 'source' of .* names one class for a whole image.* set data\.source\.classes"):
+        source(write(tmp_path / "own.parquet", rows)).prepare()
+
+
+LISTS = datasets.List(datasets.Value("string"))
+
+
+@pytest.mark.parametrize(("value", "caption"), [(["first", "second"], "first"), ([" ", "second"], "second"), ([], None), (None, None)])
+def test_a_list_of_captions_gives_the_first_that_is_not_blank(value, caption, tmp_path):
+    rows = table(columns={"caption": [value] * 6}, features={"caption": LISTS})
+    sample = source(write(tmp_path / "own.parquet", rows)).split("train", None, resize_mask=True)[0]
+    assert sample.caption == (caption or " ".join(CLASSES[k] for k in np.unique(labels(0)) if k != IGNORE))
+
+
+@pytest.mark.parametrize("blank", ["", "  ", None])
+def test_an_empty_caption_is_none(blank, tmp_path):
+    rows = table(columns={"caption": [blank] * 6})
+    sample = source(write(tmp_path / "own.parquet", rows)).split("train", None, resize_mask=True)[0]
+    assert sample.caption == " ".join(CLASSES[k] for k in np.unique(labels(0)) if k != IGNORE)
+
+
+def test_captions_that_are_no_text_name_their_row(tmp_path):
+    rows = table(columns={"caption": list(range(6))}, features={"caption": datasets.Value("int64")})
+    with pytest.raises(UserError, match=r"the caption of row 1 \(train-000001\) of the table must be a string"):
+        source(write(tmp_path / "own.parquet", rows)).split("train", None, resize_mask=True)[1]
+
+
+def encoded(values: np.ndarray | Image.Image, form: str, **options) -> dict:
+    file = BytesIO()
+    (values if isinstance(values, Image.Image) else Image.fromarray(values)).save(file, format=form, **options)
+    return {"bytes": file.getvalue(), "path": None}
+
+
+@pytest.mark.parametrize(("exif", "size"), [(b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0", (4, 6)), (6, (6, 4))])
+def test_images_and_masks_are_turned_alike_and_broken_exif_ends_nothing(exif, size, tmp_path):
+    if exif == 6:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+    files = {"image": [encoded(Image.new("RGB", (6, 4)), "JPEG", exif=exif)] * 6, "mask": [encoded(labels(0), "PNG", exif=exif)] * 6}
+    sample = source(write(tmp_path / "own.parquet", table(columns=files))).split("train", None, resize_mask=False)[0]
+    expected = labels(0) if size == (4, 6) else np.rot90(labels(0), -1)
+    assert sample.image.shape == (3, *size) and sample.mask.tolist() == expected.tolist()
+
+
+def test_masks_that_do_not_keep_class_ids_are_named(tmp_path):
+    masks = [encoded(labels(0), "JPEG"), encoded(labels(0).astype(np.int32) - 1, "TIFF"), *[encoded(labels(0), "PNG")] * 4]
+    samples = source(write(tmp_path / "own.parquet", table(columns={"mask": masks}))).split("train", None, resize_mask=True)
+    with pytest.raises(UserError, match=r"mask of row 0 \(train-000000\) of the table is stored as JPEG"):
+        samples[0]
+    with pytest.raises(UserError, match=r"mask of row 1 \(train-000001\) of the table holds -1, "):
+        samples[1]
+
+
+def test_a_column_that_holds_no_pictures_is_named(tmp_path):
+    rows = table(columns={"source": list(range(6))}, features={"source": datasets.Value("int64")})
+    with pytest.raises(UserError, match=r"the mask column of the table must hold pictures, found .*int64.*data\.source\.columns"):
+        source(write(tmp_path / "own.parquet", rows), columns=COLUMNS | {"mask": "source"}).prepare()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_of_the_same_size_and_time_in_its_place_is_read(folder, tmp_path):
+    file = tmp_path / "own" / "train.parquet"
+
+    def first_red(red: int) -> float:
+        images = [encoded(Image.new("RGB", (6, 4), (red, 0, 0)), "BMP")] * 6
+        write(file, table(columns={"image": images}))
+        os.utime(file, (10**9, 10**9))
+        sample = source(file.parent if folder else file).split("train", None, resize_mask=True)[0]
+        return (float(sample.image[0, 0, 0]) + 1) * 127.5, file.stat().st_size
+
+    (before, size), (after, same) = first_red(40), first_red(200)
+    assert size == same and (round(before), round(after)) == (40, 200)
+
+
+def test_the_tables_own_test_split_is_used_and_else_that_of_validation(tmp_path, caplog):
+    rows, splits = table(), {"train": "train[:3]", "validation": "train[3:]", "test": None}
+    write(tmp_path / "own/data/train-00000.parquet", rows.select(range(4)))
+    one = source(tmp_path / "own", splits=splits)
+    with caplog.at_level("INFO"):
+        one.prepare()
+    assert "the test split is 'train[3:]'" in caplog.text
+    names = [[one.rows(split).name(0), len(one.rows(split))] for split in ("validation", "test")]
+    assert names[0] == names[1] == ["validation-000000", 1]
+    write(tmp_path / "own/data/test-00000.parquet", rows.select([4, 5]))
+    two = source(tmp_path / "own", splits=splits)
+    with caplog.at_level("INFO"):
+        two.prepare()
+    assert "the test split is 'test'" in caplog.text
+    sample = two.split("test", None, resize_mask=False)[0]
+    assert torch.equal(sample.mask, torch.from_numpy(labels(4)).long()) and two.rows("test").name(1) == "test-000001"
+
+
+def test_the_shipped_configuration_takes_the_tables_test_split(tmp_path):
+    write(tmp_path / "own/data/train-00000.parquet", table().select(range(4)))
+    write(tmp_path / "own/data/test-00000.parquet", table().select([4, 5]))
+    config = compose_config("evaluate", tmp_path / "out", "ckpt=base", "data=table", f"data.source.path={tmp_path}/own")
+    assert len(build(config.data).source.rows("test")) == 2

@@ -9,6 +9,7 @@ from tests.data.test_labelled import CASES
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config
 
 from seg4diff.data.sample import IGNORE
+from seg4diff.errors import UserError
 from seg4diff.run import evaluate, train
 
 DATA = {"stuff": "coco_stuff", "object 81": "coco_object_background", "city 27": "cityscapes_27"}
@@ -59,6 +60,15 @@ def logged(folder):
     """Columns of the log of a run."""
     rows = [line.split(",") for line in (folder / "csv" / "version_0" / "metrics.csv").read_text().splitlines()]
     return {name: [float(row[k]) for row in rows[1:] if row[k]] for k, name in enumerate(rows[0])}
+
+
+def test_a_split_without_a_labelled_pixel_ends_in_a_sentence(roots, tmp_path, assets):
+    root, _ = roots(CASES["stuff"])
+    for k in range(4):
+        layouts.write(*CASES["stuff"].layout.pair(root, "val", k), np.full((HEIGHT, WIDTH), IGNORE))
+    with pytest.raises(UserError, match="no pixel of these images has a label, so nothing can be scored"):
+        evaluate(compose_config("evaluate", tmp_path / "out", "ckpt=base", *small("coco_stuff", root, assets)))
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 QUIET = ["~evaluation", "validate_first=false", "callbacks.samples=null", "data.batch_size=1", "data.eval_batch_size=1"]

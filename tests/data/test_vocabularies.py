@@ -7,7 +7,7 @@ from tests.conftest import REPO
 from tests.runs import compose_config
 
 from seg4diff.data.sample import Vocabulary
-from seg4diff.data.vocabularies import read_vocabulary
+from seg4diff.data.vocabularies import read_classes, read_vocabulary
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.run import build
 
@@ -92,3 +92,65 @@ def test_an_unknown_geometry(tmp_path):
     config = compose_config("evaluate", tmp_path, "data=voc20", "ckpt=base", "data.geometry=zoom")
     with pytest.raises(UserError, match=r"data\.geometry must be one of stretch, crop, letterbox, found 'zoom'"):
         build(config.data)
+
+
+def classes(tmp_path, text: str) -> list[str]:
+    (tmp_path / "classes.txt").write_bytes(text.encode("utf-8"))
+    return read_classes(tmp_path / "classes.txt", "data.source.classes")
+
+
+@pytest.mark.parametrize(
+    "text", ["cat\ntraffic light\n", "\ufeffcat\r\n traffic  light \r\n\r\n", "cat\ntraffic\u3000light", "cat\ntraffic\tlight\n\x0c\n"]
+)
+def test_lines_are_names_without_odd_blanks(text, tmp_path):
+    assert classes(tmp_path, text) == ["cat", "traffic light"]
+
+
+@pytest.mark.parametrize("text", ["0\n1\n2", "cat\n3 wheeler\n", "cat\n2 wheeler\n3 wheeler", "4x4\n4wd", "7", "3-wheeler\n4-wheeler"])
+def test_names_may_hold_numbers(text, tmp_path):
+    assert classes(tmp_path, text) == text.split("\n")[: text.count("\n") + 1 - text.endswith("\n")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 cat\n1 dog",
+        "1: cat\n2: dog",
+        "7 road\n8 side walk\n11 wall",
+        "0,cat\n1,dog",
+        "0 - cat\n1 - dog",
+        "id name\n0 cat\n1 dog",
+        "Idx\tName\n1\tcat\n2\tdog",
+        "0 cat",
+    ],
+)
+def test_numbers_before_names_do_not_become_part_of_them(text, tmp_path):
+    with pytest.raises(UserError, match=r"classes\.txt has a number before each name, as in '.*write the names alone"):
+        classes(tmp_path, text)
+
+
+def test_comments_and_empty_lines_would_shift_every_later_class(tmp_path):
+    with pytest.raises(UserError, match=r"line 2 of .*classes\.txt is a comment, '# animals', .*: remove it"):
+        classes(tmp_path, "cat\n# animals\ndog\n")
+    with pytest.raises(UserError, match=r"line 2 of .*classes\.txt is empty"):
+        classes(tmp_path, "cat\n\u2003\ndog\n")
+
+
+@pytest.mark.parametrize("twin", ["Cat", "CAT ", " cat", "c\u0061t", "cat\n"])
+def test_names_that_differ_in_case_or_blanks_alone_are_refused(twin):
+    with pytest.raises(UserError, match=r"every class once, but .*'cat'.* differ in case or blanks alone"):
+        Vocabulary(("dog", "cat", twin))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("traffic light", "traffic_light"), ("traffic light", "Traffic  Light"), ("caf\u00e9", "cafe\u0301"), ("Stra\u00dfe", "STRASSE")],
+)
+def test_so_are_underscores_accents_and_ligatures(pair):
+    with pytest.raises(UserError, match="every class once"):
+        Vocabulary(pair)
+
+
+def test_a_class_without_a_name_is_refused():
+    with pytest.raises(UserError, match="the name of class 1 is empty"):
+        Vocabulary(("cat", " _ "))

@@ -1,6 +1,8 @@
 """Names in prompts, and the tokens they became, with a real tokenizer."""
 
 import itertools
+from random import Random
+from unicodedata import normalize
 
 import pytest
 from tests.hosts import random_sd3
@@ -95,6 +97,69 @@ def test_mentions_in_a_caption(caption):
 def test_names_with_signs_are_no_patterns():
     names = ("a.b", "axb")
     assert find_names("axb only", names, [0, 1]).classes == [1]
+
+
+SIGNS = {
+    "two t-shirts, one T-shirt": {"t-shirt": ["t-shirts", "T-shirt"]},
+    "a C++ book about C++": {"C++": ["C++", "C++"]},
+    "wall (brick), wall": {"wall (brick)": ["wall (brick)"], "wall": ["wall"]},
+    "rock\u2019n\u2019roll and rock'n'roll": {"rock'n'roll": ["rock\u2019n\u2019roll", "rock'n'roll"]},
+    "an A/C unit and 3D-glasses": {"A/C": ["A/C"], "3D-glasses": ["3D-glasses"]},
+    "St. Bernards": {"st. bernard": ["St. Bernards"]},
+    "wall (brick)s": {"wall (brick)": ["wall (brick)"]},
+    "\u4e00\u53ea\u732b\u5728\u8349\u5730\u4e0a": {"\u732b": ["\u732b"], "\u8349\u5730": ["\u8349\u5730"]},
+    "\u8fd9\u53eacat\u5728": {"cat": ["cat"]},
+    "\u306d\u3053\u304c\u3044\u308b": {"\u306d\u3053": ["\u306d\u3053"]},
+    "\uace0\uc591\uc774\uac00": {"\uace0\uc591\uc774": ["\uace0\uc591\uc774"]},
+    "\u0e41\u0e21\u0e27\u0e43\u0e19\u0e2b\u0e0d\u0e49\u0e32": {"\u0e41\u0e21\u0e27": ["\u0e41\u0e21\u0e27"]},
+    "traffic  light, traffic\u00a0lights": {"traffic light": ["traffic  light", "traffic\u00a0lights"]},
+    "a traffic_light_pole": {"traffic light": ["traffic_light"], "pole": ["pole"]},
+    "a fire hydrant": {"fire_hydrant": ["fire hydrant"]},
+    "STRASSE, stra\u00dfe": {"Stra\u00dfe": ["STRASSE", "stra\u00dfe"]},
+    "cafes, caf\u00e9s": {"cafe": ["cafes"], "caf\u00e9": ["caf\u00e9s"]},
+    "\u00e9x, x\u00e9": {},
+    "\uace4": {},
+    "carton, scar": {},
+    "": {},
+}
+"""Captions and what is found in them, of the names that any of them has."""
+SIGNED = list(dict.fromkeys([*itertools.chain(*SIGNS.values()), "x", "\uace0", "car", "light"]))
+FORMS = pytest.mark.parametrize("form", ["NFC", "NFD"])
+
+
+@FORMS
+@pytest.mark.parametrize("own", ["NFC", "NFD"])
+@pytest.mark.parametrize("caption", SIGNS)
+def test_names_are_found_whatever_they_are_made_of(caption, form, own):
+    names = [normalize(own, name) for name in SIGNED]
+    text = normalize(form, caption)
+    prompt = find_names(text, names, range(len(names)))
+    found = [[text[start:end] for start, end in spans] for spans in prompt.spans]
+    expected = {name: [normalize(form, mention) for mention in mentions] for name, mentions in SIGNS[caption].items()}
+    assert prompt.text == text and dict(zip([SIGNED[k] for k in prompt.classes], found, strict=True)) == expected
+
+
+def test_spans_of_any_name_in_any_text_are_whole_and_apart():
+    """Names are put between other signs at random: each is found where it was put, as the characters that it has there."""
+    random = Random(0)
+    names = ["traffic light", "caf\u00e9", "C++", "\u732b", "t-shirt", "wall (brick)", "Stra\u00dfe"]
+    for _ in range(300):
+        text, places = "", {}
+        for k in random.sample(range(len(names)), 4):
+            text += random.choice([" ", "\u3002", ", ", " \u0301 ", " \u00b7\u00b7 ", "\u3000"])
+            own = normalize(random.choice(["NFC", "NFD"]), names[k]).replace(" ", random.choice([" ", "  ", "_"]))
+            places[k] = [(len(text), len(text) + len(own))]
+            text += random.choice([own, own.swapcase()]) if "\u00df" not in own else own
+        prompt = find_names(f"{text}.", names, range(len(names)))
+        assert dict(zip(prompt.classes, prompt.spans, strict=True)) == places
+
+
+@FORMS
+def test_tokens_of_names_with_accents_and_signs_are_theirs(model, form):
+    caption = normalize(form, "a caf\u00e9 by the traffic  lights, \u4e00\u53ea\u732b, C++")
+    prompt = find_names(caption, ["caf\u00e9", "traffic light", "\u732b", "C++"], range(4))
+    sets = token_sets(model.encode_text([caption]), 0, prompt)
+    assert all(sets) and len(set(itertools.chain(*sets))) == sum(map(len, sets)) and sets == sorted(sets)
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_its_length(model):

@@ -10,7 +10,7 @@ from pathlib import Path
 from seg4diff.data.files import lines_of
 from seg4diff.errors import MissingFileError, UserError
 
-NUMBERED = re.compile(r"(\d{1,9})[\s.,:;|)\]=-]+\S")
+NUMBERED = re.compile(r"(\d{1,9})[\s.,:;|)\]=]+\S")
 """A line that begins with a number and goes on with something else."""
 
 
