@@ -70,7 +70,7 @@ class Segmentation:
         labels: (H, W) uint8, 255 where a pixel has no label.
         maps: word -> (H, W) in [0, 1]; empty without words.
         shown: the part of the picture that the model saw.
-        stem: name of its files in `save`.
+        stem: name of the picture, for its files.
     """
 
     picture: Image.Image
@@ -113,14 +113,19 @@ class Segmentation:
             axis.set_axis_off()
         return figure
 
-    def save(self, folder: str | Path) -> None:
-        """Write labels/<stem>.png (a palette PNG, 255 = no label), overlays/<stem>.png and, with words, maps/<stem>.png."""
+    def save(self, folder: str | Path, stem: str | None = None) -> None:
+        """Write labels/<stem>.png (a palette PNG, 255 = no label), overlays/<stem>.png and, with words, maps/<stem>.png.
+
+        Args:
+            folder: where to; its folders are made.
+            stem: name of the files; None: that of the picture.
+        """
         written = {"labels": Image.fromarray(self.labels), "overlays": self.overlay()}
         written["labels"].putpalette([*class_colours(IGNORE).flatten().tolist(), *IGNORED])
         if self.maps:
             written["maps"] = self.heat()
         for kind, picture in written.items():
-            with whole_file(Path(folder) / kind / f"{self.stem}.png") as partial:
+            with whole_file(Path(folder) / kind / f"{stem or self.stem}.png") as partial:
                 picture.save(partial, format="PNG")
 
 

@@ -1,0 +1,66 @@
+"""The console command `seg4diff`: what a person does with one line and no configuration. Nothing heavy is imported before it must be."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="seg4diff",
+    help="Segment pictures with the attention of a text-to-image transformer, and look after what training needs.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; what the user can fix ends in one sentence and exit code 1.
+
+    SEG4DIFF_DEBUG=1 shows the traceback in every case.
+    """
+    from seg4diff.commands.console import run_safely
+
+    run_safely(app)
+
+
+@app.command(epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
+def segment(
+    pictures: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.", metavar="PICTURE")],
+    words: Annotated[list[str] | None, typer.Argument(help="What to look for; without words there are numbered regions.")] = None,
+    words_file: Annotated[Path | None, typer.Option("--words", help="A text file with one word per line, instead of WORDS.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also take the pictures of the folders in the folder.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/segment/<time>.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Preset (see conf/backbone), folder, hub id, or folder of a run. Default: tiny_sd3.")
+    ] = None,
+    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or .pth of the release.")] = None,
+    like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
+    block: Annotated[int | None, typer.Option(help="Block that is read; default: the expert.")] = None,
+    geometry: Annotated[
+        str, typer.Option(help="letterbox: whole and padded; stretch: whole in another shape; crop: the centre.")
+    ] = "letterbox",
+    background: Annotated[
+        float | None, typer.Option(help="Level in [0, 1] that the map of some word must reach where a pixel gets a label.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
+    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
+) -> None:
+    """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
+    from seg4diff.commands.segment import segment_files
+
+    options = {"like": like, "block": block, "device": device, "dtype": dtype, "quantize": quantize, "cache": cache}
+    segment_files(
+        pictures,
+        words or None,
+        words_file=words_file,
+        recursive=recursive,
+        out=out,
+        geometry=geometry,
+        background=background,
+        load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
+    )

@@ -1,0 +1,118 @@
+"""`seg4diff segment`: a picture or a folder of them; docs/segment.md says what is written."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from seg4diff.data.files import walk
+from seg4diff.data.geometry import GEOMETRIES
+from seg4diff.data.reading import UnreadableError
+from seg4diff.data.vocabularies import read_classes
+from seg4diff.disk import write_json, write_text
+from seg4diff.errors import MissingFileError, UserError
+from seg4diff.model import check_words, load
+from seg4diff.provenance import provenance
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def segment_files(
+    path: Path,
+    words: Sequence[str] | None,
+    *,
+    words_file: Path | None = None,
+    recursive: bool = False,
+    out: Path | None = None,
+    geometry: str = "letterbox",
+    background: float | None = None,
+    load_options: dict[str, Any] | None = None,
+) -> Path:
+    """Segment a picture, or all pictures of a folder but those that cannot be read.
+
+    Args:
+        path: the picture or the folder.
+        words: what to look for; None: regions without words.
+        words_file: a text file with one word per line, instead.
+        recursive: whether the folders in the folder are searched too.
+        out: folder of the results; None: outputs/segment/<time>.
+        geometry: see `Model.segment`.
+        background: see `Model.segment`.
+        load_options: arguments of `seg4diff.load`.
+
+    Returns:
+        The folder of the results, in the layout that `data=folder` reads.
+
+    Raises:
+        UserError: there is no picture, no picture can be read, the words are no words, or the folder holds results.
+    """
+    if words_file is not None:
+        if words:
+            raise UserError("give words or a file of words, not both.")
+        words = read_classes(words_file, "--words")
+    names = () if words is None else check_words(words)
+    if geometry not in GEOMETRIES:
+        raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+    pictures = find_pictures(path, recursive)
+    folder = out or Path("outputs") / "segment" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if (folder / "labels").exists():
+        raise UserError(f"{folder} holds segmented pictures: choose another folder.")
+    model = load(**load_options or {})
+    write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
+    rows, unreadable = [], []
+    for stem, file in track(pictures.items(), "segmenting"):
+        try:
+            found = model.segment(file, names or None, geometry=geometry, background=background)
+        except UnreadableError as error:
+            unreadable.append(error)
+            continue
+        found.save(folder, stem)
+        names = max(names, found.names, key=len)
+        rows.append(json.dumps({"file_name": str(file.resolve()), "mask_file_name": f"labels/{stem}.png"}, ensure_ascii=False) + "\n")
+    if not rows:
+        raise unreadable[0]
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
+    write_text(folder / "metadata.jsonl", "".join(rows))
+    for error in unreadable:
+        log.warning("left out: %s", error)
+    log.info("segmented %d of %d pictures, see %s", len(rows), len(pictures), folder / "overlays")
+    return folder
+
+
+def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:
+    """The picture itself, or those of a folder, sorted, by the names of their results; other files are named in one line.
+
+    Args:
+        path: a picture or a folder.
+        recursive: whether the folders in it are searched too; results then lie in folders of the same names.
+
+    Raises:
+        UserError: there is no picture, or two pictures would have results of one name.
+    """
+    if path.is_file():
+        return {path.stem: path}
+    if not path.is_dir():
+        raise MissingFileError(f"there is no picture and no folder {path}.")
+    listed = ((Path(folder), names) for folder, names in walk(path) if recursive or Path(folder) == path)
+    files = sorted(folder / name for folder, names in listed for name in names if not name.startswith("."))
+    pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in files if file not in set(pictures))
+    others = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
+    if not pictures:
+        below = "" if recursive else ", and the folders in it are not searched (--recursive does)"
+        raise MissingFileError(f"the folder {path} holds no picture ({', '.join(SUFFIXES)}){below}: it holds {others or 'no file'}.")
+    if others:
+        log.info("files of %s that are passed over: %s; read are %s", path, others, ", ".join(SUFFIXES))
+    stems = [file.relative_to(path).with_suffix("").as_posix() for file in pictures]
+    for (one, other), (stem, next_stem) in zip(pairwise(pictures), pairwise(stems), strict=True):
+        if stem == next_stem:
+            raise UserError(f"{one} and {other.name} would have results of the same name: rename one of them.")
+    return dict(zip(stems, pictures, strict=True))
