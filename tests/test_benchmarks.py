@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from benchmarks import counts
+from benchmarks import counts, stream
 from benchmarks.counts import Size
 from benchmarks.measure import Memory, Pairs, Settings, measure_memory
 from benchmarks.models import Shape, dense_i2t, forward, new_backbone, new_inputs, read
@@ -38,6 +38,7 @@ ROWS = {
         "blocks (7, 8, 9) in one pass",
         "blocks (7, 8, 9) in 3 passes",
     ],
+    "stream": ["streamed, 2 blocks", "streamed, 24 blocks", "kept, 2 blocks", "kept, 24 blocks"],
     "train_step": [
         "flow matching, LoRA on the expert",
         "+ mask alignment, LoRA on the expert",
@@ -74,6 +75,11 @@ def test_all_benchmarks_run(tmp_path):
         labels = LABELS.get(table["name"], ["reading"])
         assert [", ".join(str(row[label]) for label in labels) for row in table["rows"]] == ROWS[table["name"]]
         assert all(str(row[label]) in done.stdout for row in table["rows"] for label in labels)
+
+
+def test_streaming_all_blocks_takes_the_memory_of_two():
+    few, everything, kept_few, kept = (row["extra memory"] for row in stream.run(SETTINGS).rows)
+    assert everything == few < kept_few < kept / 10
 
 
 def test_memory_of_a_dense_softmax_is_counted_to_the_byte():
