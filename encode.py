@@ -3,8 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from seg4diff.console import main
-from seg4diff.run import encode
+from seg4diff.commands.console import main
+from seg4diff.commands.run import encode
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -3,9 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from seg4diff.console import main
-from seg4diff.run import train
-from seg4diff.sweep import search_figure
+from seg4diff.commands.console import main
+from seg4diff.commands.run import train
+from seg4diff.commands.sweep import search_figure
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

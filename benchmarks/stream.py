@@ -32,8 +32,8 @@ def run(settings: Settings) -> Table:
     return Table(
         name="stream",
         title="many blocks in one pass",
-        sizes=f"{shape}, {shape.tokens} image and {TEXT_TOKENS} text tokens, batch 1, no gradient. {STREAMED}: maps and masses of each block "
-        f"are computed as it is reached; {KEPT}: queries, keys and values of all blocks are held until the end of the pass. extra "
+        sizes=f"{shape}, {shape.tokens} image and {TEXT_TOKENS} text tokens, batch 1, no gradient. {STREAMED}: maps and masses of a block "
+        f"are computed as it is reached; {KEPT}: queries, keys and values are held until the end of the pass. extra "
         "memory: peak above that of the pass alone.",
         columns={"reading": text, "extra memory": mebibytes},
         rows=rows,

@@ -12,31 +12,34 @@ from tests.conftest import REPO
 PACKAGE = REPO / "src" / "seg4diff"
 ORDER = [
     "errors",
-    "screen",
     "disk",
+    "screen",
     "provenance",
+    "resources",
     "flow",
     "data",
     "backbones",
     "attention",
     "segmentation",
     "pictures",
+    "presets",
+    "results",
+    "model",
     "evaluation",
     "training",
     "loggers",
-    "outputs",
-    "console",
-    "sweep",
-    "inherit",
-    "run",
-    "benchmark",
-    "check",
-    "segment",
+    "commands",
+    "__main__",
 ]
 """A room imports only rooms to its left (and itself)."""
-HYDRA = {"console", "run", "benchmark", "sweep", "inherit", "check", "segment"}
-OWNERS = {"hydra": HYDRA, "omegaconf": HYDRA, "diffusers": {"backbones"}, "peft": {"backbones"}}
-OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run", "benchmark"}
+OWNERS = {
+    "hydra": {"commands"},
+    "typer": {"commands"},
+    "omegaconf": {"commands", "presets"},
+    "diffusers": {"backbones"},
+    "peft": {"backbones"},
+    "lightning": {"data", "evaluation", "training", "loggers", "commands"},
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from seg4diff import benchmark
-from seg4diff.benchmark import evaluate_benchmarks
+from seg4diff.commands.benchmark import evaluate_benchmarks
+from seg4diff.commands.run import build, train
 from seg4diff.data.geometry import Window
 from seg4diff.data.sample import Batch
 from seg4diff.errors import UserError
 from seg4diff.evaluation import progress
 from seg4diff.evaluation.module import SplitEvaluation
-from seg4diff.run import build, train
 from seg4diff.training.callbacks import choose_extremes, picture_row
 from tests.conftest import REPO
 from tests.data import layouts

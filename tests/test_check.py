@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seg4diff.check import SIDE, check
+from seg4diff.commands.check import SIDE, check
 from seg4diff.errors import MissingFileError, UserError
 from tests.data import layouts
 from tests.runs import compose_config, run_script

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from seg4diff.backbones.cache import EncodingCache
+from seg4diff.commands.run import train
 from seg4diff.disk import read_json, whole_file, write_json
 from seg4diff.evaluation import progress
 from seg4diff.loggers import WholeCSVLogger
-from seg4diff.run import train
 from seg4diff.training.checkpoints import AtomicCheckpointIO
 from tests.runs import SMALL_RUN, compose_config, overrides
 from tests.test_endurance import READERS, check_what_a_reader_finds

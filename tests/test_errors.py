@@ -15,10 +15,10 @@ from torch.utils.data import get_worker_info
 
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
-from seg4diff.console import explain, main
+from seg4diff.commands.console import explain, main
+from seg4diff.commands.run import build, encode, evaluate, train
 from seg4diff.data.table import TableRows
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.run import build, encode, evaluate, train
 from seg4diff.training import checks
 from tests.hosts import random_flux, random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seg4diff.commands.run import build, evaluate, train
 from seg4diff.errors import UserError
-from seg4diff.run import build, evaluate, train
 from tests.conftest import REPO
 from tests.data import layouts
 from tests.runs import compose_config

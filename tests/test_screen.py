@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
+from seg4diff.commands.sweep import summarise, summarise_folder
 from seg4diff.disk import write_json
 from seg4diff.evaluation.table import Row, print_table, write_table
 from seg4diff.screen import plain_text, screen
-from seg4diff.sweep import summarise, summarise_folder
 
 NAMES = ["[red]", "[/]", "[bold]x[/bold]", ":cat:", "a [b] c", "[link=file]", "\\[x]", "[", "$x$", "$\\frac", "5$ and 6$", "雨 [é]"]
 

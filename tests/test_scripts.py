@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import timer
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from seg4diff.run import train
+from seg4diff.commands.run import train
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, command, compose_config, overrides, run_script

@@ -10,13 +10,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from seg4diff.commands.old_segment import by_size, check_names, draw_maps, find_pictures, segment
+from seg4diff.commands.run import build, train
 from seg4diff.data.folder import FolderData
 from seg4diff.data.sample import Vocabulary, collate
 from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.protocol import PromptedSegmenter, PromptMaker
-from seg4diff.run import build, train
-from seg4diff.segment import by_size, check_names, draw_maps, find_pictures, segment
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, compose_config, overrides, run_script
 

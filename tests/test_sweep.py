@@ -11,8 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from PIL import Image
 
+from seg4diff.commands.sweep import places_of, read_runs, search_figure, summarise, summarise_folder
 from seg4diff.errors import UserError
-from seg4diff.sweep import places_of, read_runs, search_figure, summarise, summarise_folder
 from tests.conftest import REPO
 
 
@@ -79,7 +79,7 @@ def test_runs_of_several_sweeps_in_one_folder(sweep, capsys):
 def test_a_folder_without_runs_is_left_alone_and_named(tmp_path):
     summarise_folder(tmp_path / "nothing")
     assert not list(tmp_path.iterdir())
-    command = [sys.executable, "-m", "seg4diff.sweep", str(tmp_path / "nothing")]
+    command = [sys.executable, "-m", "seg4diff.commands.sweep", str(tmp_path / "nothing")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and f"there is no run in {tmp_path}/nothing" in done.stderr
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tests.data import layouts
 
+from seg4diff.commands.old_segment import check_names
 from seg4diff.data.captions import Captions
 from seg4diff.data.files import Folder, Pairs
 from seg4diff.data.folder import FolderData
@@ -19,7 +20,6 @@ from seg4diff.data.sa1b import Sa1b
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.errors import UserError
-from seg4diff.segment import check_names
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of much before it fails
 PICTURES = {

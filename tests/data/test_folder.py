@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from tests.runs import compose_config
 
+from seg4diff.commands.run import build
 from seg4diff.data.folder import FolderData
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.run import build
 
 CLASSES = ["road", "traffic light", "sky"]
 HEIGHT, WIDTH = 6, 10

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.data import layouts
 from torch import distributed, multiprocessing
 
-from seg4diff.console import explain
+from seg4diff.commands.console import explain
 from seg4diff.data.coco_stuff import CocoStuff
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.reading import UnreadableError, read_image

@@ -12,11 +12,11 @@ from PIL import Image
 from tests.data.layouts import palette
 from tests.runs import compose_config
 
+from seg4diff.commands.run import build
 from seg4diff.data.reading import UnreadableError
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.table import TableData
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.run import build
 
 CLASSES = ["road", "traffic light", "sky"]
 SPLITS = {"train": "train[:4]", "validation": "train[4:]", "test": "train[4:]"}

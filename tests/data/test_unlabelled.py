@@ -8,9 +8,9 @@ from tests.data import layouts
 from tests.data.test_labelled import CASES
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config
 
+from seg4diff.commands.run import evaluate, train
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
-from seg4diff.run import evaluate, train
 
 DATA = {"stuff": "coco_stuff", "object 81": "coco_object_background", "city 27": "cityscapes_27"}
 HEIGHT, WIDTH = 32, 48

@@ -13,11 +13,11 @@ from tests.hosts import random_flux, random_flux2, random_sd3
 from tests.runs import SMALL_MODEL, compose_config
 
 from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.commands.run import evaluate
 from seg4diff.data.geometry import Window, whole
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker
-from seg4diff.run import evaluate
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
 

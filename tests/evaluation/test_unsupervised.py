@@ -9,12 +9,12 @@ import torch
 from tests.hosts import random_sd3
 from tests.runs import SMALL_RUN, compose_config, overrides
 
+from seg4diff.commands.run import evaluate, train
 from seg4diff.data.geometry import Window
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.protocol import BlockScores
 from seg4diff.evaluation.unsupervised import BlindFloors, ProposalSegmenter, UnsupervisedModule, tiles
-from seg4diff.run import evaluate, train
 from seg4diff.segmentation.readout import Readout
 from seg4diff.segmentation.unsupervised import ProposalReadout
 

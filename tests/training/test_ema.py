@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 from tests.runs import SMALL_RUN, compose_config, overrides
 
+from seg4diff.commands.run import train
 from seg4diff.errors import UserError
-from seg4diff.run import train
 from seg4diff.training.checkpoints import read_checkpoint
 from seg4diff.training.ema import WeightAverage
 

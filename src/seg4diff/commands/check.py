@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from seg4diff.commands.run import build
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.files import first_few
 from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
@@ -20,7 +21,6 @@ from seg4diff.data.survey import Summary, survey
 from seg4diff.disk import whole_file, write_json
 from seg4diff.errors import UserError
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
-from seg4diff.run import build
 from seg4diff.screen import screen
 
 log = logging.getLogger(__name__)

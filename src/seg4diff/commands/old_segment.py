@@ -16,16 +16,16 @@ from rich.progress import track
 from torch import Tensor
 
 from seg4diff.backbones.base import Backbone
+from seg4diff.commands.inherit import find_lora, take_from_run
+from seg4diff.commands.outputs import check_output_dir
+from seg4diff.commands.run import build, load_lora, record
 from seg4diff.data.geometry import GEOMETRIES
 from seg4diff.data.reading import UnreadableError, read_image
 from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, resize_labels
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.disk import whole_file, write_text
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.inherit import find_lora, take_from_run
-from seg4diff.outputs import check_output_dir
 from seg4diff.pictures import IGNORED, class_colours, overlay, sheet
-from seg4diff.run import build, load_lora, record
 from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.readout import stretch

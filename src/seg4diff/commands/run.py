@@ -22,14 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import adapted_blocks
+from seg4diff.commands.inherit import inherit
+from seg4diff.commands.outputs import check_output_dir, checkpoint_of
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import print_report, write_report
-from seg4diff.inherit import inherit
 from seg4diff.loggers import finished
-from seg4diff.outputs import check_output_dir, checkpoint_of
 from seg4diff.provenance import provenance
 from seg4diff.training.checkpoints import read_checkpoint
 from seg4diff.training.magnet import MagnetModule

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from seg4diff.backbones.loading import quiet_hosts
+from seg4diff.commands.outputs import check_output_dir, checkpoint_of
 from seg4diff.errors import UserError
-from seg4diff.outputs import check_output_dir, checkpoint_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a file finds no room: disk full, quota used up, file larger than allowed."""

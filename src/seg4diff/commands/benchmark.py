@@ -12,13 +12,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import LORA_FILE, Backbone
+from seg4diff.commands.inherit import command_line, inherit
+from seg4diff.commands.outputs import check_output_dir
+from seg4diff.commands.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.table import Row, print_table, write_table
-from seg4diff.inherit import command_line, inherit
-from seg4diff.outputs import check_output_dir
-from seg4diff.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything
 
 log = logging.getLogger(__name__)
 

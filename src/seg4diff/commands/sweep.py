@@ -1,6 +1,6 @@
 """The end of a sweep (`python train.py -m key=a,b,c`): one table on screen, one CSV and one plot in the sweep folder.
 
-`python -m seg4diff.sweep <sweep folder>` makes them again: while Slurm still runs the jobs, or for several sweeps into one folder.
+`python -m seg4diff.commands.sweep <sweep folder>` makes them again: while Slurm still runs the jobs, or for several sweeps into one folder.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from seg4diff.console import quiet_libraries
+from seg4diff.commands.console import quiet_libraries
 from seg4diff.disk import read_json, whole_file
 from seg4diff.errors import UserError
 from seg4diff.screen import plain_text, screen
