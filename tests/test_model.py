@@ -36,9 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def load(folder):
     def load(model=None, **options):
-        loaded = seg4diff.load(model or folder / "sd3", **{"like": "tiny_sd3", "block": 1} | options)
-        loaded.image_size = (32, 32)
-        return loaded
+        return seg4diff.load(model or folder / "sd3", **{"like": "tiny_sd3", "block": 1, "image_size": (32, 32)} | options)
 
     return load
 
@@ -123,7 +121,7 @@ def test_a_pipeline_is_used_as_it_is_and_goes_on_working(make, photo):
         return np.array(pipe("apple", generator=torch.Generator().manual_seed(0), **options).images[0])
 
     before = draw()
-    model = seg4diff.load(pipe, like=like, block=1)
+    model = seg4diff.load(pipe, like=like, block=1, image_size=(32, 32))
     model.backbone.text_length = own.text_length
     latents = own.encode_image(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
     maps = []

@@ -37,6 +37,8 @@ def load(
     lora: str | Path | None = None,
     like: str | None = None,
     block: int | None = None,
+    sigma: float | None = None,
+    image_size: Sequence[int] | None = None,
     device: str | torch.device | None = None,
     dtype: str | None = None,
     revision: str | None = None,
@@ -53,6 +55,8 @@ def load(
         lora: run folder, .ckpt, LoRA folder or .pth of the authors' release.
         like: name of the preset that a model of unknown size is read like.
         block: block that is read; None: the one that the LoRA's run aligned, or else the model's expert.
+        sigma: noise level in [0, 1] at which maps are read; None: that of the preset.
+        image_size: (height, width) that the model sees; None: that of the preset.
         device: where the model goes; None: the accelerator if there is one.
         dtype: "float32", "bfloat16" or "float16"; None: that of the preset on an accelerator, float32 on a CPU.
         revision: branch, tag or commit of a hub model.
@@ -100,7 +104,7 @@ def load(
         chosen = preset.expert if block is None else block
         if chosen not in [*adapted_blocks(backbone), aligned]:
             raise UserError(f"the LoRA {lora} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set block=.")
-    return Model(backbone.eval(), preset, block=block)
+    return Model(backbone.eval(), preset, block=block, sigma=sigma, image_size=image_size)
 
 
 def _find(model: Any, like: str | None, revision: str | None, run: Any) -> tuple[Preset, Source | None]:
@@ -127,6 +131,8 @@ class Model:
         backbone: the model.
         preset: how it is read.
         block: block that is read; None = the preset's expert.
+        sigma: noise level at which maps are read; None = the preset's.
+        image_size: (height, width) that the model sees; None = the preset's.
 
     Attributes:
         backbone: the model.
@@ -134,15 +140,26 @@ class Model:
         image_size: (height, width) that the model sees; pictures of another shape are padded.
 
     Raises:
-        UserError: the block is not known, or does not exist.
+        UserError: the block is not known or does not exist, or the model does not take the size.
     """
 
-    def __init__(self, backbone: Backbone, preset: Preset, *, block: int | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        preset: Preset,
+        *,
+        block: int | None = None,
+        sigma: float | None = None,
+        image_size: Sequence[int] | None = None,
+    ) -> None:
         if block is None and preset.expert is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
-        self.backbone, self.block, self.image_size = backbone, preset.expert if block is None else block, preset.image_size
-        self._preset, self._readout = preset, Readout(**preset.readout)
+        self.backbone, self.block = backbone, preset.expert if block is None else block
+        self.image_size = tuple(preset.image_size if image_size is None else image_size)
+        self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
+        self._merging, self._readout = preset.merging, Readout(**self._reading)
         backbone.select_sites([self.block])
+        backbone.token_grid(*self.image_size)
 
     @torch.no_grad()
     def segment(
@@ -152,6 +169,7 @@ class Model:
         *,
         geometry: Geometry = "letterbox",
         background: float | None = None,
+        threshold: float | None = None,
     ) -> Segmentation | list[Segmentation]:
         """Find words in pictures, or regions without words.
 
@@ -161,6 +179,7 @@ class Model:
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
             background: level in [0, 1]; where no word's map, stretched to [0, 1], reaches it, a pixel has no label. None: every pixel has
                 the word whose map is highest there.
+            threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
         Returns:
             A `Segmentation`, or a list of them for a list of pictures.
@@ -174,13 +193,13 @@ class Model:
         if geometry not in GEOMETRIES:
             raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         placed = [_Placed(source, self.image_size, geometry) for source in sources]
-        found = self._regions(placed) if words is None else self._words(placed, asked, background)
+        found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
         return found if many else found[0]
 
     def _words(self, placed: Sequence["_Placed"], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
         readout = self._readout
         if background is not None:
-            readout = Readout(**self._preset.readout | {"background": background})
+            readout = Readout(**self._reading | {"background": background})
         prompts = [split_names(names, range(len(names)), self.backbone.fits) for names in asked]
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
         maps = readout.class_maps(self.backbone, images, prompts, [0] * len(placed), [self.block])[self.block]
@@ -190,8 +209,9 @@ class Model:
             for one, own_names, own in zip(placed, asked, maps, strict=True)
         ]
 
-    def _regions(self, placed: Sequence["_Placed"]) -> list[Segmentation]:
-        proposals = ProposalReadout(readout=self._readout, **self._preset.merging)
+    def _regions(self, placed: Sequence["_Placed"], threshold: float | None) -> list[Segmentation]:
+        merging = self._merging | ({} if threshold is None else {"threshold": threshold})
+        proposals = ProposalReadout(readout=self._readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
         found = proposals.proposals(self.backbone, images, [0] * len(placed), [self.block])[self.block]
         regions = [(one, *by_size(label_proposals(own, one.frame))) for one, own in zip(placed, found, strict=True)]

@@ -40,6 +40,9 @@ def segment(
     background: Annotated[
         float | None, typer.Option(help="Level in [0, 1] that the map of some word must reach where a pixel gets a label.")
     ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Without words: divergence below which two maps are one region.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1]; default: that of the model.")] = None,
+    image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width that the model sees.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
@@ -49,7 +52,16 @@ def segment(
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
     from seg4diff.commands.segment import segment_files
 
-    options = {"like": like, "block": block, "device": device, "dtype": dtype, "quantize": quantize, "cache": cache}
+    options = {
+        "like": like,
+        "block": block,
+        "sigma": sigma,
+        "image_size": image_size,
+        "device": device,
+        "dtype": dtype,
+        "quantize": quantize,
+        "cache": cache,
+    }
     segment_files(
         pictures,
         words or None,
@@ -58,5 +70,6 @@ def segment(
         out=out,
         geometry=geometry,
         background=background,
+        threshold=threshold,
         load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )

@@ -34,6 +34,7 @@ def segment_files(
     out: Path | None = None,
     geometry: str = "letterbox",
     background: float | None = None,
+    threshold: float | None = None,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
     """Segment a picture, or all pictures of a folder but those that cannot be read.
@@ -46,6 +47,7 @@ def segment_files(
         out: folder of the results; None: outputs/segment/<time>.
         geometry: see `Model.segment`.
         background: see `Model.segment`.
+        threshold: see `Model.segment`.
         load_options: arguments of `seg4diff.load`.
 
     Returns:
@@ -58,7 +60,7 @@ def segment_files(
         if words:
             raise UserError("give words or a file of words, not both.")
         words = read_classes(words_file, "--words")
-    names = () if words is None else check_words(words)
+    asked = None if words is None else check_words(words)
     if geometry not in GEOMETRIES:
         raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
@@ -67,10 +69,10 @@ def segment_files(
         raise UserError(f"{folder} holds segmented pictures: choose another folder.")
     model = load(**load_options or {})
     write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
-    rows, unreadable = [], []
+    names, rows, unreadable = (), [], []
     for stem, file in track(pictures.items(), "segmenting"):
         try:
-            found = model.segment(file, names or None, geometry=geometry, background=background)
+            found = model.segment(file, asked, geometry=geometry, background=background, threshold=threshold)
         except UnreadableError as error:
             unreadable.append(error)
             continue
