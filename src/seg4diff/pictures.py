@@ -48,7 +48,7 @@ def overlay(image: Image.Image, labels: Tensor, names: Sequence[str], opacity: f
         region = ids == k
         if k < len(names) and region.sum() >= 0.004 * ids.size:
             row, column = _widest(region)
-            _write(draw, picture.size, (column * scale, row * scale), " ".join(names[k].split()), font)
+            _write(draw, picture.size, (column * scale, row * scale), names[k], font)
     return picture
 
 
