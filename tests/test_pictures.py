@@ -65,3 +65,10 @@ def test_no_picture_of_a_sheet_covers_another_one_or_a_text(columns):
     text = (page.max(-1) == page.min(-1)) & (page.max(-1) < 100)
     rows = np.flatnonzero(text.any(1))
     assert rows[-1] < len(page) - 1, "the last line is not cut off"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "night\u2028sky", "a\tb", "猫", "x" * 200, "\x00\x01"])
+def test_a_name_of_any_signs_is_written(name):
+    labels = torch.zeros(300, 400, dtype=torch.long)
+    plain, named = (array(overlay(Image.new("RGB", (400, 300), GREY), labels, [own])) for own in ("", name))
+    assert plain.shape == named.shape and (plain != named).any()

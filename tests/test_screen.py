@@ -54,5 +54,5 @@ def test_a_dollar_sign_makes_no_formula():
 
     with plain_text():
         figure = Figure()
-        figure.subplots().set_title("$\\no formula")
+        figure.subplots().set_title("$\\no$ formula")
         figure.draw_without_rendering()

@@ -80,6 +80,15 @@ def test_run_lengths_that_are_no_mask_are_refused(counts):
         RunLengths.parse({"size": [4, 5], "counts": counts})
 
 
+@pytest.mark.parametrize(
+    ("size", "counts"),
+    [([4, 5], [20.7]), ([4, 5], ["20"]), ([4, 5], [True, 19]), ([4.0, 5], [20]), ([-4, -5], [20]), ([4, 5], [[20]]), ([2**40, 1], [2**40])],
+)
+def test_sizes_and_run_lengths_are_whole_numbers(size, counts):
+    with pytest.raises(ValueError, match="must be whole numbers"):
+        RunLengths.parse({"size": size, "counts": counts})
+
+
 def test_masks_may_overlap_and_have_no_names(root):
     data = source(root)
     data.prepare(["train"])

@@ -200,7 +200,7 @@ def encoded(values: np.ndarray | Image.Image, form: str, **options) -> dict:
     return {"bytes": file.getvalue(), "path": None}
 
 
-@pytest.mark.parametrize(("exif", "size"), [(b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0", (4, 6)), (6, (6, 4))])
+@pytest.mark.parametrize(("exif", "size"), [(b"Exif\0\0nonsense", (4, 6)), (6, (6, 4))])
 def test_images_and_masks_are_turned_alike_and_broken_exif_ends_nothing(exif, size, tmp_path):
     if exif == 6:
         exif = Image.Exif()
