@@ -19,6 +19,7 @@ from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
+from seg4diff.finite import require_finite
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.prompts import cut_to_fit
@@ -197,6 +198,7 @@ class EvaluationModule(SplitEvaluation):
         noisy = interpolate(latents, noise, sigma)
         captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
         predicted = self.backbone.predict_velocity(noisy, sigma, self.backbone.encode_text(captions))
+        require_finite(predicted, "the velocities that the model predicts")
         errors = (predicted - velocity(latents, noise)).float().square().flatten(1).mean(dim=1)
         self.flow[variant].update(errors)
         return labels
