@@ -178,7 +178,8 @@ def test_every_experiment_composes_for_every_backbone(tmp_path):
         for backbone in backbones:
             config = compose_config("train", tmp_path, f"experiment={experiment}", f"backbone={backbone}")
             resolved = OmegaConf.to_container(config, resolve=True)
-            assert resolved["model"]["backbone"]["runtime"]["dtype"] == config.backbone.dtype
+            runtime = resolved["model"]["backbone"]["runtime"]
+            assert runtime["dtype"] == "auto" and runtime["preferred"] == config.backbone.dtype
             assert resolved["model"]["expert_layer"] == config.backbone.expert_layer
 
 

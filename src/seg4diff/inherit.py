@@ -74,7 +74,9 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
         if override.key_or_group.split(".")[0] in ("backbone", "data", "runtime") and "." in override.key_or_group:
             OmegaConf.update(config, override.key_or_group, override.value())
     if {"backbone", "backbone.dtype"} & set_here and "runtime.dtype" not in set_here:
-        config.runtime.dtype = "${backbone.dtype}"
+        config.runtime.dtype = "auto"
+    if "runtime.preferred" not in set_here:
+        config.runtime.preferred = "${backbone.dtype}"
     if "runtime" in config.backbone.model:  # the run's file holds a copy
         config.backbone.model.runtime = "${runtime}"
     if "data" in config:

@@ -127,6 +127,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         """The report: plain numbers by name, scores and floors in [0, 1]."""
         names = self.trainer.datamodule.vocabulary.names
         report: dict = {"protocol": self._protocol, "expert_layer": self.expert_layer}
+        report |= {"dtype": str(self.backbone.dtype).removeprefix("torch."), "precision": self.trainer.precision}
         for variant, blocks in self.block_scores.items():
             scores = blocks.compute()
             expert = scores[self.expert_layer]
