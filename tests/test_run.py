@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import own_device
-from seg4diff.inherit import take_from_run
 from seg4diff.run import build, encode, evaluate, train
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
@@ -208,14 +207,3 @@ def test_the_dtype_that_was_taken_is_in_the_report_and_auto_in_the_config(assets
     assert report["dtype"] == "float32" and report["precision"] == "32-true"
     saved = OmegaConf.load(tmp_path / "config.yaml")
     assert saved.runtime.dtype == config.runtime.dtype and saved.runtime.preferred == "float16" and saved.trainer.precision == "auto"
-
-
-def test_an_evaluation_takes_over_auto_with_the_own_dtype_of_its_backbone(tmp_path):
-    run = compose_config("train", tmp_path, "backbone=sd3_medium", "runtime.compile=true")
-    OmegaConf.save(OmegaConf.create(OmegaConf.to_container(run, resolve=True)), tmp_path / "config.yaml")
-    config = compose_config("evaluate", tmp_path / "evaluated", f"ckpt={tmp_path}")
-    take_from_run(config, tmp_path / "lora")
-    model = OmegaConf.to_container(config, resolve=True)["backbone"]["model"]
-    assert model["runtime"]["compile"] and model["runtime"]["dtype"] == "auto" and model["runtime"]["preferred"] == "float16"
-    config.backbone.dtype = "bfloat16"
-    assert config.backbone.model.runtime.preferred == "bfloat16"

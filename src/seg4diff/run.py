@@ -72,7 +72,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         read_checkpoint(checkpoint)
     seed_everything(config.seed)
     (data,), module = build_all({"data": config.data}, config.model)
-    if "runtime" not in config.backbone.model and any(value for name, value in config.runtime.items() if name not in ("_target_", "dtype", "preferred")):
+    idle = {name: value for name, value in config.runtime.items() if name not in ("_target_", "dtype", "preferred")}
+    if "runtime" not in config.backbone.model and any(idle.values()):
         raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
     with open_trainer(config) as trainer:
         record(config, output_dir)

@@ -177,7 +177,7 @@ def test_a_model_is_loaded_in_what_auto_chose_and_an_explicit_dtype_is_taken_as_
 def test_auto_refuses_a_slower_device_than_that_it_chose_for():
     runtime = Runtime(dtype="auto", preferred="float16")
     runtime.dtype = torch.float16  # as on a machine with an accelerator
-    with pytest.raises(UserError, match="this run is on its cpu, which computes slowly in it: set runtime.dtype=float32"):
+    with pytest.raises(UserError, match=r"this run is on its cpu, which computes slowly in it: set runtime.dtype=float32"):
         runtime.check_device(torch.device("cpu"))
 
 
