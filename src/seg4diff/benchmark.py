@@ -53,7 +53,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     reports = {}
     for (name, entry), source in zip(entries.items(), data, strict=True):
         identity = identify(entry, lora)
-        identity["runtime"]["dtype"] = str(backbone.dtype)  # not "auto": another machine may take another
+        identity["runtime"]["dtype"] = str(backbone.dtype).removeprefix("torch.")  # not "auto": another machine may take another
         report = finished_report(Path(entry.paths.output_dir), identity)
         if report is None:
             log.info("benchmark %s: %s", name, config.benchmark[name].title)
