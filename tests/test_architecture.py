@@ -12,6 +12,7 @@ from tests.conftest import REPO
 PACKAGE = REPO / "src" / "seg4diff"
 ORDER = [
     "errors",
+    "finite",
     "disk",
     "screen",
     "provenance",

@@ -73,7 +73,7 @@ def folder_training(tmp_path, assets, photos, *arguments):
         ("backbone.readout.sigma=1.5", "readout.sigma must be in [0, 1], found 1.5"),
         ("backbone.model.path=/nowhere/model", "no model folder at /nowhere/model: set backbone.model.path"),
         ("ckpt_path=/nowhere/last.ckpt", "no checkpoint at /nowhere/last.ckpt"),
-        ("runtime.dtype=fp16", "runtime.dtype must be one of float32, bfloat16, float16, float64, found 'fp16'"),
+        ("runtime.dtype=fp16", "runtime.dtype must be auto or one of float32, bfloat16, float16, float64, found 'fp16'"),
         ("runtime.quantize=int3", "runtime.quantize must be null or one of int8, nf4, found 'int3'"),
         ("runtime.attention=flash", "runtime.attention=flash cannot be combined with this model"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1, found 0"),

@@ -70,9 +70,20 @@ def test_global_generators_are_left_alone():
     assert torch.equal(torch.get_rng_state(), before) and (np.random.get_state()[1] == numpy_before).all()
 
 
-def test_noise_takes_the_dtype_of_the_latents_and_sigma_keeps_its_digits():
+def test_noise_is_as_wide_as_the_latents_and_sigma_keeps_its_digits():
     noise, sigma = draw(LATENTS, [1, 2, 3], 0, shifted_uniform(shift=2.0))
     same, level = draw(LATENTS.float(), [1, 2, 3], 0, shifted_uniform(shift=2.0))
     assert noise.dtype == torch.float64 and sigma.dtype == torch.float32
     assert torch.equal(noise.float(), same) and torch.equal(sigma, level)
     assert draw(LATENTS.half(), [1], 0, shifted_uniform(shift=2.0))[1].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_latents_in_16_bit_are_rounded_once(dtype):
+    """The noise level 0.3 is 0.30078 in bfloat16: mixed in 16 bit, the latents would have another noise level than the model is told."""
+    latents = LATENTS.to(dtype)
+    noise, sigma = draw(latents, [1, 2, 3], 0, lambda _: 0.3)
+    level = sigma[0].double()
+    assert torch.equal(interpolate(latents, noise, sigma), ((1 - level) * latents.double() + level * noise.double()).float().to(dtype))
+    assert torch.equal(velocity(latents, noise), noise - latents.float()), "the target is not rounded"
+    assert torch.equal(noise, draw(latents.float(), [1, 2, 3], 0, lambda _: 0.3)[0]), "nor is the noise"

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.pipeline import PipelineBackbone
+from seg4diff.backbones.runtime import own_device
 from seg4diff.commands.run import build, encode, evaluate, train
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
@@ -178,7 +179,8 @@ def test_every_experiment_composes_for_every_backbone(tmp_path):
         for backbone in backbones:
             config = compose_config("train", tmp_path, f"experiment={experiment}", f"backbone={backbone}")
             resolved = OmegaConf.to_container(config, resolve=True)
-            assert resolved["model"]["backbone"]["runtime"]["dtype"] == config.backbone.dtype
+            runtime = resolved["model"]["backbone"]["runtime"]
+            assert runtime["dtype"] == "auto" and runtime["preferred"] == config.backbone.dtype
             assert resolved["model"]["expert_layer"] == config.backbone.expert_layer
 
 
@@ -194,3 +196,14 @@ def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_pat
     assert sum(weight.numel() for weight in module.parameters() if weight.requires_grad) > 0
     with open_trainer(config) as trainer:
         assert trainer.max_steps == config.trainer.max_steps
+
+
+def test_the_dtype_that_was_taken_is_in_the_report_and_auto_in_the_config(assets, world, tmp_path):
+    """So that an evaluation on another machine chooses again."""
+    own = ["backbone.dtype=float16", "backbone.precision=16-mixed", "trainer.precision=auto", "trainer.accelerator=cpu"]
+    config = compose_config("evaluate", tmp_path, *overrides(assets, world), "ckpt=base", "split=validation", *own)
+    config.runtime.dtype = "auto" if own_device() == "cpu" else "float32"  # a machine with an accelerator has to name that of its CPU
+    report = evaluate(config)
+    assert report["dtype"] == "float32" and report["precision"] == "32-true"
+    saved = OmegaConf.load(tmp_path / "config.yaml")
+    assert saved.runtime.dtype == config.runtime.dtype and saved.runtime.preferred == "float16" and saved.trainer.precision == "auto"

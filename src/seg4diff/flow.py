@@ -14,20 +14,23 @@ SigmaSampler = Callable[[torch.Generator], float]
 
 
 def interpolate(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """(1 - sigma) * latents + sigma * noise.
+    """(1 - sigma) * latents + sigma * noise, in the dtype of the latents.
+
+    Latents in 16 bit are mixed in float32 and rounded once: sigma itself, rounded to bfloat16, would be another noise level.
 
     Args:
         latents: (B, C, h, w).
         noise: same shape, standard normal.
         sigma: (B,) in [0, 1].
     """
-    sigma = sigma.to(latents.dtype).view(-1, *[1] * (latents.dim() - 1))
-    return (1 - sigma) * latents + sigma * noise
+    wide = torch.promote_types(latents.dtype, torch.float32)
+    sigma = sigma.to(wide).view(-1, *[1] * (latents.dim() - 1))
+    return ((1 - sigma) * latents.to(wide) + sigma * noise.to(wide)).to(latents.dtype)
 
 
 def velocity(latents: Tensor, noise: Tensor) -> Tensor:
-    """Target of the network, d/dsigma of `interpolate`: noise - latents."""
-    return noise - latents
+    """Target of the network, d/dsigma of `interpolate`: noise - latents, in float32 or wider."""
+    return noise.to(torch.promote_types(noise.dtype, torch.float32)) - latents
 
 
 def shift_sigma(sigma: Tensor | float, shift: float) -> Tensor | float:
@@ -57,12 +60,14 @@ def draw(latents: Tensor, sample_ids: Iterable[int], seed: int, sample_sigma: Si
         sample_sigma: distribution of the noise level.
 
     Returns:
-        noise (B, C, h, w) and sigma (B,), the latter in float32 whatever the latents are: time steps need the digits.
+        noise (B, C, h, w), in float32 where the latents are in 16 bit, and sigma (B,), in float32 whatever the latents are: time steps
+        need the digits.
     """
     generators = [_generator(seed, sample_id) for sample_id in sample_ids]
     sigma = torch.tensor([sample_sigma(generator) for generator in generators])
     noise = torch.stack([torch.randn(latents.shape[1:], generator=generator) for generator in generators])
-    return noise.to(latents), sigma.to(latents.device)
+    wide = torch.promote_types(latents.dtype, torch.float32)
+    return noise.to(latents.device, wide), sigma.to(latents.device)
 
 
 def _generator(seed: int, sample_id: int) -> torch.Generator:

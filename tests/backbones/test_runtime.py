@@ -1,5 +1,8 @@
 """Number formats, quantisation, attention backends: what they change, what they must not, and what they refuse."""
 
+import json
+import logging
+
 import pytest
 import torch
 from tests.hosts import random_flux, random_sd3
@@ -8,7 +11,7 @@ from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from seg4diff.backbones.runtime import Runtime
+from seg4diff.backbones.runtime import Runtime, choose_dtype, choose_precision, own_device
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.errors import UserError
 
@@ -98,8 +101,9 @@ def test_encoders_leave_the_accelerator_after_use():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"dtype": "fp16"}, "runtime.dtype must be one of float32, bfloat16, float16, float64, found 'fp16'"),
+        ({"dtype": "fp16"}, "runtime.dtype must be auto or one of float32, bfloat16, float16, float64, found 'fp16'"),
         ({"dtype": "int8"}, "found 'int8'"),
+        ({"dtype": "auto", "preferred": "half"}, "backbone.dtype must be one of float32, bfloat16, float16, float64, found 'half'"),
         ({"gradient_checkpointing": "maybe"}, "runtime.gradient_checkpointing must be true or false, found 'maybe'"),
         ({"compile": "foo"}, "runtime.compile must be true, false or a backend of torch.compile, found 'foo'"),
         ({"cache": 3}, "runtime.cache must be a folder or null, found '3'"),
@@ -134,6 +138,47 @@ def test_a_dtype_that_the_device_cannot_run_is_refused():
         Runtime(quantize="int8", dtype="float16").check_device(torch.device("cpu"))
     with pytest.raises(UserError, match=r"cannot run this model in float32 with runtime.attention=_native_cudnn"):
         Runtime(attention="_native_cudnn").check_device(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("preferred", ["float16", "bfloat16"])
+def test_auto_takes_the_models_own_dtype_where_it_is_fast_and_says_in_one_line_where_not(preferred, caplog):
+    caplog.set_level(logging.INFO)
+    assert choose_dtype(preferred, "mps") == preferred and not caplog.records
+    assert choose_dtype(preferred, "cpu") == "float32"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"runtime.dtype=auto: float32, because this machine's cpu computes slowly in {preferred}, the model's own"
+    ]
+
+
+def test_auto_of_a_32_bit_model_is_32_bit_everywhere(caplog):
+    caplog.set_level(logging.INFO)
+    assert [choose_dtype(own, "cpu") for own in ("float32", "float64")] == ["float32", "float64"]
+    assert [choose_precision(own, "cpu") for own in ("32-true", "64-true")] == ["32-true", "64-true"] and not caplog.records
+
+
+def test_autocast_follows_the_same_rule(caplog):
+    caplog.set_level(logging.INFO)
+    assert [choose_precision(own, "mps") for own in ("16-mixed", "bf16-mixed")] == ["16-mixed", "bf16-mixed"]
+    assert choose_precision("16-mixed", "cpu") == choose_precision("bf16-mixed", "cpu") == "32-true" and len(caplog.records) == 2
+
+
+def test_a_model_is_loaded_in_what_auto_chose_and_an_explicit_dtype_is_taken_as_it_is(folder, tmp_path):
+    """Also by the cache, which must not say "auto": another machine would fill it with another dtype."""
+    chosen = "float32" if own_device() == "cpu" else "bfloat16"
+    cached = Runtime(dtype="auto", preferred="bfloat16", cache=str(tmp_path))
+    model = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=cached)
+    assert model.dtype == model.transformer.dtype == getattr(torch, chosen)
+    assert json.loads((tmp_path / "model.json").read_text())["dtype"] == f"torch.{chosen}"
+    explicit = Runtime(dtype="bfloat16", preferred="float32")
+    assert SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=explicit).transformer.dtype == torch.bfloat16
+    explicit.check_device(torch.device("cpu"))
+
+
+def test_auto_refuses_a_slower_device_than_that_it_chose_for():
+    runtime = Runtime(dtype="auto", preferred="float16")
+    runtime.dtype = torch.float16  # as on a machine with an accelerator
+    with pytest.raises(UserError, match=r"this run is on its cpu, which computes slowly in it: set runtime.dtype=float32"):
+        runtime.check_device(torch.device("cpu"))
 
 
 def test_a_model_of_another_family_is_named(folder):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.geometry import GEOMETRIES, Window, whole
-from seg4diff.data.sample import IGNORE, Batch, Vocabulary, collate, resize_labels
+from seg4diff.data.sample import IGNORE, Batch, Vocabulary, collate, image_to_tensor, resize_labels
 from seg4diff.data.source import SPLITS, DataSource, Row, Rows
 
 GREY = np.arange(0, 240, 30)
@@ -197,3 +197,29 @@ def test_a_batch_made_by_hand_fills_its_canvas():
     batch = Batch(torch.zeros(2, 3, 4, 6), [torch.zeros(2, 2)] * 2, [""] * 2, [""] * 2, [0, 1])
     assert batch.windows == [Window(0, 0, 4, 6)] * 2 and batch.regions is None
     assert batch.to("meta").regions is None
+
+
+def test_bicubic_averages_what_it_shrinks_and_bilinear_does_not():
+    """Columns that alternate have no colour of their own once they are shrunk; between the nearest pixels they stay black and white."""
+    stripes = np.zeros((8, 24, 3), np.uint8)
+    stripes[:, ::2] = 255
+    picture = Image.fromarray(stripes)
+    smooth, sharp = (image_to_tensor(picture, (8, 8), way) for way in ("bicubic", "bilinear"))
+    assert smooth.abs().max() < 0.7 and sharp.abs().min() == 1
+    pixels = torch.from_numpy(stripes).permute(2, 0, 1)[None].float() / 255
+    expected = torch.nn.functional.interpolate(pixels, size=(10, 7), mode="bilinear", align_corners=False)[0] * 2 - 1
+    torch.testing.assert_close(image_to_tensor(picture, (10, 7), "bilinear"), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("way", ["bicubic", "bilinear"])
+def test_an_image_of_the_right_size_is_not_resized(way):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    expected = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    assert torch.equal(image_to_tensor(Image.fromarray(pixels), (5, 7), way), expected)
+
+
+def test_the_data_module_resizes_as_it_is_told():
+    options = {"image_size": [2, 4], "batch_size": 1, "eval_batch_size": 1, "num_workers": 0, "test_split": "test", "seed": 0}
+    for way in ("bicubic", "bilinear"):
+        wide, _ = SegmentationDataModule(source=StripesData(), resample=way, **options).test_dataloader()
+        assert torch.equal(wide.images[0], image_to_tensor(Stripes()[0].image, (2, 4), way))

@@ -20,7 +20,9 @@ COUNTS = {
     "coco_stuff": 171,
     "coco_stuff_27": 27,
     "pascal_context": 59,
+    "pascal_context_release": 59,
     "voc": 20,
+    "voc_release": 20,
 }
 
 
@@ -44,6 +46,15 @@ def test_vocabularies_of_one_data_set_agree():
     fine, all_labels = read_vocabulary("cityscapes"), read_vocabulary("cityscapes_27")
     assert fine.items() <= all_labels.items() and set(all_labels) == set(range(7, 34))
     assert list(read_vocabulary("pascal_context").values()) == sorted(read_vocabulary("pascal_context").values())
+
+
+@pytest.mark.parametrize("name", ["voc", "pascal_context"])
+def test_the_release_writes_some_names_as_one_word(name):
+    ours, theirs = read_vocabulary(name), read_vocabulary(f"{name}_release")
+    different = {ours[key]: theirs[key] for key in ours if ours[key] != theirs[key]}
+    table = "dining table" if name == "voc" else "table"
+    assert list(ours) == list(theirs)
+    assert different == {table: "diningtable", "potted plant": "pottedplant", "tv monitor": "tvmonitor"}
 
 
 def test_a_vocabulary_may_be_empty_and_may_have_a_background():
@@ -88,9 +99,16 @@ def test_every_configuration_is_tested():
     assert {file.stem for file in (REPO / "conf" / "data").glob("*.yaml")} == set(CONFIGURATIONS) | OWN
 
 
-def test_an_unknown_geometry(tmp_path):
-    config = compose_config("evaluate", tmp_path, "data=voc20", "ckpt=base", "data.geometry=zoom")
-    with pytest.raises(UserError, match=r"data\.geometry must be one of stretch, crop, letterbox, found 'zoom'"):
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("data.geometry=zoom", r"data\.geometry must be one of stretch, crop, letterbox, found 'zoom'"),
+        ("data.resample=lanczos", r"data\.resample must be one of bicubic, bilinear, found 'lanczos'"),
+    ],
+)
+def test_an_unknown_geometry_or_way_to_resize(given, expected, tmp_path):
+    config = compose_config("evaluate", tmp_path, "data=voc20", "ckpt=base", given)
+    with pytest.raises(UserError, match=expected):
         build(config.data)
 
 

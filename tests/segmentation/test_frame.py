@@ -58,3 +58,11 @@ def test_averaging_puts_a_mask_where_its_window_is():
     assert torch.equal(frame.average(mask, (6, 10))[0], expected)
     large = interpolate(mask[None], scale_factor=6, mode="nearest")[0]
     torch.testing.assert_close(Frame(CANVAS, frame.window, (48, 84)).average(large, (6, 10))[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_no_bit_of_a_letterboxed_map(dtype):
+    maps, frame = MAPS.float(), Frame(CANVAS, Window(3, 0, 17, 40), (51, 77))
+    expected = frame.upsample(maps)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(frame.upsample(maps), expected)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from tests.hosts import random_flux, random_sd3
+from tests.runs import compose_config
+from torch.nn.functional import avg_pool2d
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
@@ -13,6 +15,7 @@ from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.readout import Readout
 from seg4diff.segmentation.unsupervised import ProposalReadout, distributions, label_proposals, merge, merge_once, symmetric_kl
 
+GRID = (12, 16)
 READOUT = Readout(sigma=0.3, scores="joint", normalisation="minmax", seed=0)
 
 
@@ -119,3 +122,49 @@ def test_what_cannot_work_is_refused():
     for values in ({"threshold": -0.1, "rounds": 3}, {"threshold": 0.1, "rounds": -1}):
         with pytest.raises(UserError, match="must be at least 0, found"):
             ProposalReadout(readout=READOUT, **values)
+
+
+def quarters(contrast, noise=0.03):
+    """24 maps of a quarter of 12 x 16 tokens each, soft at the edge and noisy; their range is `contrast` times their mean, roughly."""
+    maps = torch.zeros(4, 1, 12, 16)
+    for k in range(4):
+        maps[k, 0, 6 * (k // 2) : 6 * (k // 2) + 6, 8 * (k % 2) : 8 * (k % 2) + 8] = 1
+    maps = avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)[:, 0].repeat(6, 1, 1)
+    maps = maps + noise * torch.randn(24, 12, 16, generator=torch.Generator().manual_seed(0))
+    return 1 + contrast * (maps - 0.25)
+
+
+@pytest.mark.parametrize("name", ["sd3_medium", "flux1_dev"])
+def test_the_default_of_real_models_merges_maps_of_one_place_and_no_others(name, tmp_path):
+    """Whatever the contrast of their maps; the same threshold on maps as they are makes one proposal of everything."""
+    merging, frame = compose_config("evaluate", tmp_path, "ckpt=base", f"backbone={name}").backbone.merging, Frame(GRID, whole(GRID), GRID)
+    for contrast in (0.01, 0.3, 1.0, 3.0):
+        found = merge(distributions(quarters(contrast), merging.contrast), merging.threshold, merging.rounds)
+        assert len(found) == 4 and label_proposals(found, frame).unique(return_counts=True)[1].tolist() == [48] * 4
+    assert len(merge(distributions(quarters(0.3), "own"), 0.1, 3)) == 1
+
+
+def test_stretched_maps_are_softmaxes_between_0_and_1():
+    """The release's order: min-max of each map over its tokens, softmax, divergence."""
+    maps = random_maps(5) * 7 + 3
+    values = maps.flatten(1)
+    values = (values - values.amin(dim=1, keepdim=True)) / (values.amax(dim=1, keepdim=True) - values.amin(dim=1, keepdim=True))
+    torch.testing.assert_close(distributions(maps, "stretched").flatten(1), values.softmax(dim=1))
+    assert torch.equal(distributions(torch.ones(1, 2, 4), "stretched"), torch.full((1, 2, 4), 1 / 8)), "a flat map is uniform"
+
+
+def test_a_threshold_between_stretched_maps_is_that_of_maps_as_they_are_over_the_square_of_their_range():
+    """Half the variance of the difference, in units of the mean or of the range."""
+    maps = 5 + 0.2 * random_maps(6).double()
+    maps[:, 0, 0], maps[:, 3, 5] = 5.0, 5.2  # one range
+    own, stretched = (symmetric_kl(distributions(maps, contrast)) for contrast in ("own", "stretched"))
+    share = 0.2 / maps.mean()
+    off = ~torch.eye(6, dtype=torch.bool)
+    torch.testing.assert_close(own[off] / stretched[off], torch.full((30,), float(share) ** 2).double(), rtol=0.1, atol=0)
+    half = ((maps[0] - maps[1]) / 0.2).var(correction=0) / 2
+    assert float(stretched[0, 1]) == pytest.approx(float(half), rel=0.1)
+
+
+def test_an_unknown_contrast_is_refused():
+    with pytest.raises(UserError, match="contrast of merging must be one of own, stretched, found 'high'"):
+        ProposalReadout(readout=READOUT, threshold=0.1, rounds=1, contrast="high")

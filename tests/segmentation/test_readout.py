@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.hosts import random_sd3
 
-from seg4diff.data.geometry import Window, whole
+from seg4diff.data.geometry import GEOMETRIES, Window, whole
 from seg4diff.data.sample import IGNORE, present_classes
 from seg4diff.errors import UserError
 from seg4diff.segmentation.frame import Frame
@@ -217,3 +217,38 @@ def test_a_head_that_is_not_there_is_named(model):
         readout(heads=[0, 99]).class_maps(model, images(), [[list_names(NAMES, [0])]] * 2, [0, 1], [2])
     with pytest.raises(UserError, match="at least one"):
         readout(heads=[])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("normalisation", ["none", "minmax"])
+def test_autocast_gives_the_labels_of_float32(model, dtype, geometry, normalisation):
+    """The model computes in 16 bit; its maps are formed, enlarged and compared in float32."""
+    canvas, prompt, blocks = (32, 48), list_names(NAMES, [0, 1, 2]), [1]
+    part, window = GEOMETRIES[geometry]((60, 45), canvas)
+    picture = window.paste(images(1)[..., : window.height, : window.width], canvas, 0.0)
+    read = readout(normalisation=normalisation)
+
+    def labels():
+        maps = read.class_maps(model, picture, [[prompt]], [0], blocks)[1][0]
+        return maps, read.segment(maps, prompt.classes, Frame(canvas, window, part.size))
+
+    (maps, expected), step = labels(), torch.finfo(dtype).eps
+    with torch.autocast("cpu", dtype):
+        close, found = labels()
+    assert close.dtype == torch.float32 and ((close - maps).abs() / maps).mean() < 3 * step
+    assert (found == expected).float().mean() >= 1 - 10 * step
+
+
+@pytest.mark.parametrize("layer", ["attn.to_q", "attn.add_k_proj"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("scores", ["logits", "text", "joint"])
+def test_maps_that_are_not_finite_are_never_read(layer, value, scores):
+    broken = random_sd3()
+    weight = broken.transformer.transformer_blocks[1].get_submodule(layer).weight
+    weight.data[3, 2] = value
+    prompts = [[list_names(NAMES, [0, 3])]]
+    with pytest.raises(UserError, match="the attention maps of block 1 are not finite"):
+        readout(scores=scores).class_maps(broken, images(1), prompts, [0], [0, 1])
+    with pytest.raises(UserError, match="the attention maps of block 1 are not finite"):
+        list(readout(scores=scores).empty_prompt_maps(broken, images(1), [0], [1]))

@@ -1,11 +1,14 @@
 """The one prompt that an image is trained with."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tests.hosts import random_sd3
 
 from seg4diff.backbones.lora import LoraSpec
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
+from seg4diff.errors import UserError
 from seg4diff.flow import logit_normal
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
@@ -124,3 +127,25 @@ def test_pretraining_cuts_long_captions(ids):
     latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     cut = cut_to_fit(CAPTION, backbone.fits)
     assert cut != CAPTION and torch.equal(module.flow_loss(latents, [CAPTION, "sand"], ids), module.flow_loss(latents, [cut, "sand"], ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("align", ["names", "regions", "tokens"])
+def test_autocast_gives_the_losses_of_float32(align, dtype):
+    module = magnet("caption", align)
+    example = batch([areas_to_mask([200, 90, 300, 150])], ["a small cone, a small brick, a small leaf and a small fish"])
+    expected = module.loss_terms(example, [0])
+    with torch.autocast("cpu", dtype):
+        found = module.loss_terms(example, [0])
+    assert {term.dtype for term in found.values()} == {torch.float32}
+    for name, term in found.items():
+        torch.testing.assert_close(term, expected[name], rtol=3 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_a_loss_that_is_not_finite_ends_a_validation():
+    module = magnet("names")
+    module.val_terms = None  # reached by a finite loss alone
+    module._trainer = SimpleNamespace(global_step=7)
+    module.backbone.transformer.proj_out.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="the loss is not finite at step 7"):
+        module.validation_step(batch([areas_to_mask([20] * 3)], [""]), 0)

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from seg4diff.data.sample import IGNORE
+from seg4diff.errors import UserError
 from seg4diff.flow import velocity
 from seg4diff.training.objective import MaskAlignment, Regions, dice_loss, named_regions
 
@@ -187,3 +188,27 @@ def test_no_region_costs_nothing_and_needs_no_candidate():
     objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
     assert objective.match(torch.randn(4, 3, 5), nothing) == ([], [])
     assert objective(LATENTS, LATENTS, [torch.zeros(0, 3, 5)], [nothing])["loss"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matching_under_autocast_is_that_of_float32(dtype):
+    """Candidates that cover hundreds of tokens: 1,536 pixels to a token times 400 tokens is beyond float16."""
+    generator = torch.Generator().manual_seed(3)
+    regions = Regions(torch.zeros(4, 640, 1536, dtype=torch.bool), torch.ones(640, 1536, dtype=torch.bool))
+    for k in range(4):
+        regions.masks[k, :, 384 * k : 384 * k + 600] = True
+    candidates = 3 * torch.randn(24, 16, 40, generator=generator) + torch.linspace(-4, 8, 24).view(-1, 1, 1)
+    objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
+    expected = objective.match(candidates, regions)
+    with torch.autocast("cpu", dtype):
+        assert objective.match(candidates, regions) == expected
+        assert objective.match(candidates.to(dtype), regions)[0] == expected[0], "nor do candidates in 16 bit overflow"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_maps_that_are_not_finite_are_not_matched(value):
+    candidates = random_logits()
+    candidates[1, 2, 3] = value
+    objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
+    with pytest.raises(UserError, match="the maps to be matched with masks are not finite"):
+        objective.match(candidates, named_regions(MASK, IDS))

@@ -67,6 +67,9 @@ def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
     The softmax over all N + T keys factors into (softmax over the text keys) * (this mass). Attention itself computes the mass when
     the values are 1 on text rows and 0 on image rows, so any fused kernel serves, forward and backward, in O(N) memory.
 
+    The kernel runs in the dtype of the queries, also under autocast. In bfloat16 it rounds the mass by 0.13 % on average; all text tokens
+    of a query share that factor, so it does not change which of them is largest.
+
     Args:
         joint: N image and T text tokens.
         of: whose queries.
@@ -76,7 +79,8 @@ def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
     # The width of the values must equal that of the keys, or the fused kernels refuse; one channel is enough.
     value = torch.zeros_like(key)
     value[:, :, : joint.text_key.shape[2], 0] = 1
-    return scaled_dot_product_attention(query, key, value, scale=joint.scale)[..., 0].float()
+    with torch.autocast(query.device.type, enabled=False):
+        return scaled_dot_product_attention(query, key, value, scale=joint.scale)[..., 0].float()
 
 
 def _check(scores: str) -> None:
@@ -85,8 +89,14 @@ def _check(scores: str) -> None:
 
 
 def _logits(rows: Tensor, columns: Tensor, scale: float) -> Tensor:
-    """(..., R, d) and (..., C, d) -> (..., R, C) in float32; the small side comes first and is scaled: half precision must not overflow."""
-    return ((rows * scale) @ columns.transpose(-1, -2)).float()
+    """(..., R, d) and (..., C, d) -> (..., R, C) in float32; the small side comes first and is scaled.
+
+    The product is formed in float32 whatever the model's dtype and autocast: scores of standard deviation 8 that are rounded to bfloat16
+    change their softmax by 2 %.
+    """
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    with torch.autocast(rows.device.type, enabled=False):
+        return ((rows.to(wide) * scale) @ columns.to(wide).transpose(-1, -2)).float()
 
 
 def _i2t_softmax(joint: Joint, heads: int | slice, mass: Tensor | None) -> Tensor:

@@ -73,6 +73,11 @@ class Backbone(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.transformer.parameters()).device
 
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What the transformer's weights are held in."""
+
     @abstractmethod
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) on the scale the transformer was trained on. No gradient."""

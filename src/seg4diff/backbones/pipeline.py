@@ -85,6 +85,10 @@ class PipelineBackbone(Backbone):
         pipeline = source.load(cls.pipeline_class, transformer=transformer, torch_dtype=runtime.dtype, **cls.unused | later)
         return cls(pipeline, runtime=runtime, source=source, **options)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.runtime.dtype
+
     def _open_cache(self) -> EncodingCache | None:
         if self.runtime.cache is None:
             return None

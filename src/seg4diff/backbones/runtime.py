@@ -1,5 +1,6 @@
 """How a model sits on the machine: number format, quantisation, attention kernels, memory savers, caches."""
 
+import logging
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,16 +12,61 @@ from torch import nn
 
 from seg4diff.errors import UserError
 
+log = logging.getLogger(__name__)
+
 Quantization = Literal["int8", "nf4"]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+"""What Lightning's precisions of 16 bit compute in."""
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
+
+
+def computes_fast(dtype: torch.dtype, device: str) -> bool:
+    """Whether a kind of device computes in this dtype at least about as fast as in float32.
+
+    A CPU does not in 16 bit: a matrix product takes up to a hundred times as long. (Newer ones have instructions for it, which torch does
+    not reliably tell; there, name the dtype.) Nvidia's cards before Ampere only emulate bfloat16.
+
+    Args:
+        dtype: the dtype of weights or of autocast.
+        device: type of a torch device, e.g. "cpu", "cuda" or "mps".
+    """
+    if dtype not in (torch.float16, torch.bfloat16):
+        return True
+    if device == "cuda" and dtype == torch.bfloat16:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device != "cpu"
+
+
+def own_device() -> str:
+    """Type of the device that this machine runs models on: its accelerator, else "cpu"."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if accelerator is None else accelerator.type
+
+
+def choose_dtype(preferred: str, device: str) -> str:
+    """The dtype that "auto" takes on a device: the preferred one, or float32 where that is slow, which is said."""
+    if computes_fast(getattr(torch, preferred), device):
+        return preferred
+    log.info("runtime.dtype=auto: float32, because this machine's %s computes slowly in %s, the model's own", device, preferred)
+    return "float32"
+
+
+def choose_precision(preferred: str, device: str) -> str:
+    """The precision of the trainer that "auto" takes on a device: the preferred one, or 32-true where that is slow, which is said."""
+    if preferred not in AUTOCAST or computes_fast(AUTOCAST[preferred], device):
+        return preferred
+    log.info("trainer.precision=auto: 32-true, because this machine's %s computes slowly in %s, the model's own", device, preferred)
+    return "32-true"
 
 
 class Runtime:
     """Options that change speed and memory, not the method.
 
     Args:
-        dtype: torch dtype of the weights: "float32", "bfloat16", "float16" or "float64"; a LoRA stays in float32.
+        dtype: torch dtype of the weights: "float32", "bfloat16", "float16" or "float64"; a LoRA stays in float32. "auto" = `preferred`
+            where the machine computes fast in it, else float32.
+        preferred: the model's own dtype, for "auto".
         attention: an attention backend of diffusers, e.g. "flash" or "_native_cudnn"; None = torch's own choice.
         gradient_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
         compile: run the blocks through `torch.compile`, except those whose attention has been read.
@@ -36,6 +82,7 @@ class Runtime:
         self,
         *,
         dtype: str = "float32",
+        preferred: str = "float32",
         attention: str | None = None,
         gradient_checkpointing: bool = False,
         compile: bool | str = False,
@@ -43,8 +90,10 @@ class Runtime:
         offload_encoders: bool = False,
         cache: str | None = None,
     ) -> None:
-        if dtype not in DTYPES:
-            raise UserError(f"runtime.dtype must be one of {', '.join(DTYPES)}, found '{dtype}'.")
+        if dtype not in ("auto", *DTYPES):
+            raise UserError(f"runtime.dtype must be auto or one of {', '.join(DTYPES)}, found '{dtype}'.")
+        if preferred not in DTYPES:
+            raise UserError(f"backbone.dtype must be one of {', '.join(DTYPES)}, found '{preferred}'.")
         for name, value in (("gradient_checkpointing", gradient_checkpointing), ("offload_encoders", offload_encoders)):
             if not isinstance(value, bool):
                 raise UserError(f"runtime.{name} must be true or false, found '{value}'.")
@@ -58,7 +107,9 @@ class Runtime:
             raise UserError(f"runtime.quantize={quantize} needs the package {PACKAGES[quantize]}: pip install {PACKAGES[quantize]}.")
         if quantize == "nf4" and not torch.accelerator.is_available():
             raise UserError("runtime.quantize=nf4 needs an accelerator, and this machine has none: use int8, which also runs on the CPU.")
-        self.dtype, self.quantize, self.offload_encoders = getattr(torch, dtype), quantize, offload_encoders
+        self._auto = dtype == "auto"
+        self.dtype = getattr(torch, choose_dtype(preferred, own_device()) if self._auto else dtype)
+        self.quantize, self.offload_encoders = quantize, offload_encoders
         self.cache = Path(cache) if cache is not None else None
         self._attention, self._checkpointing, self._compile = attention, gradient_checkpointing, compile
 
@@ -108,6 +159,11 @@ class Runtime:
         if self.quantize == "int8" and self.dtype == torch.float16 and device.type == "cpu":
             raise UserError("runtime.quantize=int8 overflows in float16 on the CPU: set runtime.dtype=bfloat16 or float32.")
         name = str(self.dtype).removeprefix("torch.")
+        if self._auto and not computes_fast(self.dtype, device.type):
+            raise UserError(
+                f"runtime.dtype=auto took {name} for this machine's {own_device()}, and this run is on its {device.type}, which computes "
+                "slowly in it: set runtime.dtype=float32."
+            )
         try:
             _try_operations(self.dtype, device, self._attention)
         except (RuntimeError, TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from seg4diff.backbones.base import LORA_FILE, Backbone
 from seg4diff.commands.inherit import command_line, inherit
 from seg4diff.commands.outputs import check_output_dir
-from seg4diff.commands.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything
+from seg4diff.commands.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything, trainer_precision
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
@@ -53,6 +53,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     reports = {}
     for (name, entry), source in zip(entries.items(), data, strict=True):
         identity = identify(entry, lora)
+        identity["runtime"]["dtype"] = str(backbone.dtype).removeprefix("torch.")  # not "auto": another machine may take another
         report = finished_report(Path(entry.paths.output_dir), identity)
         if report is None:
             log.info("benchmark %s: %s", name, config.benchmark[name].title)
@@ -84,8 +85,8 @@ def identify(entry: DictConfig, lora: Path | None) -> dict[str, Any]:
     runtime = whole["backbone"]["model"].pop("runtime", {})
     identity = {key: whole[key] for key in ("split", "expert_layer", "backbone", "evaluation")}
     identity["data"] = {key: value for key, value in whole["data"].items() if _is_limited(entry) or key not in LOADING}
-    identity["runtime"] = {key: runtime.get(key) for key in ("dtype", "quantize")}
-    identity["trainer"] = {key: whole["trainer"].get(key) for key in ("precision", "limit_test_batches")}
+    identity["runtime"] = {"quantize": runtime.get("quantize")}
+    identity["trainer"] = {"precision": trainer_precision(entry), "limit_test_batches": whole["trainer"].get("limit_test_batches")}
     if lora is not None:
         file = lora / LORA_FILE if lora.is_dir() else lora
         identity["lora"] = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -74,7 +74,9 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
         if override.key_or_group.split(".")[0] in ("backbone", "data", "runtime") and "." in override.key_or_group:
             OmegaConf.update(config, override.key_or_group, override.value())
     if {"backbone", "backbone.dtype"} & set_here and "runtime.dtype" not in set_here:
-        config.runtime.dtype = "${backbone.dtype}"
+        config.runtime.dtype = "auto"
+    if "runtime.preferred" not in set_here:
+        config.runtime.preferred = "${backbone.dtype}"
     if "runtime" in config.backbone.model:  # the run's file holds a copy
         config.backbone.model.runtime = "${runtime}"
     if "data" in config:
@@ -83,15 +85,27 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
 
 
 def take_from_release(config: DictConfig) -> None:
-    """Set the choices of the authors' release (`release_choices`) and list them; what the command line sets stays."""
+    """Set the choices of the authors' release and list them; what the command line sets stays.
+
+    They are `release_choices`, and `release` of the backbone, because some differ between the families of models.
+    """
     set_here = {override.key_or_group for override in command_line()}
-    for choice in config.release_choices:
-        if "benchmark" in config and choice.key.split(".")[0] in ("data", "evaluation"):
-            continue  # entries have their own, which read the choices that they share, such as geometry
-        present = OmegaConf.select(config, choice.key, default=_ABSENT) is not _ABSENT
-        if present and choice.key not in set_here:
-            OmegaConf.update(config, choice.key, choice.value)
-            log.info("release_compat: %s=%s (%s)", choice.key, choice.value, choice.why)
+    for choice in [*config.release_choices, *config.backbone.get("release", [])]:
+        for key in _places(config, choice):
+            present = OmegaConf.select(config, key, default=_ABSENT)
+            if present is not _ABSENT and key not in set_here and present == choice.get("instead_of", present):
+                OmegaConf.update(config, key, choice.value)
+                log.info("release_compat: %s=%s (%s)", key, choice.value, choice.why)
+
+
+def _places(config: DictConfig, choice: DictConfig) -> list[str]:
+    """Where the key of a choice stands: the entries of a benchmark have data and evaluation of their own.
+
+    There, a choice without `instead_of` is left out: what an entry says is what it measures, and it reads those that all share (geometry).
+    """
+    if "benchmark" not in config or choice.key.split(".")[0] not in ("data", "evaluation"):
+        return [choice.key]
+    return [f"benchmark.{name}.{choice.key}" for name in config.benchmark] if "instead_of" in choice else []
 
 
 _ABSENT = object()

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import adapted_blocks
+from seg4diff.backbones.runtime import choose_precision, own_device
 from seg4diff.commands.inherit import inherit
 from seg4diff.commands.outputs import check_output_dir, checkpoint_of
 from seg4diff.data.datamodule import SegmentationDataModule
@@ -71,7 +72,8 @@ def train(config: DictConfig) -> dict[str, Any]:
         read_checkpoint(checkpoint)
     seed_everything(config.seed)
     (data,), module = build_all({"data": config.data}, config.model)
-    if "runtime" not in config.backbone.model and any(value for name, value in config.runtime.items() if name not in ("_target_", "dtype")):
+    idle = {name: value for name, value in config.runtime.items() if name not in ("_target_", "dtype", "preferred")}
+    if "runtime" not in config.backbone.model and any(idle.values()):
         raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
     with open_trainer(config) as trainer:
         record(config, output_dir)
@@ -220,6 +222,13 @@ def record(config: DictConfig, output_dir: Path) -> None:
         write_json(output_dir / "provenance.json", provenance())
 
 
+def trainer_precision(config: DictConfig) -> str | int:
+    """What autocast computes in; "auto" = the model's own precision where the device computes fast in it, else 32-true."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    return choose_precision(config.backbone.precision, "cpu" if config.trainer.accelerator == "cpu" else own_device())
+
+
 @contextmanager
 def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     """The trainer with its loggers and callbacks; the loggers are closed at the end."""
@@ -233,7 +242,8 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger
-    trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
+    precision = trainer_precision(config)
+    trainer: L.Trainer = instantiate(config.trainer, precision=precision, logger=loggers, callbacks=callbacks, _convert_="all")
     if trainer.world_size > 1 and _in_sweep() and not trainer.strategy.cluster_environment.creates_processes_externally:
         raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
     with finished(loggers):

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Size, Window
 from seg4diff.data.reading import check_skipped
-from seg4diff.data.sample import Batch, Vocabulary, collate
+from seg4diff.data.sample import RESAMPLES, Batch, Resample, Vocabulary, collate
 from seg4diff.data.sampler import EndlessBatchSampler, UnrepeatedSampler
 from seg4diff.data.source import SPLITS, DataSource, SampleDataset
 from seg4diff.errors import UserError
@@ -35,6 +35,7 @@ class SegmentationDataModule(L.LightningDataModule):
             (all of it in its own shape, with padding that neither losses nor metrics see).
         skip_unreadable: number of training images that may be missing or broken. Each is named and replaced by another, the same one in
             every process and in a resumed run; one more, and the run stops. Evaluation skips none.
+        resample: how an image is resized, "bicubic" or as the release does it, "bilinear", see `seg4diff.data.sample.RESAMPLES`.
     """
 
     def __init__(
@@ -49,10 +50,13 @@ class SegmentationDataModule(L.LightningDataModule):
         seed: int,
         geometry: Geometry = "stretch",
         skip_unreadable: int = 0,
+        resample: Resample = "bicubic",
     ) -> None:
         super().__init__()
         if geometry not in GEOMETRIES:
             raise UserError(f"data.geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+        if resample not in RESAMPLES:
+            raise UserError(f"data.resample must be one of {', '.join(RESAMPLES)}, found '{resample}'.")
         if test_split not in SPLITS:
             raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
         if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
@@ -64,7 +68,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
         self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed
-        self._test_split, self._geometry = test_split, geometry
+        self._test_split, self._geometry, self._resample = test_split, geometry, resample
         self.tested = 0  # images that this process has tested before; the test loader leaves them out
         self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
 
@@ -126,7 +130,7 @@ class SegmentationDataModule(L.LightningDataModule):
     def _samples(self, split: str, resize_mask: bool) -> SampleDataset:
         """Only training skips what cannot be read: a benchmark that leaves images out in silence is wrong."""
         skip = self._skip_unreadable if resize_mask else 0
-        return self.source.split(split, self._image_size, resize_mask, self._geometry, skip)
+        return self.source.split(split, self._image_size, resize_mask, self._geometry, skip, self._resample)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""

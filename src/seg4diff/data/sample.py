@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from seg4diff.errors import UserError
 
 IGNORE = 255
 """Label of pixels that no loss and no metric counts."""
+Resample = Literal["bicubic", "bilinear"]
+RESAMPLES = get_args(Resample)
+"""How an image is resized: "bicubic" over all pixels that a new one covers, so that shrinking makes no false patterns; "bilinear" between
+the four nearest pixels alone, also where it shrinks (the release)."""
 
 
 def words_of(name: str) -> str:
@@ -162,12 +167,16 @@ def present_classes(mask: Tensor) -> list[int]:
     return [int(k) for k in torch.unique(mask) if int(k) != IGNORE]
 
 
-def image_to_tensor(image: Image.Image, size: Sequence[int] | None) -> Tensor:
-    """PIL image -> (3, H, W) float in [-1, 1], resized to `size` = (height, width) when given."""
+def image_to_tensor(image: Image.Image, size: Sequence[int] | None, resample: Resample = "bicubic") -> Tensor:
+    """PIL image -> (3, H, W) float in [-1, 1], resized to `size` = (height, width) when given; `resample` as in `RESAMPLES`."""
     image = to_rgb(image)
-    if size is not None and image.size != (size[1], size[0]):
+    wrong = size is not None and image.size != (size[1], size[0])
+    if wrong and resample == "bicubic":
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0
+    if wrong and resample == "bilinear":
+        pixels = torch.nn.functional.interpolate(pixels[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+    return pixels
 
 
 def tensor_to_image(image: Tensor) -> Image.Image:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Window
 from seg4diff.data.reading import UnreadableError, check_skipped
-from seg4diff.data.sample import IGNORE, Sample, Vocabulary, image_to_tensor, label_map, present_classes, resize_labels
+from seg4diff.data.sample import IGNORE, Resample, Sample, Vocabulary, image_to_tensor, label_map, present_classes, resize_labels
 from seg4diff.errors import MissingFileError, UserError
 
 SPLITS = ("train", "validation", "test")
@@ -77,6 +77,7 @@ class DataSource(ABC):
         resize_mask: bool,
         geometry: Geometry = "stretch",
         skip_unreadable: int = 0,
+        resample: Resample = "bicubic",
     ) -> "SampleDataset":
         """Return a map-style data set of `Sample`.
 
@@ -86,8 +87,9 @@ class DataSource(ABC):
             resize_mask: bring the masks onto the canvas too (training); otherwise they keep their own size (evaluation).
             geometry: how an image of another shape meets the canvas.
             skip_unreadable: see `SampleDataset`.
+            resample: how an image is resized, see `seg4diff.data.sample.RESAMPLES`.
         """
-        return SampleDataset(self.rows(split), self.vocabulary, image_size, resize_mask, geometry, skip_unreadable)
+        return SampleDataset(self.rows(split), self.vocabulary, image_size, resize_mask, geometry, skip_unreadable, resample)
 
 
 class TrainAndEvaluate(DataSource):
@@ -139,6 +141,7 @@ class SampleDataset(Dataset):
         geometry: how an image of another shape meets the canvas.
         skip_unreadable: an image that cannot be read is replaced by the next one that can, and named in `Sample.unreadable`, as long as
             no more than this many stand in a row; 0 = none is: the first one raises.
+        resample: how an image is resized, see `seg4diff.data.sample.RESAMPLES`.
     """
 
     def __init__(
@@ -149,10 +152,11 @@ class SampleDataset(Dataset):
         resize_mask: bool,
         geometry: Geometry,
         skip_unreadable: int = 0,
+        resample: Resample = "bicubic",
     ) -> None:
         self._rows, self._vocabulary, self._resize_mask = rows, vocabulary, resize_mask
         self._size, self._place = tuple(image_size) if image_size else None, GEOMETRIES[geometry]
-        self._skip_unreadable = skip_unreadable
+        self._skip_unreadable, self._resample = skip_unreadable, resample
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -192,7 +196,7 @@ class SampleDataset(Dataset):
         picture = row.image if shown.size == size else row.image.crop(shown.corners)
         mask = shown.cut(labels)
         return Sample(
-            image=window.paste(image_to_tensor(picture, window.size), canvas, 0.0),
+            image=window.paste(image_to_tensor(picture, window.size, self._resample), canvas, 0.0),
             mask=self._placed(mask, window, canvas, IGNORE),
             caption=self._class_names(mask) if row.caption is None else row.caption,
             name=row.name,

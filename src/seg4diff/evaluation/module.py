@@ -20,6 +20,7 @@ from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
+from seg4diff.finite import require_finite
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.prompts import cut_to_fit
@@ -129,6 +130,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         if math.isnan(ceiling):
             raise UserError("no pixel of these images has a label, so nothing can be scored: choose another split or correct its masks.")
         report: dict = {"protocol": self._protocol, "expert_layer": self.expert_layer}
+        report |= {"dtype": str(self.backbone.dtype).removeprefix("torch."), "precision": self.trainer.precision}
         for variant, blocks in self.block_scores.items():
             scores = blocks.compute()
             expert = scores[self.expert_layer]
@@ -200,6 +202,7 @@ class EvaluationModule(SplitEvaluation):
         noisy = interpolate(latents, noise, sigma)
         captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
         predicted = self.backbone.predict_velocity(noisy, sigma, self.backbone.encode_text(captions))
+        require_finite(predicted, "the velocities that the model predicts")
         errors = (predicted - velocity(latents, noise)).float().square().flatten(1).mean(dim=1)
         self.flow[variant].update(errors)
         return labels

@@ -40,13 +40,15 @@ class Frame:
         """Read maps (C, h, w) of the canvas at the pixels of the mask: (C, H, W), bilinear.
 
         One interpolation at the place where each pixel of the mask lies on the token grid; nothing as large as the canvas is made, and
-        tokens that see padding alone have no part in it. Without padding this is `upsample`.
+        tokens that see padding alone have no part in it. Without padding this is `upsample`. Autocast, which would round both matrix
+        products to 16 bit, is off.
         """
         if self.is_whole:
             return upsample(maps, self.size)
         rows = _weights(maps.shape[-2], self.canvas[0], self.window.top, self.window.height, self.size[0])
         columns = _weights(maps.shape[-1], self.canvas[1], self.window.left, self.window.width, self.size[1])
-        return rows.to(maps) @ maps @ columns.to(maps).T
+        with torch.autocast(maps.device.type, enabled=False):
+            return rows.to(maps) @ maps @ columns.to(maps).T
 
     def tokens(self, maps: Tensor) -> Tensor:
         """The part of (..., h, w) whose tokens see some of the window."""

@@ -12,6 +12,7 @@ from seg4diff.attention.maps import Scores, i2t
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
+from seg4diff.finite import require_finite
 from seg4diff.flow import draw, interpolate
 from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.prompts import Prompt, token_sets
@@ -110,12 +111,14 @@ class Readout:
     def _read(
         self, backbone: Backbone, noisy: Tensor, sigma: Tensor, condition: TextCondition, blocks: Sequence[int]
     ) -> Iterator[tuple[int, Tensor]]:
-        """One pass; each block and its token maps (B, T, N)."""
+        """One pass; each block and its token maps (B, T, N). Raises UserError for maps that are not finite."""
         with capture(backbone, blocks, stop=True) as record:
             backbone.predict_velocity(noisy, sigma, condition)
         for block in blocks:
             joint = record[block]
-            yield block, i2t(joint if self.heads is None else joint.of_heads(self.heads), self.scores)
+            maps = i2t(joint if self.heads is None else joint.of_heads(self.heads), self.scores)
+            require_finite(maps, f"the attention maps of block {block}")
+            yield block, maps
 
     def segment(self, maps: Tensor, classes: Sequence[int], frame: Frame, background: int | None = None) -> Tensor:
         """Class maps (classes, h, w) -> label map (H, W) of class ids: normalise, upsample, argmax.

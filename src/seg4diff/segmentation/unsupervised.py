@@ -4,6 +4,7 @@ DiffSeg is Tian et al. 2024 (arXiv 2308.12469), section 3.2, with self-attention
 """
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from seg4diff.errors import UserError
 from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.readout import Readout
 
+Contrast = Literal["own", "stretched"]
+"""How a map becomes a distribution over the image tokens, and so in which unit two of them differ.
+
+"own": the map over its sum (DiffSeg). "stretched": the softmax of its values stretched to [0, 1] (the release). Where maps are nearly
+flat, the divergence of two of them is half the variance over the tokens of the difference d of their values: in units of their mean for
+"own", of their range for "stretched". With r = range / mean of a map, a threshold t between stretched maps is about r^2 t between maps as
+they are. r differs from model to model, so a value for "own" fits one model; one for "stretched" does not depend on it.
+"""
+
 
 class ProposalReadout:
     """How proposals are read from a backbone without a word of text.
@@ -21,14 +31,17 @@ class ProposalReadout:
         readout: how the maps of the empty prompt are read; its normalisation and its background are for class maps and play no part.
         threshold: symmetric KL divergence in nats below which two maps are of one proposal; 0 merges nothing.
         rounds: how often merging is repeated on its own result.
+        contrast: see `Contrast`.
     """
 
-    def __init__(self, *, readout: Readout, threshold: float, rounds: int) -> None:
+    def __init__(self, *, readout: Readout, threshold: float, rounds: int, contrast: Contrast = "own") -> None:
         if readout.scores == "logits":
             raise UserError("logits are no distribution: proposals need backbone.readout.scores=joint or text.")
         if threshold < 0 or rounds < 0:
             raise UserError(f"threshold and rounds of merging must be at least 0, found {threshold} and {rounds}.")
-        self._readout, self._threshold, self._rounds = readout, threshold, rounds
+        if contrast not in get_args(Contrast):
+            raise UserError(f"contrast of merging must be one of {', '.join(get_args(Contrast))}, found '{contrast}'.")
+        self._readout, self._threshold, self._rounds, self._contrast = readout, threshold, rounds, contrast
 
     @torch.no_grad()
     def proposals(self, backbone: Backbone, images: Tensor, image_ids: Sequence[int], blocks: Sequence[int]) -> dict[int, list[Tensor]]:
@@ -44,11 +57,15 @@ class ProposalReadout:
             For each block B tensors (proposals, h, w), each map a distribution over the image tokens.
         """
         read = self._readout.empty_prompt_maps(backbone, images, image_ids, blocks)
-        return {block: [merge(distributions(own), self._threshold, self._rounds) for own in maps] for block, maps in read}
+        return {block: [merge(distributions(own, self._contrast), self._threshold, self._rounds) for own in maps] for block, maps in read}
 
 
-def distributions(maps: Tensor) -> Tensor:
+def distributions(maps: Tensor, contrast: Contrast = "own") -> Tensor:
     """Each map of (T, h, w), values >= 0, as a distribution over the image tokens, above 0 and with sum 1 (DiffSeg, section 3.2)."""
+    if contrast == "stretched":
+        low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+        values = (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+        return values.flatten(1).softmax(dim=1).view_as(maps)
     maps = maps.float().clamp_min(torch.finfo(torch.float32).tiny)  # where a map underflows, its logarithm must stay finite
     return maps / maps.sum(dim=(-2, -1), keepdim=True)
 

@@ -60,7 +60,9 @@ class AutoencoderModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         restored = self.vae.decode(self.vae.encode(batch.images).latent_dist.mean).sample
-        self.log("val/absolute", (restored - batch.images).abs().mean(), batch_size=len(batch), sync_dist=True)
+        error = (restored - batch.images).abs().mean()
+        check_finite({"absolute": error}, self.trainer.global_step)
+        self.log("val/absolute", error, batch_size=len(batch), sync_dist=True)
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self._lr, weight_decay=0.0)

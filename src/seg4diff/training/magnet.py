@@ -155,7 +155,9 @@ class MagnetModule(L.LightningModule):
         return list_largest(names, classes, lambda k: int((mask == k).sum()), fits)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
-        for name, value in self.loss_terms(batch, batch.indices).items():
+        terms = self.loss_terms(batch, batch.indices)
+        check_finite(terms, self.trainer.global_step)
+        for name, value in terms.items():
             self.val_terms[name].update(value, weight=len(batch))
         return self.block_scores.update(self.backbone, batch)[self.expert_layer]
 

@@ -10,6 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_l
 
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
+from seg4diff.finite import require_finite
 from seg4diff.segmentation.frame import upsample
 
 
@@ -85,7 +86,8 @@ class MaskAlignment:
         """For each of the M regions a candidate of its own, so that their weighted focal and dice losses are smallest together.
 
         The Hungarian matching of the paper for masks without names (section 3.5). The costs are those of the loss, on the token grid,
-        where a region is the share of each token that it covers.
+        where a region is the share of each token that it covers. They are formed in float32 whatever autocast is on: areas in pixels are
+        beyond the range of float16.
 
         Args:
             candidates: (K, rows, columns) logits.
@@ -93,12 +95,23 @@ class MaskAlignment:
 
         Returns:
             Numbers of regions and of their candidates. With K < M these are K regions, those that fit best; else all of them, in order.
+
+        Raises:
+            UserError: candidates that are not finite.
         """
+        require_finite(candidates, "the maps to be matched with masks")
+        with torch.autocast(candidates.device.type, enabled=False):
+            cost = self._costs(candidates.float(), regions)
+        kept, chosen = linear_sum_assignment(cost.T.cpu().numpy())
+        return kept.tolist(), chosen.tolist()
+
+    def _costs(self, candidates: Tensor, regions: Regions) -> Tensor:
+        """Weighted focal and dice of every candidate with every region, (K, M)."""
         grid = candidates.shape[-2:]
         counted = adaptive_avg_pool2d(regions.counted[None].float(), grid).flatten()
         inside = (adaptive_avg_pool2d((regions.masks & regions.counted).float(), grid)).flatten(1)  # (M, N)
         outside = counted - inside
-        logits = candidates.flatten(1).float()
+        logits = candidates.flatten(1)
         probability = logits.sigmoid()
         right = self._alpha * (1 - probability) ** self._gamma * softplus(-logits)
         wrong = (1 - self._alpha) * probability**self._gamma * softplus(logits)
@@ -107,9 +120,7 @@ class MaskAlignment:
         pixels = regions.counted.numel() / counted.numel()
         both, areas = probability @ inside.T, (probability @ counted)[:, None] + inside.sum(dim=1)
         dice = 1 - (2 * pixels * both + 1) / (pixels * areas + 1)
-        cost = self.weights["focal"] * focal + self.weights["dice"] * dice  # (K, M)
-        kept, chosen = linear_sum_assignment(cost.T.cpu().numpy())
-        return kept.tolist(), chosen.tolist()
+        return self.weights["focal"] * focal + self.weights["dice"] * dice
 
 
 def focal_loss(logits: Tensor, truth: Tensor, counted: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -69,6 +69,7 @@ class PretrainModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.flow_loss(self.backbone.encode_image(batch.images), batch.captions, batch.indices)
+        check_finite({"flow": loss}, self.trainer.global_step)
         self.log("val/flow", loss, batch_size=len(batch), sync_dist=True, prog_bar=True)
 
     def flow_loss(self, latents: Tensor, captions: list[str], ids: list[int]) -> Tensor:
