@@ -11,7 +11,8 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from seg4diff.backbones.base import LORA_FILE, Backbone
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.lora_files import lora_file
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, write_json
 from seg4diff.errors import UserError
@@ -87,8 +88,7 @@ def identify(entry: DictConfig, lora: Path | None) -> dict[str, Any]:
     identity["runtime"] = {key: runtime.get(key) for key in ("dtype", "quantize")}
     identity["trainer"] = {key: whole["trainer"].get(key) for key in ("precision", "limit_test_batches")}
     if lora is not None:
-        file = lora / LORA_FILE if lora.is_dir() else lora
-        identity["lora"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        identity["lora"] = hashlib.sha256(lora_file(lora).read_bytes()).hexdigest()
     return identity
 
 
