@@ -26,6 +26,7 @@ ORDER = [
     "outputs",
     "console",
     "sweep",
+    "values",
     "inherit",
     "run",
     "benchmark",
@@ -33,7 +34,7 @@ ORDER = [
     "segment",
 ]
 """A room imports only rooms to its left (and itself)."""
-HYDRA = {"console", "run", "benchmark", "sweep", "inherit", "check", "segment"}
+HYDRA = {"console", "values", "run", "benchmark", "sweep", "inherit", "check", "segment"}
 OWNERS = {"hydra": HYDRA, "omegaconf": HYDRA, "diffusers": {"backbones"}, "peft": {"backbones"}}
 OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run", "benchmark"}
 FILES = sorted(PACKAGE.rglob("*.py"))

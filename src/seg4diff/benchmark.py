@@ -20,6 +20,7 @@ from seg4diff.evaluation.table import Row, print_table, write_table
 from seg4diff.inherit import command_line, inherit
 from seg4diff.outputs import check_output_dir
 from seg4diff.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything
+from seg4diff.values import check_values
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     if idle := [own.key_or_group for own in command_line() if own.key_or_group.split(".")[0] in ("data", "evaluation")]:
         raise UserError(f"{idle[0]} has no effect with benchmark=, whose entries have their own: set benchmark.<name>.{idle[0]} instead.")
     lora, trained_for = inherit(config)
+    check_values(config)
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     entries = {name: entry_config(config, name) for name in config.benchmark}

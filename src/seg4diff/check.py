@@ -21,6 +21,7 @@ from seg4diff.disk import whole_file, write_json
 from seg4diff.errors import UserError
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
 from seg4diff.run import build
+from seg4diff.values import fit
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def _splits(wanted: str) -> Sequence[str]:
 
 def _number(key: str, value: int | str) -> int | None:
     """A number of images, None for all."""
+    value = fit(value, int | str)
     if value == "all":
         return None
     if not isinstance(value, int) or value < 0:

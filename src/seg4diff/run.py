@@ -33,12 +33,14 @@ from seg4diff.outputs import check_output_dir, checkpoint_of
 from seg4diff.provenance import provenance
 from seg4diff.training.checkpoints import read_checkpoint
 from seg4diff.training.magnet import MagnetModule
+from seg4diff.values import check_values
 
 log = logging.getLogger(__name__)
 
 
 def build(config: DictConfig, **given: Any) -> Any:
     """Instantiate a node, with some arguments given; an error that the user can mend comes out as itself."""
+    check_values(config)
     try:
         return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
@@ -64,6 +66,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
+    check_values(config)
     output_dir = Path(config.paths.output_dir)
     checkpoint = checkpoint_of(output_dir, config.ckpt_path)
     check_output_dir(output_dir, checkpoint)
@@ -102,6 +105,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     lora, trained_for = inherit(config)
+    check_values(config)
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     seed_everything(config.seed)
@@ -137,6 +141,7 @@ def encode(config: DictConfig) -> dict[str, Any]:
     Returns:
         The number of images and prompts that the cache holds.
     """
+    check_values(config)
     if config.runtime.cache is None:
         raise UserError("encode.py needs a folder to fill: set runtime.cache=<folder>, and give train.py the same.")
     if "runtime" not in config.backbone.model:
@@ -220,6 +225,14 @@ def record(config: DictConfig, output_dir: Path) -> None:
         write_json(output_dir / "provenance.json", provenance())
 
 
+def _build_trainer(config: DictConfig, **given: Any) -> L.Trainer:
+    """The trainer; values that Lightning refuses are of the configuration, whatever the class of its error."""
+    try:
+        return build(config, **given)
+    except InstantiationException as error:
+        raise UserError(f"Lightning refuses a value of trainer.*: {' '.join(str(error.__cause__).split())}") from error
+
+
 @contextmanager
 def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     """The trainer with its loggers and callbacks; the loggers are closed at the end."""
@@ -233,7 +246,7 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger
-    trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
+    trainer = _build_trainer(config.trainer, logger=loggers, callbacks=callbacks)
     if trainer.world_size > 1 and _in_sweep() and not trainer.strategy.cluster_environment.creates_processes_externally:
         raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
     with finished(loggers):

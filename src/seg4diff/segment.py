@@ -28,6 +28,7 @@ from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.readout import stretch
 from seg4diff.segmentation.unsupervised import label_proposals
+from seg4diff.values import check_values
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -41,6 +42,7 @@ def segment(config: DictConfig) -> None:
     """Segment a picture, or all pictures of a folder but those that cannot be read, as conf/segment.yaml says."""
     lora = find_lora(str(config.ckpt))
     trained_for = take_from_run(config, lora) if lora is not None else None
+    check_values(config)
     names, pictures, folder = check_names(config.names), find_pictures(Path(str(config.image))), Path(config.paths.output_dir)
     if config.geometry not in GEOMETRIES:
         raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{config.geometry}'.")

@@ -41,7 +41,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self,
         *,
         source: DataSource,
-        image_size: list[int] | None,
+        image_size: tuple[int, int] | None,
         batch_size: int,
         eval_batch_size: int,
         num_workers: int,
