@@ -24,6 +24,7 @@ ORDER = [
     "training",
     "loggers",
     "outputs",
+    "arguments",
     "console",
     "sweep",
     "values",
@@ -34,7 +35,7 @@ ORDER = [
     "segment",
 ]
 """A room imports only rooms to its left (and itself)."""
-HYDRA = {"console", "values", "run", "benchmark", "sweep", "inherit", "check", "segment"}
+HYDRA = {"arguments", "console", "values", "run", "benchmark", "sweep", "inherit", "check", "segment"}
 OWNERS = {"hydra": HYDRA, "omegaconf": HYDRA, "diffusers": {"backbones"}, "peft": {"backbones"}}
 OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run", "benchmark"}
 FILES = sorted(PACKAGE.rglob("*.py"))

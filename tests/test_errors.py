@@ -9,13 +9,15 @@ import signal
 import numpy as np
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import get_worker_info
 
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
-from seg4diff.console import explain, main
+from seg4diff.console import PlainErrors, explain, main
 from seg4diff.data.table import TableRows
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.run import build, encode, evaluate, train
@@ -177,6 +179,14 @@ def test_what_an_error_means_for_the_user(error, expected):
     assert explain(error).startswith(expected)
 
 
+@pytest.mark.parametrize(("mode", "notes"), [("RUN", []), ("MULTIRUN", ["(This was the run expert_layer=9 seed=1.)"])])
+def test_a_failed_job_says_nothing_but_its_error(mode, notes, capsys):
+    failed = JobReturn(overrides=["expert_layer=9", "seed=1"], status=JobStatus.FAILED)
+    failed.return_value = UserError("block 9 does not exist.")
+    PlainErrors().on_job_end(OmegaConf.create({"hydra": {"mode": RunMode[mode]}}), job_return=failed)
+    assert sentence(capsys, lambda: failed.return_value) == " ".join(["error: block 9 does not exist.", *notes])
+
+
 def test_a_bug_keeps_its_traceback():
     def entry():
         raise RuntimeError("shapes do not match")
@@ -295,7 +305,7 @@ def test_lora_that_does_not_fit(capsys, tmp_path, assets, world):
 
 def test_coco_without_data_and_weights_names_both(tmp_path):
     done = run_script("train.py", tmp_path / "out", "experiment=coco_lora", "backbone.model.path=/nowhere/sd3", "trainer.accelerator=cpu")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "Error executing job" not in done.stderr
     for part in ("train2017", "stuffthingmaps", "COCO_ROOT", "no model folder at /nowhere/sd3"):
         assert part in done.stderr
 
