@@ -59,7 +59,7 @@ def check(config: DictConfig) -> dict[str, Any]:
             continue
         chosen = _spread(range(len(samples)), decode)
         summaries[split] = summary = Summary(data.vocabulary, len(samples))
-        for found in track(survey(samples, chosen, config.data.num_workers), f"{split}: opening {len(chosen)} images", len(chosen)):
+        for found in track(survey(samples, chosen, data.num_workers), f"{split}: opening {len(chosen)} images", len(chosen)):
             summary.add(found)
         report[split] = summary.report()
         readable = [k for k in chosen if names[split][k] not in summary.problems]
