@@ -27,7 +27,7 @@ from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import print_report, write_report
-from seg4diff.inherit import inherit
+from seg4diff.inherit import command_line, inherit
 from seg4diff.loggers import finished
 from seg4diff.outputs import check_output_dir, checkpoint_of
 from seg4diff.provenance import provenance
@@ -57,6 +57,20 @@ def seed_everything(seed: int) -> None:
     L.seed_everything(seed, workers=True, verbose=False)
 
 
+def check_recipe() -> None:
+    """Refuse a model that is chosen without a recipe: the default experiment is for the tiny model."""
+    typed = {override.key_or_group: override.value() for override in command_line()}
+    if "experiment" in typed:
+        return
+    if "backbone" in typed:
+        raise UserError(
+            f"backbone={typed['backbone']} needs a recipe: add experiment=coco_lora (the paper's; data= may be another) or "
+            "experiment=quickstart (the tiny model's)."
+        )
+    if "data" in typed:
+        log.info("data=%s by the default experiment: the tiny model and its recipe; experiment=coco_lora is the paper's", typed["data"])
+
+
 def train(config: DictConfig) -> dict[str, Any]:
     """Train, then evaluate base and LoRA on the test split where the configuration asks for it.
 
@@ -67,6 +81,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     check_values(config)
+    check_recipe()
     output_dir = Path(config.paths.output_dir)
     checkpoint = checkpoint_of(output_dir, config.ckpt_path)
     check_output_dir(output_dir, checkpoint)
