@@ -9,15 +9,13 @@ import signal
 import numpy as np
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import get_worker_info
 
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
-from seg4diff.console import PlainErrors, explain, main
+from seg4diff.console import explain, main
 from seg4diff.data.table import TableRows
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.run import build, encode, evaluate, train
@@ -177,14 +175,6 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/out/metrics.csv")
 )
 def test_what_an_error_means_for_the_user(error, expected):
     assert explain(error).startswith(expected)
-
-
-@pytest.mark.parametrize(("mode", "notes"), [("RUN", []), ("MULTIRUN", ["(This was the run expert_layer=9 seed=1.)"])])
-def test_a_failed_job_says_nothing_but_its_error(mode, notes, capsys):
-    failed = JobReturn(overrides=["expert_layer=9", "seed=1"], status=JobStatus.FAILED)
-    failed.return_value = UserError("block 9 does not exist.")
-    PlainErrors().on_job_end(OmegaConf.create({"hydra": {"mode": RunMode[mode]}}), job_return=failed)
-    assert sentence(capsys, lambda: failed.return_value) == " ".join(["error: block 9 does not exist.", *notes])
 
 
 def test_a_bug_keeps_its_traceback():
