@@ -1,4 +1,4 @@
-"""Evaluate: `python evaluate.py ckpt=<run folder | .ckpt | LoRA folder | base>`, on standard benchmarks with `benchmark=paper`."""
+"""Evaluate: `python evaluate.py ckpt=<run folder | .ckpt | LoRA | base>`, on standard benchmarks with `benchmark=paper`."""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,12 +1,17 @@
 """The paper's recipes on miniatures of COCO-Stuff and SA-1B: the experiment files as they are, only paths and backbone are others."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 from PIL import Image
 
-from seg4diff.commands.run import build, evaluate, train
+from seg4diff.commands.run import build, check_recipe, evaluate, train
 from seg4diff.errors import UserError
 from tests.conftest import REPO
 from tests.data import layouts
@@ -97,3 +102,47 @@ def test_regions_of_sa1b_reach_the_loss_without_the_padding_of_a_letterbox(roots
 def module_terms(module, batch, data):
     module.vocabulary = data.vocabulary
     return module.loss_terms(batch, list(range(len(batch))))
+
+
+def typed(*arguments):
+    with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
+        return compose("train", list(arguments), return_hydra_config=True)
+
+
+@pytest.mark.parametrize("data", [[], ["data=coco_stuff"]])
+def test_a_model_is_not_trained_by_the_recipe_of_another(data, monkeypatch):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", typed("backbone=sd3_medium", *data))
+    with pytest.raises(UserError, match="backbone=sd3_medium needs a recipe: add experiment=coco_lora"):
+        check_recipe()
+    for experiment in ("coco_lora", "quickstart"):
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", typed("backbone=sd3_medium", f"experiment={experiment}", *data))
+        check_recipe()
+
+
+def test_other_data_by_the_default_recipe_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", typed("data=folder"))
+    with caplog.at_level("INFO"):
+        check_recipe()
+    assert "data=folder by the default experiment: the tiny model and its recipe" in caplog.text
+
+
+def test_a_backbone_has_exactly_the_documented_keys(tmp_path):
+    """A file with them serves training and pictures; without any one of them, it does not."""
+    page = (REPO / "docs" / "add-a-backbone.md").read_text()
+    keys = re.findall(r"`(\w+)`", page[page.index("has these keys:") : page.index("; `paper`")])
+    whole, file = OmegaConf.load(REPO / "conf" / "backbone" / "tiny_sd3.yaml"), tmp_path / "backbone" / "mine.yaml"
+    file.parent.mkdir()
+
+    def resolved(names):
+        OmegaConf.save({name: whole[name] for name in names}, file)
+        mine = ["backbone=mine", f"hydra.searchpath=[file://{tmp_path}]", f"paths.assets_dir={REPO}/assets"]
+        configs = [compose_config("train", tmp_path, "experiment=coco_lora", *mine), compose_config("segment", tmp_path, "image=x", *mine)]
+        for config in configs:
+            OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        return configs
+
+    training, pictures = resolved(keys)
+    assert len(build(training.backbone.model).attention_sites()) == 8 and build(training.backbone.readout) and build(pictures.proposals)
+    for key in keys:
+        with pytest.raises((InterpolationResolutionError, AttributeError)):
+            [config.backbone[key] for config in resolved([name for name in keys if name != key])]

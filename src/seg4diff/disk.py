@@ -34,6 +34,15 @@ def whole_file(path: Path, writer: str = "") -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the permissions of new ones: safetensors writes its files for their owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
+
+
 def save_tensors(content: dict[str, Any], file: BinaryIO) -> None:
     """torch.save, with the system's own error where the file cannot be written: torch hides it behind one about positions in a file."""
     try:

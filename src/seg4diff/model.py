@@ -13,7 +13,8 @@ from torch import Tensor
 from seg4diff.attention.seam import visits
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import DiffusionPipeline, Source
-from seg4diff.backbones.lora import adapted_blocks, find_lora
+from seg4diff.backbones.lora import adapted_blocks
+from seg4diff.backbones.lora_files import find_lora
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.data.decoding import to_rgb
 from seg4diff.data.geometry import GEOMETRIES, Geometry

@@ -159,9 +159,14 @@ class Backbone(nn.Module, ABC):
         """Write the whole model in 16 bit, in the layout that `from_pretrained` of the host pipeline reads."""
 
     @abstractmethod
-    def save_lora(self, folder: Path) -> None:
-        """Write the adapter in the format that the host pipeline's `load_lora_weights(folder)` reads, in one atomic step."""
+    def save_lora(self, folder: Path, comfyui: bool = False) -> None:
+        """Write the adapter in the format that the host pipeline's `load_lora_weights(folder)` reads, in one atomic step.
+
+        Args:
+            folder: the file goes there.
+            comfyui: write a second file beside it, for ComfyUI.
+        """
 
     @abstractmethod
     def load_lora(self, path: Path) -> None:
-        """Load an adapter: a folder saved by `save_lora` or by diffusers, or a .pth of the release. Raises UserError if it does not fit."""
+        """Load an adapter, see `lora_files.read_lora`. Raises UserError if it cannot be read or does not fit."""

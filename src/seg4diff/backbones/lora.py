@@ -1,19 +1,18 @@
 """Low-rank adapters (LoRA, Hu et al. 2022) on chosen joint-attention blocks, through peft."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
 from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from seg4diff.backbones.base import LORA_FILE, AttentionSite, Backbone
-from seg4diff.backbones.release import read_release_lora
-from seg4diff.errors import MissingFileError, UserError
+from seg4diff.backbones.base import AttentionSite, Backbone
+from seg4diff.backbones.lora_files import Tensors, Update, config_of, read_lora
+from seg4diff.errors import UserError
 
 Blocks = Literal["expert", "all"] | Sequence[int]
 
@@ -111,66 +110,30 @@ def adapted_blocks(backbone: Backbone) -> list[int]:
     return [site.index for site in backbone.attention_sites() if any(name.startswith(f"{site.name}.") for name in names)]
 
 
-def lora_folder(checkpoint: str | Path) -> Path:
-    """The LoRA folder that stands beside a checkpoint: step-000100.ckpt -> step-000100-lora."""
-    return Path(checkpoint).with_name(Path(checkpoint).stem + "-lora")
-
-
-def find_lora(path: str | Path) -> Path:
-    """The LoRA of a run folder (its last one), of a .ckpt (the one beside it), a LoRA folder itself, or a .pth of the release.
+def load_lora(backbone: Backbone, path: Path, convert: Callable[[Tensors], Tensors]) -> None:
+    """Add an adapter from a file, see `read_lora`.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: the file cannot be read or does not fit, or the backbone has an adapter already.
     """
-    path = Path(path)
-    if path.suffix == ".pth":  # reading it says what is wrong with it
-        return path
-    if path.suffix == ".ckpt" and path.is_file():
-        return lora_folder(path)
-    if (path / LORA_FILE).is_file():
-        return path
-    if (path / "checkpoints" / "last.ckpt").is_file():
-        return lora_folder(path / "checkpoints" / "last.ckpt")
-    raise MissingFileError(
-        f"{path} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor a .pth "
-        "of the release."
-    )
+    if has_lora(backbone):
+        raise UserError("this backbone carries a LoRA already: load the other one into a backbone of its own.")
+    layers = {name: layer for name, layer in backbone.transformer.named_modules() if isinstance(layer, nn.Linear)}
+    updates = read_lora(path, layers, convert)
+    with torch.random.fork_rng(devices=[]):
+        backbone.transformer.add_adapter(config_of(updates))
+    weights = lora_weights(backbone)
+    for name, update in updates.items():
+        for side, tensor in (("A", update.down), ("B", update.up)):
+            weights.pop(f"{name}.lora_{side}.default.weight").data = tensor.to(backbone.device)
+    assert not weights, "peft has adapted layers that the file does not name"
 
 
-def read_lora(path: Path) -> dict[str, Tensor]:
-    """Tensors of a saved adapter by the names that `load_lora_weights` takes.
-
-    Args:
-        path: a folder with `LORA_FILE`, or a .pth file of the authors' release.
-
-    Raises:
-        UserError: the file is missing or unreadable.
-    """
-    if path.suffix == ".pth":
-        return read_release_lora(path)
-    file = path / LORA_FILE
-    if not file.is_file():
-        raise MissingFileError(f"no LoRA at {file}: give the folder that was written beside a checkpoint.")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise UserError(f"the LoRA {file} cannot be read ({error}): it is truncated or not a safetensors file.") from error
-
-
-def check_lora(backbone: Backbone, weights: dict[str, Tensor], path: Path) -> None:
-    """Compare a saved adapter with the model before loading it.
-
-    Raises:
-        UserError: an adapted layer does not exist in the model or has another width.
-    """
-    modules = dict(backbone.transformer.named_modules())
-    for name, weight in weights.items():
-        layer, _, side = name.removeprefix("transformer.").removesuffix(".weight").partition(".lora_")
-        if layer not in modules:
-            raise UserError(f"the LoRA {path} adapts '{layer}', which this model does not have: load the backbone it was trained on.")
-        module = modules[layer]
-        axis, width = (1, module.in_features) if side == "A" else (0, module.out_features)
-        if weight.shape[axis] != width:
-            raise UserError(
-                f"the LoRA {path} was made for a '{layer}' of width {weight.shape[axis]}, this model has {width}: load its own backbone."
-            )
+def updates_of(backbone: Backbone) -> dict[str, Update]:
+    """The updates that the adapter makes, by the names of the layers."""
+    return {
+        name: Update(layer.lora_A[own].weight.detach(), layer.lora_B[own].weight.detach(), layer.scaling[own] * layer.r[own])
+        for name, layer in backbone.transformer.named_modules()
+        if isinstance(layer, LoraLayer)
+        for own in layer.lora_A
+    }

@@ -14,14 +14,17 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seg4diff.backbones.base import LORA_FILE, Backbone, OnStep, TextCondition
+from seg4diff.backbones.base import Backbone, OnStep, TextCondition
 from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.lora import check_lora, keep_in_float32, read_lora
+from seg4diff.backbones.lora import load_lora, updates_of
+from seg4diff.backbones.lora_files import COMFYUI_FILE, comfyui_tensors
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sampling import SamplingClock
+from seg4diff.disk import follow_umask
 from seg4diff.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -246,8 +249,9 @@ class PipelineBackbone(Backbone):
 
     def save_pretrained(self, folder: Path) -> None:
         copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)
+        follow_umask(folder)
 
-    def save_lora(self, folder: Path) -> None:
+    def save_lora(self, folder: Path, comfyui: bool = False) -> None:
         (name,) = self.transformer.peft_config
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".lora-") as partial:
@@ -256,13 +260,11 @@ class PipelineBackbone(Backbone):
                 transformer_lora_layers=get_peft_model_state_dict(self.transformer, adapter_name=name),
                 transformer_lora_adapter_metadata=self.transformer.peft_config[name].to_dict(),
             )
-            os.replace(Path(partial) / LORA_FILE, folder / LORA_FILE)
+            if comfyui:
+                save_file(comfyui_tensors(updates_of(self)), Path(partial) / COMFYUI_FILE)
+            follow_umask(Path(partial))
+            for file in Path(partial).iterdir():
+                os.replace(file, folder / file.name)
 
     def load_lora(self, path: Path) -> None:
-        weights = read_lora(path)
-        check_lora(self, weights, path)
-        if path.is_dir():
-            self._pipeline.load_lora_weights(path, weight_name=LORA_FILE)  # the file's metadata hold rank and alpha
-        else:
-            self._pipeline.load_lora_weights(weights)
-        keep_in_float32(self)
+        load_lora(self, Path(path), self.pipeline_class.lora_state_dict)

@@ -11,10 +11,12 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from seg4diff.backbones.base import LORA_FILE, Backbone
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.lora_files import lora_file
 from seg4diff.commands.inherit import command_line, inherit
 from seg4diff.commands.outputs import check_output_dir
 from seg4diff.commands.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything, trainer_precision
+from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
@@ -41,6 +43,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     if idle := [own.key_or_group for own in command_line() if own.key_or_group.split(".")[0] in ("data", "evaluation")]:
         raise UserError(f"{idle[0]} has no effect with benchmark=, whose entries have their own: set benchmark.<name>.{idle[0]} instead.")
     lora, trained_for = inherit(config)
+    check_values(config)
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     entries = {name: entry_config(config, name) for name in config.benchmark}
@@ -88,8 +91,7 @@ def identify(entry: DictConfig, lora: Path | None) -> dict[str, Any]:
     identity["runtime"] = {"quantize": runtime.get("quantize")}
     identity["trainer"] = {"precision": trainer_precision(entry), "limit_test_batches": whole["trainer"].get("limit_test_batches")}
     if lora is not None:
-        file = lora / LORA_FILE if lora.is_dir() else lora
-        identity["lora"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        identity["lora"] = hashlib.sha256(lora_file(lora).read_bytes()).hexdigest()
     return identity
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seg4diff.commands.run import build
+from seg4diff.commands.values import fit
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.files import first_few
 from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
@@ -59,7 +60,7 @@ def check(config: DictConfig) -> dict[str, Any]:
             continue
         chosen = _spread(range(len(samples)), decode)
         summaries[split] = summary = Summary(data.vocabulary, names[split])
-        for found in track(survey(samples, chosen, config.data.num_workers), f"{split}: opening {len(chosen)} images", len(chosen)):
+        for found in track(survey(samples, chosen, data.num_workers), f"{split}: opening {len(chosen)} images", len(chosen)):
             summary.add(found)
         shared = {earlier: summary.shared(other) for earlier, other in summaries.items() if earlier != split}
         report[split] = summary.report() | {"shared": {earlier: names for earlier, names in shared.items() if names}}
@@ -85,6 +86,7 @@ def _splits(wanted: str) -> Sequence[str]:
 
 def _number(key: str, value: int | str) -> int | None:
     """A number of images, None for all."""
+    value = fit(value, int | str)
     if value == "all":
         return None
     if not isinstance(value, int) or value < 0:

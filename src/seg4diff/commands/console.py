@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from seg4diff.backbones.loading import quiet_hosts
+from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.outputs import check_output_dir, checkpoint_of
 from seg4diff.errors import UserError
 
@@ -38,13 +41,14 @@ def main(entry: Callable[[], Any]) -> None:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
     quiet_libraries()
+    sys.argv[1:] = for_hydra(sys.argv[1:], Path(sys.argv[0]).resolve().parent / "conf")
     try:
         entry()
     except Exception as error:
         sentence = explain(error)
         if sentence is None or os.environ.get("SEG4DIFF_DEBUG") == "1":
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {sentence}", *getattr(error, "__notes__", ()), file=sys.stderr)
         sys.exit(1)
 
 
@@ -105,3 +109,22 @@ class OutputGuard(Callback):
         except UserError as error:  # Hydra swallows what a callback raises, but not an exit
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
+
+
+class PlainReturn(JobReturn):
+    """The end of a job; asked for its result, a failed one raises its error and writes no line of Hydra's before it."""
+
+    @property
+    def return_value(self) -> Any:
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+
+class PlainErrors(Callback):
+    """Hydra callback that leaves what is said about a failed job to `main`; in a sweep, the error knows whose it is."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        job_return.__class__ = PlainReturn
+        if job_return.status == JobStatus.FAILED and config.hydra.mode == RunMode.MULTIRUN:
+            job_return._return_value.add_note(f"(This was the run {' '.join(job_return.overrides)}.)")

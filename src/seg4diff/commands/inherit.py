@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import LORA_FILE
+from seg4diff.backbones.lora_files import lora_file
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 
@@ -29,7 +30,7 @@ def inherit(config: DictConfig) -> tuple[Path | None, int | None]:
 
 
 def find_lora(ckpt: str) -> Path | None:
-    """What `ckpt=` means: a run folder's last LoRA, the one beside a .ckpt, a LoRA folder itself, a .pth of the release; None for "base".
+    """What `ckpt=` means: a run folder's last LoRA, the one beside a .ckpt, a LoRA folder or file itself; None for "base".
 
     Raises:
         UserError: there is no such thing, or it cannot be read.
@@ -37,18 +38,16 @@ def find_lora(ckpt: str) -> Path | None:
     path = Path(ckpt)
     if ckpt == "base":
         return None
-    if path.suffix == ".pth":  # the authors' release; reading it says what is wrong with it
-        return path
     if path.suffix == ".ckpt":
         read_checkpoint(path)
         return lora_folder(path)
-    if (path / LORA_FILE).is_file():
+    if lora_file(path) is not None:  # reading it says what is wrong with it
         return path
     if (path / "checkpoints" / "last.ckpt").is_file():
         return lora_folder(path / "checkpoints" / "last.ckpt")
     raise MissingFileError(
         f"ckpt={ckpt} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor "
-        "a .pth of the release, nor the word base."
+        "a LoRA file (.safetensors, .pth of the release), nor the word base."
     )
 
 

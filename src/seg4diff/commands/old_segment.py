@@ -19,6 +19,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.commands.inherit import find_lora, take_from_run
 from seg4diff.commands.outputs import check_output_dir
 from seg4diff.commands.run import build, load_lora, record
+from seg4diff.commands.values import check_values
 from seg4diff.data.geometry import GEOMETRIES
 from seg4diff.data.reading import UnreadableError, read_image
 from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, resize_labels
@@ -43,6 +44,7 @@ def segment(config: DictConfig) -> None:
     """Segment a picture, or all pictures of a folder but those that cannot be read, as conf/segment.yaml says."""
     lora = find_lora(str(config.ckpt))
     trained_for = take_from_run(config, lora) if lora is not None else None
+    check_values(config)
     names, pictures, folder = check_names(config.names), find_pictures(Path(str(config.image))), Path(config.paths.output_dir)
     if config.geometry not in GEOMETRIES:
         raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{config.geometry}'.")

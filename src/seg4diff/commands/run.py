@@ -23,8 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.runtime import choose_precision, own_device
-from seg4diff.commands.inherit import inherit
+from seg4diff.commands.inherit import command_line, inherit
 from seg4diff.commands.outputs import check_output_dir, checkpoint_of
+from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 def build(config: DictConfig, **given: Any) -> Any:
     """Instantiate a node, with some arguments given; an error that the user can mend comes out as itself."""
+    check_values(config)
     try:
         return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
@@ -56,6 +58,20 @@ def seed_everything(seed: int) -> None:
     L.seed_everything(seed, workers=True, verbose=False)
 
 
+def check_recipe() -> None:
+    """Refuse a model that is chosen without a recipe: the default experiment is for the tiny model."""
+    typed = {override.key_or_group: override.value() for override in command_line()}
+    if "experiment" in typed:
+        return
+    if "backbone" in typed:
+        raise UserError(
+            f"backbone={typed['backbone']} needs a recipe: add experiment=coco_lora (the paper's; data= may be another) or "
+            "experiment=quickstart (the tiny model's)."
+        )
+    if "data" in typed:
+        log.info("data=%s by the default experiment: the tiny model and its recipe; experiment=coco_lora is the paper's", typed["data"])
+
+
 def train(config: DictConfig) -> dict[str, Any]:
     """Train, then evaluate base and LoRA on the test split where the configuration asks for it.
 
@@ -65,6 +81,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
+    check_values(config)
+    check_recipe()
     output_dir = Path(config.paths.output_dir)
     checkpoint = checkpoint_of(output_dir, config.ckpt_path)
     check_output_dir(output_dir, checkpoint)
@@ -104,6 +122,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     lora, trained_for = inherit(config)
+    check_values(config)
     output_dir = Path(config.paths.output_dir)
     check_output_dir(output_dir, None)
     seed_everything(config.seed)
@@ -139,6 +158,7 @@ def encode(config: DictConfig) -> dict[str, Any]:
     Returns:
         The number of images and prompts that the cache holds.
     """
+    check_values(config)
     if config.runtime.cache is None:
         raise UserError("encode.py needs a folder to fill: set runtime.cache=<folder>, and give train.py the same.")
     if "runtime" not in config.backbone.model:
@@ -229,6 +249,14 @@ def trainer_precision(config: DictConfig) -> str | int:
     return choose_precision(config.backbone.precision, "cpu" if config.trainer.accelerator == "cpu" else own_device())
 
 
+def _build_trainer(config: DictConfig, **given: Any) -> L.Trainer:
+    """The trainer; values that Lightning refuses are of the configuration, whatever the class of its error."""
+    try:
+        return build(config, **given)
+    except InstantiationException as error:
+        raise UserError(f"Lightning refuses a value of trainer.*: {' '.join(str(error.__cause__).split())}") from error
+
+
 @contextmanager
 def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     """The trainer with its loggers and callbacks; the loggers are closed at the end."""
@@ -242,8 +270,7 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger
-    precision = trainer_precision(config)
-    trainer: L.Trainer = instantiate(config.trainer, precision=precision, logger=loggers, callbacks=callbacks, _convert_="all")
+    trainer = _build_trainer(config.trainer, precision=trainer_precision(config), logger=loggers, callbacks=callbacks)
     if trainer.world_size > 1 and _in_sweep() and not trainer.strategy.cluster_environment.creates_processes_externally:
         raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
     with finished(loggers):

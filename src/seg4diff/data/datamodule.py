@@ -1,6 +1,7 @@
 """The DataModule that serves every data source."""
 
 import logging
+import os
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,9 @@ from seg4diff.errors import UserError
 
 log = logging.getLogger(__name__)
 
+MOST_WORKERS = 4
+"""Loader processes that a process starts by itself, at most: each holds batches in memory."""
+
 
 class SegmentationDataModule(L.LightningDataModule):
     """Loaders over one data source.
@@ -28,7 +32,7 @@ class SegmentationDataModule(L.LightningDataModule):
         image_size: [height, width] of the canvas that images are brought to, None = as they are.
         batch_size: training images per process and step.
         eval_batch_size: images per process in validation and test.
-        num_workers: loader processes.
+        num_workers: loader processes of each process that trains; None = one less than its share of the cores, at most 4.
         test_split: split that the test loader serves.
         seed: seed of the training order.
         geometry: how an image of another shape meets the canvas: "stretch" (the release), "crop" its centre (the paper) or "letterbox"
@@ -42,10 +46,10 @@ class SegmentationDataModule(L.LightningDataModule):
         self,
         *,
         source: DataSource,
-        image_size: list[int] | None,
+        image_size: tuple[int, int] | None,
         batch_size: int,
         eval_batch_size: int,
-        num_workers: int,
+        num_workers: int | None,
         test_split: str,
         seed: int,
         geometry: Geometry = "stretch",
@@ -61,16 +65,24 @@ class SegmentationDataModule(L.LightningDataModule):
             raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
         if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
             raise UserError(f"data.image_size must be [height,width] in pixels or null, found {list(image_size)}.")
-        numbers = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1), "num_workers": (num_workers, 0)}
+        numbers = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1), "num_workers": (num_workers or 0, 0)}
         for name, (value, least) in (numbers | {"skip_unreadable": (skip_unreadable, 0)}).items():
             if value < least:
                 raise UserError(f"data.{name} must be at least {least}, found {value}.")
         self.source = source
         self._image_size = tuple(image_size) if image_size else None
-        self._batch_size, self._eval_batch_size, self._num_workers, self._seed = batch_size, eval_batch_size, num_workers, seed
+        self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry, self._resample = test_split, geometry, resample
         self.tested = 0  # images that this process has tested before; the test loader leaves them out
         self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
+
+    @property
+    def num_workers(self) -> int:
+        """Loader processes: data does not depend on their number."""
+        if self._workers is not None:
+            return self._workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(0, min(MOST_WORKERS, cores // (self.trainer.num_devices if self.trainer else 1) - 1))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -115,7 +127,7 @@ class SegmentationDataModule(L.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers)
 
     def eval_dataloader(self, split: str) -> DataLoader:
         """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""
@@ -125,7 +137,7 @@ class SegmentationDataModule(L.LightningDataModule):
         dataset = self._samples(split, resize_mask)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size, start=start)
-        return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
+        return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self.num_workers)
 
     def _samples(self, split: str, resize_mask: bool) -> SampleDataset:
         """Only training skips what cannot be read: a benchmark that leaves images out in silence is wrong."""

@@ -1,10 +1,13 @@
 """Train an autoencoder on images alone."""
 
+from pathlib import Path
+
 import lightning as L
 import torch
 from torch import Tensor, nn
 
 from seg4diff.data.sample import Batch
+from seg4diff.disk import follow_umask
 from seg4diff.training.checks import check_finite
 
 
@@ -57,6 +60,7 @@ class AutoencoderModule(L.LightningModule):
         self.vae.register_to_config(shift_factor=mean, scaling_factor=(square - mean**2) ** -0.5)
         if self.trainer.is_global_zero:
             self.vae.save_pretrained(self._save_to)
+            follow_umask(Path(self._save_to))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         restored = self.vae.decode(self.vae.encode(batch.images).latent_dist.mean).sample

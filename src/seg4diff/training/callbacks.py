@@ -51,7 +51,7 @@ class SampleImages(L.Callback):
         output_dir: folder for the pictures.
     """
 
-    def __init__(self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: Sequence[int], output_dir: str) -> None:
+    def __init__(self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: tuple[int, int], output_dir: str) -> None:
         self._prompts, self._folder = list(prompts), Path(output_dir)
         self._seed, self._options = seed, {"steps": steps, "guidance": guidance, "size": tuple(size)}
         self._base: list[Image.Image] = []

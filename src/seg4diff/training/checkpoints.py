@@ -82,7 +82,16 @@ class SafeCheckpoint(ModelCheckpoint):
 
 
 class LoraCheckpoint(SafeCheckpoint):
-    """Writes the adapter beside every checkpoint, in the format of diffusers: its moving average, where one is kept."""
+    """Writes the adapter beside every checkpoint, in the format of diffusers: its moving average, where one is kept.
+
+    Args:
+        comfyui: write it for ComfyUI as well.
+        options: of ModelCheckpoint.
+    """
+
+    def __init__(self, *, comfyui: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self._comfyui = comfyui
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         if trainer.is_global_zero:  # first, so that no checkpoint stands without its adapter
@@ -93,7 +102,7 @@ class LoraCheckpoint(SafeCheckpoint):
 
     def _save_lora(self, trainer: L.Trainer, folder: Path) -> None:
         try:
-            trainer.lightning_module.backbone.save_lora(folder)
+            trainer.lightning_module.backbone.save_lora(folder, self._comfyui)
         except SafetensorError as error:
             raise UserError(
                 f"the adapter {folder} cannot be written ({error}): make room there, or choose another hydra.run.dir."

@@ -1,0 +1,76 @@
+"""LoRA files of which something is damaged: what is read is right, everything else ends in a sentence."""
+
+import math
+import random
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import save_file
+from tests.hosts import random_sd3
+from tests.lora_names import ALPHA, FORMS, adapted, alphas, named
+
+from seg4diff.backbones.base import LORA_FILE
+from seg4diff.backbones.lora import updates_of
+from seg4diff.backbones.lora_files import read_lora
+from seg4diff.errors import UserError
+
+
+@pytest.fixture
+def trained():
+    return adapted(random_sd3())
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return {name: layer for name, layer in random_sd3().transformer.named_modules() if isinstance(layer, torch.nn.Linear)}
+
+
+def attempt(path, layers):
+    """What is read of a file; nothing where it is refused."""
+    try:
+        return read_lora(path, layers, StableDiffusion3Pipeline.lora_state_dict)
+    except UserError as error:
+        assert len(str(error)) < 500
+        return {}
+
+
+DAMAGE = {
+    "drop": lambda tensors, key, draw: tensors.pop(key),
+    "rename": lambda tensors, key, draw: tensors.update({draw.choice(["lora_te_", "x.", "lora_unet_"]) + key: tensors.pop(key)}),
+    "cut the name": lambda tensors, key, draw: tensors.update({key[: draw.randrange(1, len(key))]: tensors.pop(key)}),
+    "transpose": lambda tensors, key, draw: tensors.update(
+        {key: tensors[key].mT.contiguous() if tensors[key].ndim > 1 else tensors[key][None]}
+    ),
+    "cut": lambda tensors, key, draw: tensors.update({key: tensors[key].flatten()[: draw.randrange(3)].clone()}),
+    "not finite": lambda tensors, key, draw: tensors[key].view(-1)[:1].fill_(draw.choice([math.nan, math.inf])),
+    "other kind": lambda tensors, key, draw: tensors.update({key: tensors[key].to(draw.choice([torch.float16, torch.int32, torch.bool]))}),
+    "add": lambda tensors, key, draw: tensors.update({key.replace("lora_", draw.choice(["hada_", "lokr_", ""])): tensors[key].clone()}),
+}
+
+
+def test_a_damaged_file_is_read_right_or_refused(trained, layers, tmp_path):
+    """Every update that is read is that of the file; everything else ends in a sentence."""
+    written, read = updates_of(trained), 0
+    for seed in range(200):
+        draw, file = random.Random(seed), tmp_path / f"{seed}.safetensors"
+        form = draw.choice(list(FORMS.values()))
+        tensors = {name: tensor.clone() for name, tensor in (named(trained, form[0]) | alphas(trained, form[1])).items()}
+        DAMAGE[draw.choice(list(DAMAGE))](tensors, draw.choice(sorted(tensors)), draw)
+        save_file(tensors, file)
+        for name, update in attempt(file, layers).items():
+            read += 1
+            assert update.alpha == ALPHA and update.up.isfinite().all()
+            torch.testing.assert_close(update.up @ update.down, written[name].up @ written[name].down, rtol=1e-2, atol=1e-2)
+    assert read > 20, "some damage does no harm"
+
+
+def test_damaged_bytes_are_read_right_or_refused(trained, layers, tmp_path):
+    trained.save_lora(tmp_path)
+    whole = (tmp_path / LORA_FILE).read_bytes()
+    for seed in range(200):
+        draw, content = random.Random(seed), bytearray(whole)
+        for _ in range(3):
+            content[draw.randrange(8 + int.from_bytes(whole[:8], "little"))] = draw.randrange(256)
+        (tmp_path / LORA_FILE).write_bytes(content)
+        assert attempt(tmp_path, layers).keys() <= updates_of(trained).keys()
