@@ -21,7 +21,7 @@ from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, resize_lab
 from seg4diff.disk import whole_file, write_text
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.inherit import find_lora, take_from_run
-from seg4diff.outputs import check_output_dir
+from seg4diff.outputs import claimed
 from seg4diff.pictures import IGNORED, class_colours, overlay, sheet
 from seg4diff.run import build, load_lora, record
 from seg4diff.segmentation.frame import Frame
@@ -39,12 +39,16 @@ Reader = Callable[[Tensor, Frame], tuple[Tensor, Sequence[str], Tensor]]
 
 def segment(config: DictConfig) -> None:
     """Segment a picture, or all pictures of a folder but those that cannot be read, as conf/segment.yaml says."""
+    with claimed(Path(config.paths.output_dir)):
+        _segment(config)
+
+
+def _segment(config: DictConfig) -> None:
     lora = find_lora(str(config.ckpt))
     trained_for = take_from_run(config, lora) if lora is not None else None
     names, pictures, folder = check_names(config.names), find_pictures(Path(str(config.image))), Path(config.paths.output_dir)
     if config.geometry not in GEOMETRIES:
         raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{config.geometry}'.")
-    check_output_dir(folder, None)
     backbone = build(config.backbone.model).eval()
     load_lora(config, backbone, lora, trained_for)
     backbone.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
