@@ -26,16 +26,18 @@ ORDER = [
     "outputs",
     "console",
     "sweep",
+    "trainers",
     "inherit",
+    "resume",
     "run",
     "benchmark",
     "check",
     "segment",
 ]
 """A room imports only rooms to its left (and itself)."""
-HYDRA = {"console", "run", "benchmark", "sweep", "inherit", "check", "segment"}
+HYDRA = {"console", "run", "benchmark", "sweep", "inherit", "resume", "trainers", "check", "segment"}
 OWNERS = {"hydra": HYDRA, "omegaconf": HYDRA, "diffusers": {"backbones"}, "peft": {"backbones"}}
-OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "run", "benchmark"}
+OWNERS["lightning"] = {"data", "evaluation", "training", "loggers", "trainers", "run", "benchmark"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
