@@ -34,7 +34,10 @@ def overrides(assets: Path, data: Path) -> list[str]:
 def compose_config(name: str, output_dir: Path, *arguments: str) -> DictConfig:
     """The configuration that the command line `arguments` would give, outside a Hydra application."""
     with initialize_config_dir(str(REPO / "conf"), version_base="1.3"):
-        return compose(name, [*arguments, f"paths.output_dir={output_dir}"])
+        config = compose(name, [*arguments, f"paths.output_dir={output_dir}"])
+    if "chosen" in config:
+        config.chosen = list(arguments)
+    return config
 
 
 def command(script: str, output_dir: Path, *arguments: str) -> list[str]:

@@ -10,7 +10,8 @@ import torch
 
 from seg4diff import benchmark
 from seg4diff.commands.benchmark import evaluate_benchmarks
-from seg4diff.commands.run import build, train
+from seg4diff.commands.run import train
+from seg4diff.commands.trainers import build
 from seg4diff.data.geometry import Window
 from seg4diff.data.sample import Batch
 from seg4diff.errors import UserError

@@ -1,12 +1,97 @@
-"""What a root script says when its job has failed."""
+"""What surrounds a root script: Ctrl-C saves and ends in exit code 130, a failed job ends in its error alone."""
 
+import signal
+
+import lightning as L
 import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from seg4diff.commands.console import PlainErrors, main
+from seg4diff.commands.console import INTERRUPTED, PlainErrors, interruptible, main
+from seg4diff.commands.run import encode, evaluate, train
 from seg4diff.errors import UserError
+from seg4diff.training.checkpoints import read_checkpoint
+from tests.runs import SMALL_RUN, compose_config, overrides
+
+QUIET = ["~evaluation", "validate_first=false", "callbacks.samples=null", "callbacks.overlays=null"]
+
+
+class CtrlC(L.Callback):
+    """Presses Ctrl-C while the second batch is worked on, `times` times."""
+
+    def __init__(self, times: int = 1) -> None:
+        self._times = times
+
+    def _press(self, trainer, module, batch, batch_idx, *args):
+        for _ in range(self._times if batch_idx == 1 else 0):
+            signal.raise_signal(signal.SIGINT)
+
+    on_train_batch_start = on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _press
+
+
+PRESS = "+callbacks.press._target_=tests.test_console.CtrlC"
+
+
+def exit_code(entry) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(entry)
+    return stop.value.code
+
+
+@pytest.fixture(autouse=True)
+def the_same_handler_afterwards():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_training_finishes_its_step_and_saves(tmp_path, assets, world, caplog):
+    arguments = [*overrides(assets, world), *SMALL_RUN, *QUIET, "ckpt_path=last"]
+    assert exit_code(lambda: train(compose_config("train", tmp_path, *arguments, PRESS))) == INTERRUPTED == 130
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert "stopped by Ctrl-C at step 2; a training goes on with ckpt_path=last" in caplog.text
+    assert train(compose_config("train", tmp_path, *arguments))["steps"] == 4
+
+
+def test_a_second_one_stops_at_once(tmp_path, assets, world):
+    arguments = [*overrides(assets, world), *SMALL_RUN, *QUIET, PRESS, "+callbacks.press.times=2"]
+    assert exit_code(lambda: train(compose_config("train", tmp_path, *arguments))) == INTERRUPTED
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_evaluation_stops_without_a_result(tmp_path, assets, world):
+    arguments = [*overrides(assets, world), "ckpt=base", "trainer.accelerator=cpu", "data.eval_batch_size=2", PRESS]
+    assert exit_code(lambda: evaluate(compose_config("evaluate", tmp_path, *arguments))) == INTERRUPTED
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_encoding_stops_at_once(tmp_path, assets, world, monkeypatch):
+    monkeypatch.setattr("seg4diff.training.magnet.MagnetModule.predict_step", lambda *args: signal.raise_signal(signal.SIGINT))
+    arguments = [*overrides(assets, world), *SMALL_RUN, f"runtime.cache={tmp_path}/cache"]
+    assert exit_code(lambda: encode(compose_config("train", tmp_path, *arguments))) == INTERRUPTED
+
+
+def test_where_nothing_can_be_saved_it_stops_at_once():
+    def entry():
+        with interruptible(lambda: True):
+            signal.raise_signal(signal.SIGINT)
+
+    assert exit_code(entry) == INTERRUPTED
+
+
+def test_other_exits_keep_their_code():
+    def entry():
+        raise SystemExit(143)
+
+    assert exit_code(entry) == 143
+
+
+def test_other_processes_of_a_run_leave_it_to_the_first(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with interruptible(lambda: True) as pressed:
+        signal.raise_signal(signal.SIGINT)
+    assert not pressed
 
 
 def ended(mode, status, value):

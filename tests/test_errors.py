@@ -8,6 +8,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from omegaconf import OmegaConf
 from PIL import Image
@@ -16,10 +17,12 @@ from torch.utils.data import get_worker_info
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
 from seg4diff.commands.console import explain, main
-from seg4diff.commands.run import build, encode, evaluate, train
+from seg4diff.commands.run import encode, evaluate, train
+from seg4diff.commands.trainers import build
 from seg4diff.data.table import TableRows
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.training import checks
+from seg4diff.training.checkpoints import read_checkpoint
 from tests.hosts import random_flux, random_sd3
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script
 from tests.test_endurance import check_what_a_reader_finds
@@ -260,9 +263,12 @@ def test_checkpoints_that_do_not_fit(capsys, tmp_path, assets, world):
     again = training(tmp_path, assets, world)
     assert "holds a finished run: choose another hydra.run.dir" in sentence(capsys, again)
     elsewhere = tmp_path / "elsewhere"
-    said = sentence(capsys, training(elsewhere, assets, world, f"ckpt_path={checkpoint}", "expert_layer=2"))
-    assert "the checkpoint's LoRA does not fit this model" in said
-    said = sentence(capsys, training(elsewhere, assets, world, f"ckpt_path={checkpoint}", "lora.rank=4"))
+    for argument, expected in (("expert_layer=2", "expert_layer was 1, is 2"), ("lora.rank=4", "lora.rank was 16, is 4")):
+        said = sentence(capsys, training(elsewhere, assets, world, f"ckpt_path={checkpoint}", argument))
+        assert f"cannot go on as another one ({expected}): set these as they were, or start a new run in another hydra.run.dir." in said
+    copy = tmp_path / "last.ckpt"  # without the run's configuration the shapes are left to compare
+    torch.save({key: value for key, value in read_checkpoint(checkpoint).items() if key != "hyper_parameters"}, copy)
+    said = sentence(capsys, training(elsewhere, assets, world, f"ckpt_path={copy}", "lora.rank=4"))
     assert "the checkpoint's LoRA does not fit this model" in said
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])

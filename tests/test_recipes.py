@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 from PIL import Image
 
-from seg4diff.commands.run import build, check_recipe, evaluate, train
+from seg4diff.commands.run import check_recipe, evaluate, train
+from seg4diff.commands.trainers import build
 from seg4diff.errors import UserError
 from tests.conftest import REPO
 from tests.data import layouts

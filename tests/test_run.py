@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import own_device
-from seg4diff.commands.run import build, encode, evaluate, train
+from seg4diff.commands.run import encode, evaluate, train
+from seg4diff.commands.trainers import build
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, compose_config, overrides
@@ -186,7 +187,7 @@ def test_every_experiment_composes_for_every_backbone(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((REPO / "conf" / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_path, assets):
-    from seg4diff.commands.run import open_trainer
+    from seg4diff.commands.trainers import open_trainer
 
     swap = [] if file.stem.startswith("toyworld") else ["backbone=tiny_sd3", "backbone.expert_layer=1"]
     config = compose_config("train", tmp_path, f"experiment={file.stem}", *swap, f"paths.assets_dir={assets}", "trainer.precision=32-true")

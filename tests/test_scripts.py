@@ -53,14 +53,18 @@ def long_run(assets, world, tmp_path_factory):
     return arguments, load_file(folder / LORA)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+STOPS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_a_stopped_run_resumes_to_the_same_bits(number, long_run, tmp_path):
     arguments, expected = long_run
     code, said = start_and_signal(tmp_path, arguments, number)
-    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + signal.SIGTERM), "neither is a run that has finished"
+    assert code == CODES[number], "none is a run that has finished"
     reached = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
     assert 0 < reached < 60, "the signal came too late to test anything"
-    assert number == signal.SIGKILL or f"stopped by SIGTERM at step {reached}; a training goes on with ckpt_path=last" in said
+    assert number == signal.SIGKILL or f"stopped by {STOPS[number]} at step {reached}; a training goes on with ckpt_path=last" in said
     finish("train.py", tmp_path, *arguments, f"ckpt_path={tmp_path}/checkpoints/last.ckpt")
     resumed = load_file(tmp_path / LORA)
     assert resumed.keys() == expected.keys()

@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from seg4diff.commands.run import build, open_trainer
+from seg4diff.commands.trainers import build, open_trainer
 from seg4diff.commands.values import Misfit, check_values, fit, words
 from seg4diff.errors import UserError
 from tests.conftest import REPO

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tests.runs import compose_config
 
-from seg4diff.commands.run import build
+from seg4diff.commands.trainers import build
 from seg4diff.data.folder import FolderData
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import MissingFileError, UserError

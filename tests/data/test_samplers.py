@@ -7,14 +7,20 @@ import pytest
 from seg4diff.data.sampler import EndlessBatchSampler, UnrepeatedSampler
 
 
-def endless(**changes):
-    arguments = {"size": 7, "batch_size": 4, "batches": 14, "start": 0, "seed": 3, "rank": 0, "world_size": 1}
+def endless(start=0, **changes):
+    arguments = {"size": 7, "batch_size": 4, "batches": 14, "start": lambda: start, "seed": 3, "rank": 0, "world_size": 1}
     return list(EndlessBatchSampler(**arguments | changes))
 
 
 @pytest.mark.parametrize("start", [0, 1, 5, 14])
 def test_a_resumed_sampler_continues_the_uninterrupted_one(start):
     assert endless(start=start) == endless()[start:]
+
+
+def test_a_second_pass_goes_on_where_the_run_is():
+    reached = iter([0, 5])
+    sampler = EndlessBatchSampler(size=7, batch_size=4, batches=14, start=lambda: next(reached), seed=3, rank=0, world_size=1)
+    assert [*list(sampler)[:5], *sampler] == endless()
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -35,7 +41,8 @@ def test_every_pass_visits_every_index_once_in_a_new_order(size):
 
 def test_the_order_depends_on_the_seed_and_not_on_other_samplers_in_use():
     assert endless(seed=3) != endless(seed=4)
-    first, second = (iter(EndlessBatchSampler(size=7, batch_size=3, batches=5, start=0, seed=s, rank=0, world_size=1)) for s in (3, 4))
+    arguments = {"size": 7, "batch_size": 3, "batches": 5, "start": lambda: 0, "rank": 0, "world_size": 1}
+    first, second = (iter(EndlessBatchSampler(seed=seed, **arguments)) for seed in (3, 4))
     interleaved = list(zip(first, second, strict=True))
     assert [one for one, _ in interleaved] == endless(batch_size=3, batches=5)
     assert [two for _, two in interleaved] == endless(batch_size=3, batches=5, seed=4)

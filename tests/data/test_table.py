@@ -12,7 +12,7 @@ from PIL import Image
 from tests.data.layouts import palette
 from tests.runs import compose_config
 
-from seg4diff.commands.run import build
+from seg4diff.commands.trainers import build
 from seg4diff.data.reading import UnreadableError
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.table import TableData

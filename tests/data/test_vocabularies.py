@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import REPO
 from tests.runs import compose_config
 
-from seg4diff.commands.run import build
+from seg4diff.commands.trainers import build
 from seg4diff.data.sample import Vocabulary
 from seg4diff.data.vocabularies import read_classes, read_vocabulary
 from seg4diff.errors import MissingFileError, UserError

@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 QUOTED = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}"""
@@ -56,3 +58,8 @@ def _quote_words(value: str) -> str:
 def _quote(word: str) -> str:
     plain = re.sub(r"\\([()\[\]{}:=, \t\\])", r"\1", word)
     return "'" + plain.replace("'", r"\'") + "'"
+
+
+def command_line() -> list[Override]:
+    """What the command line of this Hydra application sets; nothing outside of one."""
+    return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []

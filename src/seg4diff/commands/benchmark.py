@@ -13,13 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora_files import lora_file
-from seg4diff.commands.inherit import command_line, inherit
-from seg4diff.commands.outputs import check_output_dir
-from seg4diff.commands.run import build_all, evaluate_module, load_lora, open_trainer, record, seed_everything, trainer_precision
+from seg4diff.commands.inherit import chosen, inherit, other_base
+from seg4diff.commands.outputs import claimed
+from seg4diff.commands.run import build_all, evaluate_module, load_lora, record, seed_everything
+from seg4diff.commands.trainers import open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
+from seg4diff.evaluation.report import BASES
 from seg4diff.evaluation.table import Row, print_table, write_table
 
 log = logging.getLogger(__name__)
@@ -40,12 +42,16 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    if idle := [own.key_or_group for own in command_line() if own.key_or_group.split(".")[0] in ("data", "evaluation")]:
+    if idle := [own.key_or_group for own in chosen(config) if own.key_or_group.split(".")[0] in ("data", "evaluation")]:
         raise UserError(f"{idle[0]} has no effect with benchmark=, whose entries have their own: set benchmark.<name>.{idle[0]} instead.")
     lora, trained_for = inherit(config)
     check_values(config)
+    with claimed(Path(config.paths.output_dir)):
+        return _evaluate_entries(config, lora, trained_for)
+
+
+def _evaluate_entries(config: DictConfig, lora: Path | None, trained_for: int | None) -> dict[str, Any]:
     output_dir = Path(config.paths.output_dir)
-    check_output_dir(output_dir, None)
     entries = {name: entry_config(config, name) for name in config.benchmark}
     _check_used(config, "geometry", [entry.data.geometry for entry in entries.values()])
     _check_used(config, "protocol", [entry.evaluation.get("protocol") for entry in entries.values()])
@@ -60,7 +66,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
         report = finished_report(Path(entry.paths.output_dir), identity)
         if report is None:
             log.info("benchmark %s: %s", name, config.benchmark[name].title)
-            report = _run_entry(entry, identity, backbone, source)
+            report = _run_entry(entry, identity, backbone, source, other_base(config, lora))
         else:
             log.info("benchmark %s: finished before, taken from %s", name, entry.paths.output_dir)
         reports[name] = report
@@ -68,7 +74,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_used(config: DictConfig, key: str, values: list[str]) -> None:
-    if key in [own.key_or_group for own in command_line()] and config[key] not in values:
+    if key in [own.key_or_group for own in chosen(config)] and config[key] not in values:
         raise UserError(f"{key}={config[key]} has no effect: every entry of this benchmark has its own, {', '.join(map(str, values))}.")
 
 
@@ -121,7 +127,9 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
     return read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
 
 
-def _run_entry(entry: DictConfig, identity: dict[str, Any], backbone: Backbone, data: SegmentationDataModule) -> dict[str, Any]:
+def _run_entry(
+    entry: DictConfig, identity: dict[str, Any], backbone: Backbone, data: SegmentationDataModule, about: dict[str, str]
+) -> dict[str, Any]:
     folder = Path(entry.paths.output_dir)
     seed_everything(entry.seed)
     with open_trainer(entry) as trainer:
@@ -129,7 +137,7 @@ def _run_entry(entry: DictConfig, identity: dict[str, Any], backbone: Backbone, 
             write_json(folder / "identity.json", identity)
         record(entry, folder)
         progress = None if _is_limited(entry) else folder / "progress"  # the limit would count from where an evaluation goes on
-        report = evaluate_module(entry, trainer, backbone, data, progress_folder=progress)
+        report = evaluate_module(entry, trainer, backbone, data, progress_folder=progress, about=about)
         if trainer.is_global_zero:
             write_json(folder / "metrics.json", report)
             shutil.rmtree(folder / "progress", ignore_errors=True)
@@ -149,6 +157,7 @@ def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, dict[str,
         for name, entry in config.benchmark.items()
     ]
     metrics = {"ckpt": str(config.ckpt), "split": config.split, "benchmarks": reports}
+    metrics |= {key: report[key] for report in reports.values() for key in BASES if key in report}
     metrics |= {f"{row.name}/{key}": row.report[key] for row in rows for key in ("base/miou", "lora/miou") if key in row.report}
     if rank_zero_only.rank == 0:
         print_table(rows, config.backbone.get("paper"))

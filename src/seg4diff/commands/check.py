@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from seg4diff.commands.run import build
+from seg4diff.commands.trainers import build
 from seg4diff.commands.values import fit
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.files import first_few

@@ -3,23 +3,29 @@
 import errno
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.commands.arguments import for_hydra
-from seg4diff.commands.outputs import check_output_dir, checkpoint_of
+from seg4diff.commands.outputs import claimed, fresh_folder, is_first_process
 from seg4diff.errors import UserError
+
+log = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a file finds no room: disk full, quota used up, file larger than allowed."""
@@ -30,6 +36,8 @@ EXTRAS = {
     "hydra/sweeper/optuna": "optuna",
 }
 """Configurations that come with a package of their own, and the extra that installs it."""
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code after Ctrl-C."""
 PLACES = "hydra.run.dir, runtime.cache, paths.data_dir"
 FEWER_WORKERS = "mostly it has run out of memory; set data.num_workers to fewer of them (0 = none), or free memory"
 
@@ -37,13 +45,18 @@ FEWER_WORKERS = "mostly it has run out of memory; set data.num_workers to fewer 
 def main(entry: Callable[[], Any]) -> None:
     """Run a Hydra entry point; what the user can mend ends in one sentence and exit code 1, everything else in a traceback.
 
-    SEG4DIFF_DEBUG=1 shows the traceback in every case.
+    SEG4DIFF_DEBUG=1 shows the traceback in every case. Ctrl-C ends in exit code 130.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
     quiet_libraries()
     sys.argv[1:] = for_hydra(sys.argv[1:], Path(sys.argv[0]).resolve().parent / "conf")
     try:
         entry()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in _causes(stop)):  # Lightning makes an exit of it
+            raise
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         sentence = explain(error)
         if sentence is None or os.environ.get("SEG4DIFF_DEBUG") == "1":
@@ -82,6 +95,37 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+@contextmanager
+def interruptible(can_stop: Callable[[], bool]) -> Iterator[list[int]]:
+    """Within the block Ctrl-C asks for what SIGTERM asks for: finish the step, save, end. A second one stops at once.
+
+    Args:
+        can_stop: whether something runs now that SIGTERM stops; where nothing does, Ctrl-C stops at once.
+
+    Yields:
+        A list that has an entry once Ctrl-C was pressed.
+    """
+    pressed: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not can_stop() or signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):
+            raise KeyboardInterrupt
+        pressed.append(number)
+        log.warning("Ctrl-C: stopping at the end of this step; a second Ctrl-C stops at once")
+        signal.raise_signal(signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield pressed
+        return
+    # A terminal sends Ctrl-C to every process of a run: the first one tells the others, by what it does on SIGTERM.
+    before = signal.signal(signal.SIGINT, ask if is_first_process() else signal.SIG_IGN)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def quiet_libraries() -> None:
     """Hide what libraries say about themselves."""
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
@@ -100,14 +144,22 @@ def quiet_libraries() -> None:
 
 
 class OutputGuard(Callback):
-    """Hydra callback that refuses to write over another run before Hydra itself writes there."""
+    """Hydra callback that claims the output folder, and refuses to write over another run, before Hydra itself writes there."""
+
+    def __init__(self) -> None:
+        self._held = ExitStack()  # until the process ends
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            output_dir = Path(config.hydra.run.dir)
-            check_output_dir(output_dir, checkpoint_of(output_dir, config.get("ckpt_path")))
-        except UserError as error:  # Hydra swallows what a callback raises, but not an exit
-            print(f"error: {error}", file=sys.stderr)
+            named_by_time = "${now:" in str(OmegaConf.to_container(config.hydra.run, resolve=False)["dir"])
+            if named_by_time and config.get("ckpt_path") == "last":
+                raise UserError("ckpt_path=last needs one folder for all starts, and here each has a new one: add hydra.run.dir=<folder>.")
+            if named_by_time and is_first_process():
+                with read_write(config.hydra):
+                    config.hydra.run.dir = str(fresh_folder(Path(config.hydra.run.dir)))
+            self._held.enter_context(claimed(Path(config.hydra.run.dir), config.get("ckpt_path")))
+        except (UserError, OSError) as error:  # Hydra swallows what a callback raises, but not an exit
+            print(f"error: {explain(error)}", file=sys.stderr)
             sys.exit(1)
 
 

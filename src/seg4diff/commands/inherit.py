@@ -1,12 +1,15 @@
 """What an evaluation takes over: from the run that a LoRA belongs to, and from the authors' release where that is asked for."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from seg4diff.backbones.base import LORA_FILE
 from seg4diff.backbones.lora_files import lora_file
@@ -52,18 +55,17 @@ def find_lora(ckpt: str) -> Path | None:
 
 
 def take_from_run(config: DictConfig, lora: Path) -> int | None:
-    """Fill in backbone, data and expert_layer from the run that the LoRA belongs to; what the command line sets stays.
+    """Fill in backbone, data and expert_layer from the run that the LoRA belongs to; what the caller has chosen stays.
+
+    Where `config.chosen` is null, that is all of the configuration, and nothing is taken.
 
     Returns:
         The block that the run aligned, or None where the LoRA belongs to no run.
     """
-    run_file = next((folder / "config.yaml" for folder in lora.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
-    if run_file is None:
-        return None
-    run = OmegaConf.load(run_file)
-    if "runtime" not in run:
-        raise UserError(f"{run_file} is of an earlier version and cannot be taken over: copy its LoRA folder elsewhere and give that.")
-    overrides = command_line()
+    run = read_run(config, lora)
+    if run is None or config.chosen is None:
+        return None if run is None else run.get("expert_layer")
+    overrides = chosen(config)
     set_here = {override.key_or_group for override in overrides}
     OmegaConf.set_struct(config, False)
     for group in ("backbone", "data", "expert_layer", "protocol", "runtime"):
@@ -83,12 +85,75 @@ def take_from_run(config: DictConfig, lora: Path) -> int | None:
     return run.get("expert_layer")
 
 
+def read_run(config: DictConfig, lora: Path) -> DictConfig | None:
+    """The configuration of the run that a LoRA belongs to, its places moved to the `paths` that are chosen here; None without a run."""
+    run_file = run_file_of(lora)
+    if run_file is None:
+        return None
+    run = read_config(run_file)
+    if "runtime" not in run:
+        raise UserError(f"{run_file} is of an earlier version and cannot be taken over: copy its LoRA folder elsewhere and give that.")
+    set_here = {override.key_or_group for override in chosen(config)}
+    every = config.chosen is None or not {"paths", "paths.root_dir"}.isdisjoint(set_here)
+    names = [name for name in ("data_dir", "assets_dir") if every or f"paths.{name}" in set_here]
+    return OmegaConf.create(relocate(OmegaConf.to_container(run), {run.paths[name]: config.paths[name] for name in names}))
+
+
+def run_file_of(place: Path) -> Path | None:
+    """The config.yaml of the run that a checkpoint or a LoRA folder lies in."""
+    return next((folder / "config.yaml" for folder in place.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
+
+
+def read_config(file: Path) -> DictConfig:
+    """Read a run's config.yaml.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, DictConfig) or not content:
+        raise UserError(f"{file} holds no configuration: it is damaged, so bring back the one of the run or remove it.")
+    return content
+
+
+def relocate(value: Any, moves: Mapping[str, str]) -> Any:
+    """A configuration whose places below a key of `moves` are below its value instead; the longest key that fits counts."""
+    if isinstance(value, dict):
+        return {name: relocate(own, moves) for name, own in value.items()}
+    if isinstance(value, list):
+        return [relocate(own, moves) for own in value]
+    if isinstance(value, str):
+        for old in sorted(moves, key=len, reverse=True):
+            if value == old or value.startswith(f"{old}/"):
+                return moves[old] + value[len(old) :]
+    return value
+
+
+def other_base(config: DictConfig, lora: Path | None) -> dict[str, str]:
+    """The model that is evaluated and the one that the LoRA was trained on, for the report; nothing where they are the same."""
+    run = read_run(config, lora) if lora is not None else None
+    if run is None:
+        return {}
+    here, there = _name_of(config.backbone.model), _name_of(run.backbone.model)
+    return {} if here == there else {"base_model": here, "lora/base_model": there}
+
+
+def _name_of(model: DictConfig) -> str:
+    """Path and revision of a model."""
+    path = str(model.get("path"))
+    place = str(Path(path).resolve()) if Path(path).exists() else path
+    return f"{place} ({model.revision})" if model.get("revision") else place
+
+
 def take_from_release(config: DictConfig) -> None:
     """Set the choices of the authors' release and list them; what the command line sets stays.
 
     They are `release_choices`, and `release` of the backbone, because some differ between the families of models.
     """
-    set_here = {override.key_or_group for override in command_line()}
+    set_here = {override.key_or_group for override in chosen(config)}
     for choice in [*config.release_choices, *config.backbone.get("release", [])]:
         for key in _places(config, choice):
             present = OmegaConf.select(config, key, default=_ABSENT)
@@ -110,6 +175,7 @@ def _places(config: DictConfig, choice: DictConfig) -> list[str]:
 _ABSENT = object()
 
 
-def command_line() -> list[Override]:
-    """What the command line sets."""
-    return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)) if HydraConfig.initialized() else []
+def chosen(config: DictConfig) -> list[Override]:
+    """What the caller has set by hand, as on a command line; empty where that is not known (`config.chosen` is null)."""
+    lines = OmegaConf.to_container(config, resolve=False).get("chosen") or []
+    return OverridesParser.create().parse_overrides(lines)

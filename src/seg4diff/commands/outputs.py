@@ -1,19 +1,95 @@
-"""Whose output folder it is: a new run's, or that of the run that is continued."""
+"""Whose output folder it is: a new run's, or that of the run that is continued; and that no two runs have it at once."""
 
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from seg4diff.errors import UserError
+
+log = logging.getLogger(__name__)
+
+CLAIM = ".in-use"
+"""File of an output folder that a run holds locked; the system releases it however the run ends, so what is left of it does no harm."""
+PATIENCE = 15.0
+"""Seconds that a start waits for a folder: the loader processes of a killed run hold it until they notice."""
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a network disk says that knows no locks."""
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+"""What launchers number processes by; the first of a run has 0, or no number, in each."""
+
+
+@contextmanager
+def claimed(output_dir: Path, ckpt_path: str | None = None) -> Iterator[str | None]:
+    """Have an output folder for one run alone as long as the block lasts; the other processes of a run share that of the first.
+
+    Args:
+        output_dir: the folder; it is made.
+        ckpt_path: see `checkpoint_of`.
+
+    Yields:
+        The checkpoint to continue from, None for a new run.
+
+    Raises:
+        UserError: another process works in the folder, or it holds another run.
+    """
+    lock = FileLock(output_dir.resolve() / CLAIM, is_singleton=True)  # one within a process, which may claim its own folder again
+    first = is_first_process()
+    if first:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout as error:
+            raise UserError(f"another run is working in {output_dir}: wait for its end, or choose another hydra.run.dir.") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            log.warning("the disk of %s knows no locks: give every run a hydra.run.dir of its own", output_dir)
+    try:
+        checkpoint = checkpoint_of(output_dir, ckpt_path)
+        check_output_dir(output_dir, checkpoint)
+        yield checkpoint
+    finally:
+        if first:
+            lock.release()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of its run that writes."""
+    return not any(int(os.environ.get(name) or 0) for name in RANKS)
+
+
+def fresh_folder(path: Path) -> Path:
+    """Make a folder that was not there: this one, or one with a number behind its name where another run of the same second has it."""
+    for name in chain([path.name], (f"{path.name}-{k}" for k in count(2))):
+        try:
+            path.with_name(name).mkdir(parents=True)
+            return path.with_name(name)
+        except FileExistsError:
+            continue
+    raise AssertionError("the numbers have no end")
 
 
 def checkpoint_of(output_dir: Path, ckpt_path: str | None) -> str | None:
     """The checkpoint to continue from; "last" = the last one of this output folder, or none if the run is new.
 
-    A run that is started with ckpt_path=last is thus continued by the same command, however often it is stopped.
+    A run that is started with ckpt_path=last is thus continued by the same command, however often it is stopped. Where Slurm queued it
+    again before its first checkpoint, that is the one that Lightning wrote then.
     """
     if ckpt_path != "last":
         return ckpt_path
     last = output_dir / "checkpoints" / "last.ckpt"
-    return str(last) if last.exists() else None
+    return str(last) if last.exists() else next(map(str, requeued(output_dir)), None)
+
+
+def requeued(output_dir: Path) -> list[Path]:
+    """Checkpoints that Lightning wrote when Slurm queued the run again, the newest first."""
+    return sorted(output_dir.glob("hpc_ckpt_*.ckpt"), key=lambda file: int(file.stem.rpartition("_")[2]), reverse=True)
 
 
 def check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
@@ -24,5 +100,6 @@ def check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
         raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
     if (output_dir / "labels").exists():
         raise UserError(f"{output_dir} holds segmented pictures: choose another hydra.run.dir.")
-    if (last := output_dir / "checkpoints" / "last.ckpt").exists():
-        raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")
+    for last in [output_dir / "checkpoints" / "last.ckpt", *requeued(output_dir)]:
+        if last.exists():
+            raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")

@@ -2,53 +2,34 @@
 
 import logging
 import os
-import signal
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.types import RunMode
-from hydra.utils import instantiate
-from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import adapted_blocks
-from seg4diff.backbones.runtime import choose_precision, own_device
-from seg4diff.commands.inherit import command_line, inherit
-from seg4diff.commands.outputs import check_output_dir, checkpoint_of
+from seg4diff.commands.arguments import command_line
+from seg4diff.commands.inherit import inherit, other_base
+from seg4diff.commands.outputs import claimed, requeued
+from seg4diff.commands.resume import check_same_run, settings
+from seg4diff.commands.trainers import build, make_trainer, open_trainer, running
 from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import print_report, write_report
-from seg4diff.loggers import finished
 from seg4diff.provenance import provenance
-from seg4diff.training.checkpoints import read_checkpoint
+from seg4diff.training.checkpoints import FIGURES, read_checkpoint
 from seg4diff.training.magnet import MagnetModule
 
 log = logging.getLogger(__name__)
-
-
-def build(config: DictConfig, **given: Any) -> Any:
-    """Instantiate a node, with some arguments given; an error that the user can mend comes out as itself."""
-    check_values(config)
-    try:
-        return instantiate(config, **given, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if not isinstance(cause, UserError | OSError):
-            raise
-    raise cause  # here, because above each would be what the other came from
 
 
 def seed_everything(seed: int) -> None:
@@ -83,27 +64,35 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     check_values(config)
     check_recipe()
-    output_dir = Path(config.paths.output_dir)
-    checkpoint = checkpoint_of(output_dir, config.ckpt_path)
-    check_output_dir(output_dir, checkpoint)
-    if checkpoint is not None:
-        read_checkpoint(checkpoint)
+    with claimed(Path(config.paths.output_dir), config.ckpt_path) as checkpoint:
+        return _train(config, Path(config.paths.output_dir), checkpoint)
+
+
+def _train(config: DictConfig, output_dir: Path, ckpt_path: str | None) -> dict[str, Any]:
+    checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     seed_everything(config.seed)
     (data,), module = build_all({"data": config.data}, config.model)
     idle = {name: value for name, value in config.runtime.items() if name not in ("_target_", "dtype", "preferred")}
     if "runtime" not in config.backbone.model and any(idle.values()):
         raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
-    with open_trainer(config) as trainer:
+    trainer = make_trainer(config)
+    images = config.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    present = settings(config, images, trainer.precision, {weight.dtype for weight in module.parameters()})
+    module.save_hyperparameters(present, logger=False)
+    if checkpoint is None and trainer.is_global_zero:
+        log.info("starting a new run in %s", output_dir)
+    if checkpoint is not None:
+        check_same_run(Path(ckpt_path), checkpoint, present, trainer.max_steps)
+    with running(config, trainer):
         record(config, output_dir)
         if checkpoint is None and config.validate_first:
             trainer.validate(module, data, verbose=False)
-        trainer.fit(module, data, ckpt_path=checkpoint)
+        trainer.fit(module, data, ckpt_path=ckpt_path)
         if trainer.is_global_zero:
-            for left in output_dir.glob("hpc_ckpt_*.ckpt"):
-                left.unlink()  # of a requeue by Slurm; the test would load it
+            for left in requeued(output_dir):
+                left.unlink()  # the test would load it
         trainer.strategy.barrier()
-        metrics: dict[str, Any] = {"seed": config.seed, "steps": trainer.global_step}
-        metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(("train/", "val/"))}
+        metrics = {"seed": config.seed, "steps": trainer.global_step} | figures(trainer, checkpoint)
         if config.get("evaluation") is not None:
             metrics |= evaluate_module(config, trainer, module.backbone, data)
         if trainer.is_global_zero:
@@ -124,16 +113,17 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
-    check_output_dir(output_dir, None)
-    seed_everything(config.seed)
-    (data,), backbone = build_all({"data": config.data}, config.backbone.model, [config.split])
-    load_lora(config, backbone, lora, trained_for)
-    with open_trainer(config) as trainer:
-        record(config, output_dir)
-        report = {"ckpt": str(config.ckpt), "split": config.split} | evaluate_module(config, trainer, backbone, data)
-        if trainer.is_global_zero:
-            write_json(output_dir / "metrics.json", report)
-            log.info("table, overlays and metrics.json are in %s", output_dir)
+    with claimed(output_dir):
+        seed_everything(config.seed)
+        (data,), backbone = build_all({"data": config.data}, config.backbone.model, [config.split])
+        load_lora(config, backbone, lora, trained_for)
+        with open_trainer(config) as trainer:
+            record(config, output_dir)
+            report = {"ckpt": str(config.ckpt), "split": config.split}
+            report |= evaluate_module(config, trainer, backbone, data, about=other_base(config, lora))
+            if trainer.is_global_zero:
+                write_json(output_dir / "metrics.json", report)
+                log.info("table, overlays and metrics.json are in %s", output_dir)
     return report
 
 
@@ -141,6 +131,8 @@ def load_lora(config: DictConfig, backbone: Backbone, lora: Path | None, trained
     """Put the LoRA on the model; the block that is evaluated must be one that it adapts, or the one that its run aligned."""
     if lora is None:
         return
+    if other := other_base(config, lora):
+        log.warning("the LoRA %s was trained on %s, and this is %s", lora, other["lora/base_model"], other["base_model"])
     backbone.load_lora(lora)
     if config.expert_layer not in [*adapted_blocks(backbone), trained_for]:
         raise UserError(
@@ -176,19 +168,25 @@ def encode(config: DictConfig) -> dict[str, Any]:
 
 
 def evaluate_module(
-    config: DictConfig, trainer: L.Trainer, backbone: Backbone, data: SegmentationDataModule, progress_folder: Path | None = None
+    config: DictConfig,
+    trainer: L.Trainer,
+    backbone: Backbone,
+    data: SegmentationDataModule,
+    progress_folder: Path | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot.
 
-    With a `progress_folder`, see `SplitEvaluation`.
+    With a `progress_folder`, see `SplitEvaluation`; `about` is added to the report.
     """
     evaluation = build(config.evaluation, backbone=backbone)
     evaluation.progress_folder = progress_folder
     trainer.test(evaluation, data, verbose=False)
+    report = evaluation.report | dict(about or {})
     if trainer.is_global_zero:
-        print_report(evaluation.report)
-        write_report(evaluation.report, Path(config.paths.output_dir))
-    return evaluation.report
+        print_report(report)
+        write_report(report, Path(config.paths.output_dir))
+    return report
 
 
 def build_all(
@@ -219,10 +217,6 @@ def _where(places: list[str]) -> str:
     return f" (Here data is {', '.join(elsewhere)}.)" if elsewhere else ""
 
 
-def _in_sweep() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def _prepared(config: DictConfig, splits: Sequence[str]) -> SegmentationDataModule:
     data = build(config)
     if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:  # once per machine
@@ -242,45 +236,7 @@ def record(config: DictConfig, output_dir: Path) -> None:
         write_json(output_dir / "provenance.json", provenance())
 
 
-def trainer_precision(config: DictConfig) -> str | int:
-    """What autocast computes in; "auto" = the model's own precision where the device computes fast in it, else 32-true."""
-    if config.trainer.precision != "auto":
-        return config.trainer.precision
-    return choose_precision(config.backbone.precision, "cpu" if config.trainer.accelerator == "cpu" else own_device())
-
-
-def _build_trainer(config: DictConfig, **given: Any) -> L.Trainer:
-    """The trainer; values that Lightning refuses are of the configuration, whatever the class of its error."""
-    try:
-        return build(config, **given)
-    except InstantiationException as error:
-        raise UserError(f"Lightning refuses a value of trainer.*: {' '.join(str(error.__cause__).split())}") from error
-
-
-@contextmanager
-def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
-    """The trainer with its loggers and callbacks; the loggers are closed at the end."""
-    if config.trainer.precision in ("16-true", "bf16-true"):
-        raise UserError(
-            f"trainer.precision={config.trainer.precision}: weights in 16 bit are runtime.dtype; use 32-true, 16-mixed or bf16-mixed."
-        )
-    if config.trainer.get("val_check_interval") == 0:
-        raise UserError("trainer.val_check_interval must be above 0: trainer.limit_val_batches=0 leaves validation out.")
-    loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
-    callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
-    if not loggers:
-        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger
-    trainer = _build_trainer(config.trainer, precision=trainer_precision(config), logger=loggers, callbacks=callbacks)
-    if trainer.world_size > 1 and _in_sweep() and not trainer.strategy.cluster_environment.creates_processes_externally:
-        raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
-    with finished(loggers):
-        for logger in loggers:
-            logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
-        try:
-            yield trainer
-        except SIGTERMException:
-            if not trainer.is_global_zero:
-                raise  # with exit code 0: on any other, Lightning kills the process that may still be writing
-            goes_on = "a training goes on with ckpt_path=last and the same hydra.run.dir, a benchmark with the same hydra.run.dir"
-            log.warning("stopped by SIGTERM at step %d; %s", trainer.global_step, goes_on)
-            raise SystemExit(128 + signal.SIGTERM) from None
+def figures(trainer: L.Trainer, checkpoint: Mapping[str, Any] | None) -> dict[str, float]:
+    """The last figures of training and validation; where this start took no step, those that the checkpoint holds."""
+    kept = (checkpoint or {}).get("figures", {})
+    return kept | {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(FIGURES)}

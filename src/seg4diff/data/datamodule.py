@@ -74,6 +74,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry, self._resample = test_split, geometry, resample
         self.tested = 0  # images that this process has tested before; the test loader leaves them out
+        self._images: int | None = None  # of the training split, which the order depends on
         self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
 
     @property
@@ -102,15 +103,18 @@ class SegmentationDataModule(L.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """What was skipped, for the checkpoint. Every process takes part in writing one, so each learns here what the others skipped."""
+        """What was skipped and how many images there are, for the checkpoint.
+
+        Every process takes part in writing one, so each learns here what the others skipped.
+        """
         if distributed.is_available() and distributed.is_initialized():
             everywhere: list = [None] * distributed.get_world_size()
             distributed.all_gather_object(everywhere, self._unreadable)
             self._unreadable = {name: reason for skipped in everywhere for name, reason in skipped.items()}
-        return {"unreadable": self._unreadable} if self._unreadable else {}
+        return {"unreadable": self._unreadable, "images": self._images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._unreadable = dict(state_dict["unreadable"])
+        self._unreadable, self._images = dict(state_dict["unreadable"]), state_dict.get("images")
 
     def train_dataloader(self) -> DataLoader:
         dataset = self._samples("train", resize_mask=True)
@@ -118,11 +122,24 @@ class SegmentationDataModule(L.LightningDataModule):
         for name in ("max_steps", "accumulate_grad_batches"):
             if getattr(trainer, name) < 1:
                 raise UserError(f"trainer.{name} must be at least 1, found {getattr(trainer, name)}.")
+        if self._images not in (None, len(dataset)):
+            raise UserError(
+                f"the run was trained on {self._images} images and the data set has {len(dataset)} now, which makes another order of them: "
+                "bring back those images, or start a new run."
+            )
+        self._images = len(dataset)
+        batches = trainer.max_steps * trainer.accumulate_grad_batches
+        limit = trainer.limit_train_batches
+        if (limit if isinstance(limit, int) else int(limit * batches)) % trainer.accumulate_grad_batches:
+            raise UserError(
+                f"trainer.limit_train_batches={limit} would end within a step: make it a multiple of "
+                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}."
+            )
         sampler = EndlessBatchSampler(
             size=len(dataset),
             batch_size=self._batch_size,
-            batches=trainer.max_steps * trainer.accumulate_grad_batches,
-            start=trainer.global_step * trainer.accumulate_grad_batches,
+            batches=batches,
+            start=lambda: trainer.global_step * trainer.accumulate_grad_batches,
             seed=self._seed,
             rank=trainer.global_rank,
             world_size=trainer.world_size,

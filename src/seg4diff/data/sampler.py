@@ -1,6 +1,6 @@
 """Samplers whose order is a function of the seed alone, so that a resumed or re-distributed run sees the same samples."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
@@ -20,7 +20,7 @@ def _shuffled(size: int, seed: int) -> Tensor:
 
 
 class EndlessBatchSampler(Sampler[list[int]]):
-    """Batches of one rank, numbered through the whole run; a resumed run starts at the batch it had reached.
+    """Batches of one rank, numbered through the whole run; every pass starts at the batch that the run has reached.
 
     The global batch k is the same set of samples for every number of ranks that keeps `batch_size * world_size`.
 
@@ -28,13 +28,15 @@ class EndlessBatchSampler(Sampler[list[int]]):
         size: number of samples of the data set.
         batch_size: samples per rank and batch.
         batches: batches of the whole run; also the length that progress bars show.
-        start: first batch to yield.
+        start: called at the beginning of a pass; the first batch that it yields.
         seed: seed of the order.
         rank: this process.
         world_size: number of processes.
     """
 
-    def __init__(self, *, size: int, batch_size: int, batches: int, start: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, *, size: int, batch_size: int, batches: int, start: Callable[[], int], seed: int, rank: int, world_size: int
+    ) -> None:
         self._size, self._batch_size, self._batches, self._start = size, batch_size, batches, start
         self._seed, self._rank, self._world_size = seed, rank, world_size
 
@@ -42,7 +44,7 @@ class EndlessBatchSampler(Sampler[list[int]]):
         return self._batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in range(self._start, self._batches):
+        for batch in range(self._start(), self._batches):
             first = (batch * self._world_size + self._rank) * self._batch_size
             yield [sample_at(first + k, self._size, self._seed) for k in range(self._batch_size)]
 

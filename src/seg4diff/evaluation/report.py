@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,8 @@ VARIANTS = {"base": "base", "lora": "LoRA"}
 """Variant in the report -> what people read."""
 GAIN = "gain"
 """Name in the report of what a LoRA adds to the base model."""
+BASES = ("base_model", "lora/base_model")
+"""Names in the report of the model that was evaluated and of the one that the LoRA was trained on, where they differ."""
 BLOCKS_PER_ROW = 10  # what a terminal of 80 columns takes
 COLUMNS = {"miou": "mIoU", "macc": "mACC", "pacc": "pACC", "fwiou": "fwIoU", "miou_union": "mIoU (any union)", "val_flow_loss": "flow loss"}
 BOUNDS = {
@@ -53,6 +56,14 @@ def print_report(report: dict[str, Any]) -> None:
         f"Protocol: {protocol}.\nIn brackets: 95 % interval, bootstrap over images.\n{floors} Ceiling: the "
         "true masks, averaged on the token grid and upsampled."
     )
+    print_bases(report, console)
+
+
+def print_bases(report: dict[str, Any], console: Console) -> None:
+    """Say so where the LoRA was trained on another model than the one that was evaluated."""
+    if BASES[1] in report:
+        here, there = (report[name] for name in BASES)
+        console.print(f"The LoRA was trained on another model, {there}; evaluated was {here}.", markup=False, highlight=False)
 
 
 def _headline(report: dict[str, Any]) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from seg4diff.disk import whole_file
-from seg4diff.evaluation.report import EXPLANATION, VARIANTS
+from seg4diff.evaluation.report import EXPLANATION, VARIANTS, print_bases
 from seg4diff.screen import plain_text, screen
 
 
@@ -77,6 +77,7 @@ def print_table(rows: Sequence[Row], model: str | None) -> None:
         "In brackets: 95 % interval, bootstrap over images. Floor: the better score of those that look at no image; ceiling: the true "
         f"masks on the token grid. Images: {sizes}."
     )
+    print_bases(rows[0].report, console)
 
 
 def write_table(rows: Sequence[Row], folder: Path) -> None:

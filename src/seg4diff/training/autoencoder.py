@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from seg4diff.data.sample import Batch
 from seg4diff.disk import follow_umask
 from seg4diff.training.checks import check_finite
+from seg4diff.training.schedule import OneCycle
 
 
 class AutoencoderModule(L.LightningModule):
@@ -70,5 +71,5 @@ class AutoencoderModule(L.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self._lr, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._lr, total_steps=self.trainer.max_steps, pct_start=0.1)
+        schedule = OneCycle(optimizer, self._lr, total_steps=self.trainer.max_steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -17,6 +17,9 @@ from seg4diff.disk import save_tensors, whole_file
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.training.ema import WeightAverage
 
+FIGURES = ("train/", "val/")
+"""What the names of the figures of training and validation begin with."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """A reader never meets a half-written file: the new one replaces the old one in a single step."""
@@ -57,6 +60,7 @@ class SafeCheckpoint(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """A run continues at whole optimiser steps: forget the batches of an unfinished one (their gradients are not saved)."""
+        checkpoint["figures"] = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(FIGURES)}
         checkpoint["callbacks"].pop("Timer", None)  # trainer.max_time is that of a job, not of all the jobs that continue a run
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         unfinished = progress["current"]["ready"] % trainer.accumulate_grad_batches

@@ -1,10 +1,12 @@
 """Learning-rate schedules, and the number that a sample has in a run."""
 
 import math
+import warnings
+from typing import Any
 
 import lightning as L
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 
 def sample_ids(trainer: L.Trainer, batch: int, batch_size: int) -> list[int]:
@@ -16,10 +18,33 @@ def sample_ids(trainer: L.Trainer, batch: int, batch_size: int) -> list[int]:
     return list(range(first, first + batch_size))
 
 
+class RestoredByStep(LRScheduler):
+    """A schedule that takes nothing but the step from a checkpoint: its rates are those of this run's length, also at the first step.
+
+    Libraries restore the rate that the optimiser had, which at the end of a run is 0.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to the step that `state_dict` had reached."""
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        with warnings.catch_warnings(action="ignore"):  # the rates are asked for between two steps
+            self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+class FactorOfStep(RestoredByStep, LambdaLR):
+    """The peak rate times a factor that depends on the step."""
+
+
+class OneCycle(RestoredByStep, OneCycleLR):
+    """Up to the peak rate and down to nearly nothing, each by half a cosine."""
+
+
 def warmup_stable_decay(optimizer: Optimizer, warmup_steps: int, decay_share: float, max_steps: int) -> LambdaLR:
     """Linear warm-up, constant, then a linear fall to zero over the last `decay_share` of the run."""
     decay_steps = max(1, round(decay_share * max_steps))
-    return LambdaLR(optimizer, lambda step: max(0.0, min(1.0, (step + 1) / max(1, warmup_steps), (max_steps - step) / decay_steps)))
+    return FactorOfStep(optimizer, lambda step: max(0.0, min(1.0, (step + 1) / max(1, warmup_steps), (max_steps - step) / decay_steps)))
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, max_steps: int) -> LambdaLR:
@@ -31,4 +56,4 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, max_steps: int) -> La
         done = (step - warmup_steps) / max(1, max_steps - warmup_steps)
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
-    return LambdaLR(optimizer, factor)
+    return FactorOfStep(optimizer, factor)
