@@ -245,7 +245,7 @@ class Seen(L.Callback):
         self.batches.append((trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"], tuple(batch.indices)))
 
 
-SEEN = "+callbacks.seen._target_=tests.test_resume.Seen"
+SEEN = "+callbacks.seen._target_=tests.commands.test_resume.Seen"
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_limited_training_batches_take_new_images_each_time(start, seen, tmp_pat
             *SMALL_RUN,
             *QUIET,
             "trainer.max_steps=6",
-            "+callbacks.seen._target_=tests.test_resume.Seen",
+            "+callbacks.seen._target_=tests.commands.test_resume.Seen",
         ]
         arguments += ["trainer.accumulate_grad_batches=2", "data.source.sizes.train=48", f"+trainer.limit_train_batches={limit}"]
         train(compose_config("train", folder, *arguments))

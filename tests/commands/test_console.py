@@ -30,7 +30,7 @@ class CtrlC(L.Callback):
     on_train_batch_start = on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _press
 
 
-PRESS = "+callbacks.press._target_=tests.test_console.CtrlC"
+PRESS = "+callbacks.press._target_=tests.commands.test_console.CtrlC"
 
 
 def exit_code(entry) -> int:
