@@ -9,7 +9,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
-from seg4diff import outputs
+from seg4diff.commands import outputs
 from seg4diff.commands.console import OutputGuard
 from seg4diff.commands.outputs import RANKS, checkpoint_of, claimed, fresh_folder
 from seg4diff.commands.run import evaluate, train

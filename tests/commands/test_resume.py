@@ -80,7 +80,7 @@ def test_a_new_field_has_no_class():
         ("data.geometry=crop", "data.geometry was stretch, is crop"),
         ("data.source.root=elsewhere", "data.source.root was "),
         ("backbone.model.revision=main", "backbone.model.revision was null, is main"),
-        ("runtime.dtype=bfloat16", "runtime.dtype was float32, is bfloat16"),
+        ("runtime.dtype=bfloat16", "runtime.dtype was auto, is bfloat16"),
         ("trainer.precision=bf16-mixed", "trainer.precision was 32-true, is bf16-mixed"),
         ("trainer.gradient_clip_val=0.5", "trainer.gradient_clip_val was 1.0, is 0.5"),
         ("callbacks=average", "callbacks.average.decay was null, is 0.999"),

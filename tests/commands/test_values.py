@@ -144,8 +144,8 @@ def test_our_own_values_are_all_of_their_kind(experiment, tmp_path):
 
 
 @pytest.mark.parametrize("backbone", ["tiny_sd3", "sd3_medium", "sd35_large", "flux1_dev", "flux1_schnell", "flux2_klein"])
-def test_values_of_benchmarks_and_pictures(backbone, tmp_path):
-    for name, arguments in (("evaluate", ["ckpt=base", "benchmark=paper"]), ("segment", ["image=x", "names=[cat]"])):
+def test_values_of_benchmarks_and_checks(backbone, tmp_path):
+    for name, arguments in (("evaluate", ["ckpt=base", "benchmark=paper"]), ("check", ["data=coco_stuff"])):
         check_values(compose_config(name, tmp_path, f"backbone={backbone}", *arguments))
 
 

@@ -15,7 +15,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from seg4diff.backbones.runtime import choose_precision, own_device
 from seg4diff.commands.console import INTERRUPTED, interruptible
+from seg4diff.commands.values import check_values
 from seg4diff.errors import UserError
 from seg4diff.loggers import finished
 
@@ -23,7 +25,8 @@ log = logging.getLogger(__name__)
 
 
 def build(config: DictConfig, **given: Any) -> Any:
-    """Instantiate a node, with some arguments given; an error that the user can mend comes out as itself."""
+    """Instantiate a node, with some arguments given; an error that the user can fix comes out as itself."""
+    check_values(config)
     try:
         return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
@@ -53,10 +56,25 @@ def make_trainer(config: DictConfig) -> L.Trainer:
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger
-    trainer: L.Trainer = instantiate(config.trainer, logger=loggers, callbacks=callbacks, _convert_="all")
+    trainer = _build_trainer(config.trainer, precision=trainer_precision(config), logger=loggers, callbacks=callbacks)
     if trainer.world_size > 1 and _in_sweep() and not trainer.strategy.cluster_environment.creates_processes_externally:
         raise UserError("a sweep runs one process per job here: use trainer.devices=1, or start each job with torchrun or Slurm.")
     return trainer
+
+
+def trainer_precision(config: DictConfig) -> str | int:
+    """What autocast computes in; "auto" = the model's own precision where the device computes fast in it, else 32-true."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision
+    return choose_precision(config.backbone.precision, "cpu" if config.trainer.accelerator == "cpu" else own_device())
+
+
+def _build_trainer(config: DictConfig, **given: Any) -> L.Trainer:
+    """The trainer; values that Lightning refuses are of the configuration, whatever the class of its error."""
+    try:
+        return build(config, **given)
+    except InstantiationException as error:
+        raise UserError(f"Lightning refuses a value of trainer.*: {' '.join(str(error.__cause__).split())}") from error
 
 
 @contextmanager

@@ -28,8 +28,6 @@ TOP: Kinds = {
         "geometry": str,
         "release_compat": bool,
         "sweep_objective": str,
-        "image": str,
-        "names": Sequence[str] | str | None,
         "decode": int | str,
         "images": int | str,
     },

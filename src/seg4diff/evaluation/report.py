@@ -4,14 +4,13 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from seg4diff.disk import whole_file
 from seg4diff.evaluation.matching import MATCHING_TEXT
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
-from seg4diff.screen import screen
+from seg4diff.screen import Console, screen
 
 VARIANTS = {"base": "base", "lora": "LoRA"}
 """Variant in the report -> what people read."""
