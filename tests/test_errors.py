@@ -101,7 +101,7 @@ def test_a_cache_of_another_model(capsys, tmp_path, assets, world):
     said = sentence(capsys, training(tmp_path / "again", assets, world, cache, "runtime.dtype=float64"))
     assert f"the cache {tmp_path}/cache holds encodings of" in said and "this run uses" in said and said.endswith("choose another folder.")
     config = compose_config("train", tmp_path / "third", *overrides(assets, world))
-    assert "encode.py needs a folder to fill: set runtime.cache=<folder>" in sentence(capsys, lambda: encode(config))
+    assert "mode=encode needs a folder to fill: set runtime.cache=<folder>" in sentence(capsys, lambda: encode(config))
 
 
 def test_a_model_folder_of_another_class(capsys, tmp_path, assets, world):

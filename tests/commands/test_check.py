@@ -1,15 +1,17 @@
-"""check.py on miniatures: what it counts, what it finds wrong, what it draws; and it loads no model."""
+"""seg4diff check on miniatures: what it counts, what it finds wrong, what it draws; and it loads no model."""
 
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from seg4diff.commands.check import SIDE, check
+from seg4diff.commands.cli import app
 from seg4diff.errors import MissingFileError, UserError
 from tests.data import layouts
-from tests.runs import compose_config, run_script
+from tests.runs import compose_config
 
 GRASS, ROAD, IGNORED = 123, 148, 255
 """Pixels of stuffthingmaps: category id - 1."""
@@ -161,9 +163,10 @@ def test_missing_files_are_named_as_a_run_names_them(coco, tmp_path):
     checked(tmp_path, "data=coco_stuff", f"data.source.root={coco}", "split=validation")
 
 
-def test_the_command_takes_an_experiment_and_ends_in_a_sentence(coco, tmp_path):
+def test_the_command_ends_in_a_sentence(coco, tmp_path, capsys):
     layouts.COCO.pair(coco, "val", 0)[1].write_bytes(b"")
-    done = run_script("check.py", tmp_path / "out", "experiment=coco_lora", f"data.source.root={coco}", "data.num_workers=1", "images=0")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: 1 of the 8 images that were opened cannot be used" in done.stderr
-    assert sorted(file.suffix for file in (tmp_path / "out").iterdir() if file.is_file()) == [".json", ".log"]
+    typed = ["check", "coco_stuff", *("--root", str(coco)), *("--images", "0"), *("--out", str(tmp_path / "out"))]
+    done = CliRunner().invoke(app, [*typed, "--set", "experiment=coco_lora", "--set", "data.num_workers=1"])
+    assert isinstance(done.exception, UserError)
+    assert "1 of the 8 images that were opened cannot be used" in str(done.exception)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["check.json"]

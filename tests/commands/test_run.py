@@ -164,7 +164,7 @@ def test_training_and_evaluation_from_a_full_cache_load_no_encoder_and_end_alike
     assert held["image"] == 16 + 6 + 7
 
     def refuse(self, *names):
-        raise AssertionError(f"the encoders {names} were asked for something that encode.py left out")
+        raise AssertionError(f"the encoders {names} were asked for something that encoding left out")
 
     monkeypatch.setattr(PipelineBackbone, "_encoding", refuse)
     fast = train(compose_config("train", tmp_path / "cached", *cached))

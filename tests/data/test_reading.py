@@ -118,7 +118,7 @@ def test_one_more_than_allowed_ends_the_run_in_a_sentence_that_names_them(worker
         run(module(coco(root), skip_unreadable=allowed, num_workers=workers))
     message = explain(error.value)
     assert f"{allowed + 1} training images cannot be read, and data.skip_unreadable allows {allowed}" in message
-    assert message.count("train2017/00000000000") == allowed + 1 and "check.py" in message
+    assert message.count("train2017/00000000000") == allowed + 1 and "seg4diff check" in message
 
 
 def test_without_a_budget_the_first_one_ends_the_run(root):

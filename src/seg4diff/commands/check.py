@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.trainers import build
 from seg4diff.commands.values import fit
 from seg4diff.data.datamodule import SegmentationDataModule
@@ -22,6 +25,7 @@ from seg4diff.data.survey import Summary, survey
 from seg4diff.disk import whole_file, write_json
 from seg4diff.errors import UserError
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
+from seg4diff.resources import conf_dir
 from seg4diff.screen import screen
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,37 @@ SIDE = 320
 NOTHING = "-"
 PRINTED = 20
 """Number of problems that are printed; check.json has all of them."""
+
+
+def check_data(
+    data: str,
+    *,
+    root: Path | None = None,
+    split: str = "all",
+    decode: str = "100",
+    images: int = 16,
+    out: Path | None = None,
+    settings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """`seg4diff check`: see `check`.
+
+    Args:
+        data: a data set of conf/data.
+        root: where it lies; None: what its configuration says.
+        split: "train", "validation", "test" or "all".
+        decode: how many images of a split are opened, or "all".
+        images: how many are on the sheet of a split.
+        out: folder of the results; None: outputs/check/<time>.
+        settings: what else is set, as on the command line of train.py.
+    """
+    folder = out or Path("outputs") / "check" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    values = [f"data={data}", f"split={split}", f"decode={decode}", f"images={images}", f"paths.output_dir={folder}", *settings]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("check", for_hydra(values, conf_dir()))
+    if root is not None:
+        places = ("data.source.root", "data.source.train.root", "data.source.path")
+        OmegaConf.update(config, next(place for place in places if OmegaConf.select(config, place) is not None), str(root))
+    return check(config)
 
 
 def check(config: DictConfig) -> dict[str, Any]:

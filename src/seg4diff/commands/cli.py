@@ -20,9 +20,9 @@ def main() -> None:
 
     SEG4DIFF_DEBUG=1 shows the traceback in every case.
     """
-    from seg4diff.commands.console import run_safely
+    from seg4diff.commands.console import main as guarded
 
-    run_safely(app)
+    guarded(app)
 
 
 @app.command(epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
@@ -73,3 +73,30 @@ def segment(
         threshold=threshold,
         load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )
+
+
+@app.command(epilog="Example: seg4diff check coco_stuff --root /data/coco")
+def check(
+    data: Annotated[str, typer.Argument(help="A data set of conf/data.")],
+    root: Annotated[Path | None, typer.Option(help="Where it lies; default: what its file in conf/data says.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "all",
+    decode: Annotated[str, typer.Option(help="How many images and masks of a split are opened, or all.")] = "100",
+    images: Annotated[int, typer.Option(help="How many of them are on the sheet of a split.")] = 16,
+    out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/check/<time>.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE as train.py takes it; may be repeated.")] = None,
+) -> None:
+    """Look into a data set before you train on it: what is missing or broken, what the masks hold, how it looks. Loads no model."""
+    from seg4diff.commands.check import check_data
+
+    check_data(data, root=root, split=split, decode=decode, images=images, out=out, settings=settings or ())
+
+
+@app.command(epilog="Example: seg4diff sweep outputs/quickstart/sweeps/2026-01-31_12-00-00")
+def sweep(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, with a folder for each run.")]) -> None:
+    """Make table, CSV and plot of a sweep again: while its jobs still run, or for several sweeps in one folder."""
+    from seg4diff.commands.sweep import read_runs, summarise_folder
+    from seg4diff.errors import UserError
+
+    if not read_runs(folder):
+        raise UserError(f"there is no run in {folder}: give the folder of a sweep, which has a folder for each run.")
+    summarise_folder(folder)

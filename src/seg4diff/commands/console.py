@@ -1,8 +1,10 @@
-"""What a root script is around its run: errors as one sentence, quiet libraries, no writing over another run."""
+"""What surrounds every command: errors as one sentence, quiet libraries, no writing over another run. Imports nothing heavy."""
 
+import difflib
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,17 +15,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.outputs import claimed, fresh_folder, is_first_process
 from seg4diff.errors import UserError
+from seg4diff.resources import conf_dir
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +48,11 @@ FEWER_WORKERS = "mostly it has run out of memory; set data.num_workers to fewer 
 
 
 def main(entry: Callable[[], Any]) -> None:
-    """Run a Hydra entry point; what the user can mend ends in one sentence and exit code 1, everything else in a traceback.
+    """Run a command; what the user can fix ends in one sentence and exit code 1, everything else in a traceback.
 
     SEG4DIFF_DEBUG=1 shows the traceback in every case. Ctrl-C ends in exit code 130.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
     quiet_libraries()
-    sys.argv[1:] = for_hydra(sys.argv[1:], Path(sys.argv[0]).resolve().parent / "conf")
     try:
         entry()
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -63,6 +66,47 @@ def main(entry: Callable[[], Any]) -> None:
             raise
         print(f"error: {sentence}", *getattr(error, "__notes__", ()), file=sys.stderr)
         sys.exit(1)
+
+
+def hydra_main(config_name: str, entry: Callable[[DictConfig], Any]) -> None:
+    """Run a root script.
+
+    Args:
+        config_name: conf/<config_name>.yaml and the command line make the configuration.
+        entry: takes the configuration; where it has a key `chosen`, that holds what was typed.
+    """
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)
+    def run(config: DictConfig) -> Any:
+        if "chosen" in config:
+            config.chosen = list(HydraConfig.get().overrides.task)
+        return entry(config)
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    sys.argv[1:] = for_hydra(sys.argv[1:], conf_dir())
+    main(lambda: _with_nearest_key(run, config_name))
+
+
+def _with_nearest_key(run: Callable[[], Any], config_name: str) -> Any:
+    """Run; a key that does not exist ends in a sentence that names the nearest one."""
+    try:
+        return run()
+    except ConfigCompositionException as error:
+        key = re.search(r"^Could not override '([^']+)'", str(error))
+        if key is None:
+            raise
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            fields = _fields(OmegaConf.to_container(compose(config_name), resolve=False))
+        near = difflib.get_close_matches(key[1], fields, n=1)
+        meant = f": did you mean {near[0]}?" if near else f": `python {config_name}.py --help` shows them all."
+        raise UserError(f"there is no key {key[1]}{meant}") from error
+
+
+def _fields(node: Any, name: str = "") -> list[str]:
+    """The dotted names of everything in a configuration."""
+    below = node.items() if isinstance(node, dict) else ()
+    own = [name] if name else []
+    return own + [field for key, value in below for field in _fields(value, f"{name}.{key}" if name else str(key))]
 
 
 def explain(error: Exception) -> str | None:
@@ -139,7 +183,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*`torch_dtype` is deprecated.*")
     warnings.filterwarnings("ignore", message=".*predict returned None.*")
     warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks.*")
-    quiet_hosts()
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 

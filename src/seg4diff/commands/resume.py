@@ -99,6 +99,7 @@ FIELDS = (
     ("sweep_objective", FREE, "what a search looks at"),
     ("ckpt_path", FREE, "it says that the run is continued"),
     ("task_name", FREE, "a name"),
+    ("mode", FREE, "it says that this is a training"),
     ("logger*", FREE, "what is shown, and where"),
     ("paths.*", FREE, "places; values below them go along"),
 )

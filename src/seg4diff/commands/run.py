@@ -152,14 +152,14 @@ def encode(config: DictConfig) -> dict[str, Any]:
     """
     check_values(config)
     if config.runtime.cache is None:
-        raise UserError("encode.py needs a folder to fill: set runtime.cache=<folder>, and give train.py the same.")
+        raise UserError("mode=encode needs a folder to fill: set runtime.cache=<folder>, and train with the same.")
     if "runtime" not in config.backbone.model:
-        raise UserError("encode.py needs a pretrained backbone: this one is built from scratch, and its encoders are still to be trained.")
+        raise UserError("mode=encode needs a pretrained backbone: this one is built from scratch, its encoders are not trained yet.")
     OmegaConf.set_struct(config, False)
     config.callbacks, config.logger = {"progress": (config.get("callbacks") or {}).get("progress")}, None
     (data,), module = build_all({"data": config.data}, config.model)
     if not isinstance(module, MagnetModule):
-        raise UserError("encode.py encodes what mask alignment needs: choose an experiment with model=magnet.")
+        raise UserError("mode=encode encodes what mask alignment needs: choose an experiment with model=magnet.")
     with open_trainer(config) as trainer:
         trainer.predict(module, data, return_predictions=False)
     held = {kind: len(list((Path(config.runtime.cache) / kind).rglob("*.safetensors"))) for kind in ("image", "text")}

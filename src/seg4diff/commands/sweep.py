@@ -1,9 +1,8 @@
 """The end of a sweep (`python train.py -m key=a,b,c`): one table on screen, one CSV and one plot in the sweep folder.
 
-`python -m seg4diff.commands.sweep <sweep folder>` makes them again: while Slurm still runs the jobs, or for several sweeps into one folder.
+`seg4diff sweep <sweep folder>` makes them again: while Slurm still runs the jobs, or for several sweeps into one folder.
 """
 
-import argparse
 import atexit
 import csv
 import itertools
@@ -251,12 +250,3 @@ def _short(value: str) -> str:
     """The value as table and plot show it: a long number rounded, of anything else that is long the end."""
     number = _number(value)
     return value if len(value) <= SHORT else value[-LONGEST_CELL:] if number is None else f"{number:.4g}"
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Table, CSV and plot of the runs in a sweep folder.")
-    parser.add_argument("folder", type=Path, help="the sweep folder, with a folder for each run")
-    sweep = parser.parse_args().folder
-    if not read_runs(sweep):
-        parser.error(f"there is no run in {sweep}: give the folder of a sweep, which has a folder for each run.")
-    summarise_folder(sweep)

@@ -21,6 +21,7 @@ TOP: Kinds = {
         "expert_layer": int | None,
         "protocol": str,
         "task_name": str,
+        "mode": str,
         "validate_first": bool,
         "ckpt_path": str | None,
         "ckpt": str,

@@ -11,7 +11,7 @@ from seg4diff.data.decoding import opened, to_labels, to_rgb
 from seg4diff.data.files import first_few
 from seg4diff.errors import UserError
 
-ALL_OF_THEM = "`python check.py` with the same data= and decode=all names every such file"
+ALL_OF_THEM = "`seg4diff check` with --decode all names every such file"
 
 
 class UnreadableError(UserError):

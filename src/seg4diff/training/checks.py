@@ -35,7 +35,7 @@ class AlignedCheck:
         if self._batches == ENOUGH:
             raise UserError(
                 f"no image of the first {ENOUGH} batches had a mask to align: model.align=names needs masks with class names that stand in "
-                "the prompt (model.prompt), model.align=tokens words in it, and all of them masks: `python check.py` shows what there is."
+                "the prompt (model.prompt), model.align=tokens words in it, and all of them masks: `seg4diff check` shows which there are."
             )
 
 

@@ -1,0 +1,23 @@
+"""`python evaluate.py`: a configuration becomes an evaluation, or several with `benchmark=`."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from seg4diff.commands.console import hydra_main
+from seg4diff.errors import UserError
+
+
+def main() -> None:
+    """The root script."""
+    hydra_main("evaluate", _run)
+
+
+def _run(config: DictConfig) -> Any:
+    if OmegaConf.is_missing(config, "ckpt"):
+        raise UserError("evaluate.py needs to know what to evaluate: add ckpt=<run folder | .ckpt | LoRA folder or file | base>.")
+    from seg4diff.commands.benchmark import evaluate_benchmarks  # heavy; --help does without
+    from seg4diff.commands.run import evaluate
+    from seg4diff.commands.sweep import search_figure
+
+    return search_figure(config, (evaluate_benchmarks if config.get("benchmark") else evaluate)(config))
