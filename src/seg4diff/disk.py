@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 from seg4diff.errors import UserError
 
 
@@ -45,6 +43,8 @@ def follow_umask(folder: Path) -> None:
 
 def save_tensors(content: dict[str, Any], file: BinaryIO) -> None:
     """torch.save, with the system's own error where the file cannot be written: torch hides it behind one about positions in a file."""
+    import torch  # heavy, and whoever writes tensors has it
+
     try:
         torch.save(content, file)
     except RuntimeError as error:

@@ -1,5 +1,6 @@
-"""The console command and the root scripts at the door: help, mistyped keys, missing arguments; nothing heavy is imported for any of them."""
+"""Help, mistyped keys and missing arguments of the console command and the root scripts: answered without heavy imports."""
 
+import os
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ def typed(script, *arguments):
     else:
         run = f"import runpy; runpy.run_path({str(REPO / script)!r}, run_name='__main__')"
     code = f"{LOOK}; sys.argv = {[script, *arguments]}; {run}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=os.environ | {"COLUMNS": "200"})
 
 
 @pytest.mark.parametrize(
