@@ -15,7 +15,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import DiffusionPipeline, Source
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
-from seg4diff.backbones.runtime import Runtime
+from seg4diff.backbones.runtime import Runtime, choose_dtype
 from seg4diff.data.decoding import to_rgb
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.reading import read_image
@@ -59,7 +59,8 @@ def load(
         sigma: noise level in [0, 1] at which maps are read; None: that of the preset.
         image_size: (height, width) that the model sees; None: that of the preset.
         device: where the model goes; None: the accelerator if there is one.
-        dtype: "float32", "bfloat16" or "float16"; None: that of the preset on an accelerator, float32 on a CPU.
+        dtype: "float32", "bfloat16" or "float16"; None: the model's own where the device computes fast in
+            it, else float32.
         revision: branch, tag or commit of a hub model.
         quantize: "int8" or "nf4" for the transformer; see `Runtime`.
         cache: folder that keeps text embeddings and latents; see `Runtime`.
@@ -90,7 +91,7 @@ def load(
             else torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         )
         runtime = Runtime(
-            dtype=dtype or ("float32" if place.type == "cpu" else preset.dtype),
+            dtype=dtype or choose_dtype(preset.dtype, place.type),
             quantize=quantize,
             cache=None if cache is None else str(cache),
             offload_encoders=offload_encoders,

@@ -7,7 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from seg4diff.errors import UserError
 from seg4diff.resources import assets_dir, conf_dir
@@ -108,8 +110,27 @@ def names() -> list[str]:
     return [file.stem for file in files if "from_pretrained" in file.read_text(encoding="utf-8")]
 
 
-def run_config(folder: Path) -> Any | None:
-    """The configuration of the run that `folder`, or a folder or file up to two levels below it, belongs to; None where there is none."""
-    places = [folder, *folder.resolve().parents[:2]]
-    file = next((place / "config.yaml" for place in places if (place / "config.yaml").is_file()), None)
-    return None if file is None else OmegaConf.load(file)
+def run_config(place: Path) -> DictConfig | None:
+    """The configuration of the run that a LoRA or a checkpoint belongs to; None where there is none."""
+    file = run_file_of(place)
+    return None if file is None else read_config(file)
+
+
+def run_file_of(place: Path) -> Path | None:
+    """The config.yaml of the run that a checkpoint or a LoRA folder lies in."""
+    return next((folder / "config.yaml" for folder in place.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
+
+
+def read_config(file: Path) -> DictConfig:
+    """Read a run's config.yaml.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content = OmegaConf.load(file)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, DictConfig) or not content:
+        raise UserError(f"{file} holds no configuration: it is damaged, so bring back the one of the run or remove it.")
+    return content

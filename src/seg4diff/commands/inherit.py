@@ -8,13 +8,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from seg4diff.backbones.base import LORA_FILE
-from seg4diff.backbones.lora_files import lora_file
-from seg4diff.errors import MissingFileError, UserError
-from seg4diff.training.checkpoints import lora_folder, read_checkpoint
+from seg4diff.backbones import lora_files
+from seg4diff.errors import UserError
+from seg4diff.presets import read_config, run_file_of
+from seg4diff.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +31,16 @@ def inherit(config: DictConfig) -> tuple[Path | None, int | None]:
 
 
 def find_lora(ckpt: str) -> Path | None:
-    """What `ckpt=` means: a run folder's last LoRA, the one beside a .ckpt, a LoRA folder or file itself; None for "base".
+    """What `ckpt=` means: see `lora_files.find_lora`; None for "base".
 
     Raises:
         UserError: there is no such thing, or it cannot be read.
     """
-    path = Path(ckpt)
     if ckpt == "base":
         return None
-    if path.suffix == ".ckpt":
-        read_checkpoint(path)
-        return lora_folder(path)
-    if lora_file(path) is not None:  # reading it says what is wrong with it
-        return path
-    if (path / "checkpoints" / "last.ckpt").is_file():
-        return lora_folder(path / "checkpoints" / "last.ckpt")
-    raise MissingFileError(
-        f"ckpt={ckpt} is neither a run folder (with checkpoints/last.ckpt), nor a .ckpt file, nor a LoRA folder (with {LORA_FILE}), nor "
-        "a LoRA file (.safetensors, .pth of the release), nor the word base."
-    )
+    if ckpt.endswith(".ckpt"):
+        read_checkpoint(ckpt)
+    return lora_files.find_lora(ckpt)
 
 
 def take_from_run(config: DictConfig, lora: Path) -> int | None:
@@ -97,26 +86,6 @@ def read_run(config: DictConfig, lora: Path) -> DictConfig | None:
     every = config.chosen is None or not {"paths", "paths.root_dir"}.isdisjoint(set_here)
     names = [name for name in ("data_dir", "assets_dir") if every or f"paths.{name}" in set_here]
     return OmegaConf.create(relocate(OmegaConf.to_container(run), {run.paths[name]: config.paths[name] for name in names}))
-
-
-def run_file_of(place: Path) -> Path | None:
-    """The config.yaml of the run that a checkpoint or a LoRA folder lies in."""
-    return next((folder / "config.yaml" for folder in place.resolve().parents[:2] if (folder / "config.yaml").is_file()), None)
-
-
-def read_config(file: Path) -> DictConfig:
-    """Read a run's config.yaml.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        content = OmegaConf.load(file)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError):
-        content = None
-    if not isinstance(content, DictConfig) or not content:
-        raise UserError(f"{file} holds no configuration: it is damaged, so bring back the one of the run or remove it.")
-    return content
 
 
 def relocate(value: Any, moves: Mapping[str, str]) -> Any:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from seg4diff.commands.inherit import read_config, relocate, run_file_of
+from seg4diff.commands.inherit import relocate
 from seg4diff.commands.outputs import is_first_process
 from seg4diff.errors import UserError
+from seg4diff.presets import read_config, run_file_of
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
+from seg4diff.backbones.lora_files import lora_folder
 from seg4diff.disk import save_tensors, whole_file
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.training.ema import WeightAverage
@@ -48,11 +49,6 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this project: it has no 'state_dict'.")
     return checkpoint
-
-
-def lora_folder(checkpoint: str | os.PathLike) -> Path:
-    """The LoRA folder that stands beside a checkpoint: step-000100.ckpt -> step-000100-lora."""
-    return Path(checkpoint).with_name(Path(checkpoint).stem + "-lora")
 
 
 class SafeCheckpoint(ModelCheckpoint):
