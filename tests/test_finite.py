@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from seg4diff.commands.old_segment import segment
 from seg4diff.commands.run import evaluate, train
+from seg4diff.commands.segment import segment_files
 from seg4diff.errors import UserError
 from seg4diff.finite import require_finite
 from tests.hosts import random_sd3
@@ -58,10 +58,10 @@ def test_a_training_ends_at_its_first_validation(broken, world, tmp_path, place,
         train(compose_config("train", tmp_path, *given))
 
 
-@pytest.mark.parametrize("names", ["[apple,leaf]", "null"])
-def test_a_picture_has_no_labels(broken, tmp_path, names):
+@pytest.mark.parametrize("words", [["apple", "leaf"], None])
+def test_a_picture_has_no_labels(broken, tmp_path, words):
     Image.new("RGB", (40, 20), (90, 30, 200)).save(tmp_path / "picture.png")
-    size = ["backbone.expert_layer=1", "backbone.image_size=[32,32]", f"paths.assets_dir={broken['maps']}"]
+    model = {"model": broken["maps"] / "tiny-sd3", "like": "tiny_sd3", "block": 1, "image_size": (32, 32)}
     with pytest.raises(UserError, match=MAPS):
-        segment(compose_config("segment", tmp_path / "out", f"image={tmp_path}", f"names={names}", *size))
+        segment_files(tmp_path / "picture.png", words, out=tmp_path / "out", load_options=model)
     assert not (tmp_path / "out" / "labels").exists()

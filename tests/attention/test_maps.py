@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t, i2t_per_head, t2i, text_mass
-from seg4diff.backbones.base import JointQK
 
 HALF = [torch.float16, torch.bfloat16]
 
@@ -12,8 +12,8 @@ HALF = [torch.float16, torch.bfloat16]
 def random_joint(dtype, std=8.0, grad=False):
     """15 image and 6 text tokens, 3 heads; scores have this standard deviation."""
     generator = torch.Generator().manual_seed(0)
-    parts = [std**0.5 * torch.randn(2, 3, tokens, 32, generator=generator) for tokens in (15, 15, 6, 6)]
-    return JointQK(*(part.to(dtype).requires_grad_(grad) for part in parts), scale=32**-0.5)
+    parts = [std**0.5 * torch.randn(2, 3, tokens, 32, generator=generator) for tokens in (15, 6, 15, 6, 15, 6)]
+    return Joint(*(part.to(dtype).requires_grad_(grad) for part in parts), scale=32**-0.5)
 
 
 def dense(joint):
@@ -39,7 +39,7 @@ def test_maps_of_16_bit_queries_and_keys_are_those_of_float64(dtype):
 @pytest.mark.parametrize("dtype", HALF)
 def test_training_scores_and_their_gradient_are_those_of_float64(dtype):
     half = random_joint(dtype, grad=True)
-    exact = JointQK(*(part.detach().double().requires_grad_() for part in vars(half).values() if torch.is_tensor(part)), scale=half.scale)
+    exact = Joint(*(part.detach().double().requires_grad_() for part in vars(half).values() if torch.is_tensor(part)), scale=half.scale)
     for joint in (half, exact):
         i2t(joint, "logits").square().sum().backward()
     torch.testing.assert_close(i2t(half, "logits").double(), i2t(exact, "logits").double(), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from seg4diff import benchmark
+from seg4diff.commands import benchmark
 from seg4diff.commands.benchmark import evaluate_benchmarks
 from seg4diff.commands.run import train
 from seg4diff.commands.trainers import build

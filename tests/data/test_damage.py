@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from tests.data import layouts
 
-from seg4diff.commands.old_segment import check_names
 from seg4diff.data.captions import Captions
 from seg4diff.data.files import Folder, Pairs
 from seg4diff.data.folder import FolderData
@@ -154,7 +153,9 @@ def read_captions(root: Path) -> None:
 
 def read_names(root: Path) -> None:
     names = Vocabulary(tuple(read_classes(root / "own" / "classes.txt", "data.source.root"))).names
-    assert all(name and name == " ".join(name.split()) for name in names) and names == check_names(str(root / "own" / "classes.txt"))
+    assert all(name and name == " ".join(name.split()) for name in names) and list(names) == read_classes(
+        root / "own" / "classes.txt", "words"
+    )
 
 
 def read_list(root: Path) -> None:
