@@ -1,5 +1,6 @@
 """Where the files are that come with the package: the configuration and the tiny model."""
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -19,3 +20,11 @@ def conf_dir() -> Path:
 def assets_dir() -> Path:
     """The folder assets/ with the tiny model, as `conf_dir`."""
     return (CHECKOUT if in_checkout() else PACKAGE) / "assets"
+
+
+def set_places() -> None:
+    """Tell conf/paths where the checkout and the tiny model are, where that is not the present folder; child processes inherit it."""
+    if not in_checkout():
+        os.environ.setdefault("SEG4DIFF_ASSETS", str(assets_dir()))
+    elif Path.cwd().resolve() != CHECKOUT.resolve():
+        os.environ.setdefault("SEG4DIFF_ROOT", str(CHECKOUT))

@@ -25,7 +25,7 @@ from seg4diff.data.survey import Summary, survey
 from seg4diff.disk import whole_file, write_json
 from seg4diff.errors import UserError
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
-from seg4diff.resources import conf_dir
+from seg4diff.resources import conf_dir, set_places
 from seg4diff.screen import screen
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def check_data(
     """
     folder = out or Path("outputs") / "check" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     values = [f"data={data}", f"split={split}", f"decode={decode}", f"images={images}", f"paths.output_dir={folder}", *settings]
+    set_places()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("check", for_hydra(values, conf_dir()))
     if root is not None:

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.outputs import claimed, fresh_folder, is_first_process
 from seg4diff.errors import UserError
-from seg4diff.resources import conf_dir
+from seg4diff.resources import conf_dir, set_places
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def hydra_main(config_name: str, entry: Callable[[DictConfig], Any]) -> None:
         return entry(config)
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    set_places()
     sys.argv[1:] = for_hydra(sys.argv[1:], conf_dir())
     main(lambda: _with_nearest_key(run, config_name))
 
