@@ -25,6 +25,7 @@ ORDER = [
     "pictures",
     "presets",
     "results",
+    "inputs",
     "model",
     "evaluation",
     "training",

@@ -1,5 +1,6 @@
 """seg4diff.load and Model: what a person holds."""
 
+import shutil
 import subprocess
 import sys
 
@@ -179,3 +180,42 @@ def test_words_that_cannot_be_looked_for_are_a_sentence(load, photo, words, sent
 def test_what_is_no_picture_is_a_sentence(load, picture):
     with pytest.raises(UserError, match=r"a picture|cannot be read"):
         load().segment(picture, WORDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"device": "banana"}, "there is no device 'banana' here"),
+        ({"device": "cuda"}, "there is no device 'cuda' here"),
+        ({"image_size": "large"}, r"image_size must be \(height, width\) in pixels, or one number for a square, found 'large'"),
+        ({"image_size": (30, 32)}, "image size 30 x 32 does not fit this model"),
+        ({"block": "1"}, "block must be a whole number and sigma a number, found '1' and None"),
+        ({"sigma": "a"}, "block must be a whole number and sigma a number"),
+    ],
+)
+def test_arguments_of_another_kind_are_a_sentence(load, options, sentence):
+    if torch.cuda.is_available() and options.get("device") == "cuda":
+        pytest.skip("this machine has such a device")
+    with pytest.raises(UserError, match=sentence):
+        load(**options)
+
+
+def test_one_number_is_a_square(load):
+    assert load(image_size=32).image_size == (32, 32)
+
+
+def test_a_folder_of_settings_beside_a_person_is_no_run(load, folder, tmp_path, monkeypatch):
+    """A preset is a preset, and a LoRA is a LoRA, whatever other programs keep in the folders around."""
+    (tmp_path / "config.yaml").write_text("other: program\n")
+    monkeypatch.chdir(tmp_path)
+    assert seg4diff.load("tiny_sd3").block == 3
+    shutil.copytree(folder / "lora", tmp_path / "lora")
+    assert load(lora=tmp_path / "lora").block == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_picture_that_is_not_finite_and_an_odd_threshold_are_refused(load, value):
+    with pytest.raises(UserError, match="the values of the picture are not finite"):
+        load().segment(torch.full((3, 32, 32), value), WORDS)
+    with pytest.raises(UserError, match="threshold and rounds of merging must be at least 0"):
+        load().segment(torch.zeros(3, 32, 32), threshold=float("nan"))

@@ -1,14 +1,11 @@
 """What a person holds: `seg4diff.load(...)` gives a `Model`, which segments pictures and shows what its blocks attend to."""
 
-import copy
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from seg4diff.attention.seam import visits
 from seg4diff.backbones.base import Backbone
@@ -16,20 +13,17 @@ from seg4diff.backbones.loading import DiffusionPipeline, Source
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
 from seg4diff.backbones.runtime import Runtime, choose_dtype
-from seg4diff.data.decoding import to_rgb
 from seg4diff.data.geometry import GEOMETRIES, Geometry
-from seg4diff.data.reading import read_image
-from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, tensor_to_image
+from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
+from seg4diff.inputs import Picture, Placed, to_size, words_of_each
 from seg4diff.presets import Preset, names, run_config
-from seg4diff.results import BlockAttention, Segmentation, WordMaps, by_size
-from seg4diff.segmentation.frame import Frame
+from seg4diff.results import BlockAttention, Segmentation, by_size
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.readout import Readout, stretch
 from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
 
-Picture = str | Path | Image.Image | np.ndarray | Tensor
-"""A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1]."""
+log = logging.getLogger(__name__)
 
 
 def load(
@@ -39,7 +33,7 @@ def load(
     like: str | None = None,
     block: int | None = None,
     sigma: float | None = None,
-    image_size: Sequence[int] | None = None,
+    image_size: int | Sequence[int] | None = None,
     device: str | torch.device | None = None,
     dtype: str | None = None,
     revision: str | None = None,
@@ -57,7 +51,7 @@ def load(
         like: name of the preset that a model of unknown size is read like.
         block: block that is read; None: the one that the LoRA's run aligned, or else the model's expert.
         sigma: noise level in [0, 1] at which maps are read; None: that of the preset.
-        image_size: (height, width) that the model sees; None: that of the preset.
+        image_size: (height, width) that the model sees, or one number for a square; None: that of the preset.
         device: where the model goes; None: the accelerator if there is one.
         dtype: "float32", "bfloat16" or "float16"; None: the model's own where the device computes fast in
             it, else float32.
@@ -69,44 +63,62 @@ def load(
     Raises:
         UserError: the model or the LoRA is missing, gated, of an unknown kind, or they do not fit each other.
     """
-    if (
-        isinstance(model, str | Path)
-        and lora is None
-        and run_config(Path(model)) is not None
-        and not (Path(model) / "model_index.json").is_file()
-    ):
-        model, lora = None, model
-    adapter = None if lora is None else find_lora(str(lora))
+    if isinstance(model, str | Path) and lora is None and str(model) not in names() and (Path(model) / "config.yaml").is_file():
+        model, lora = None, model  # the folder of a run
+    adapter = None if lora is None else find_lora(lora)
     run = None if adapter is None else run_config(adapter)
     preset, source = _find(model, like, revision, run)
-    if isinstance(model, DiffusionPipeline):
-        if any(option is not None for option in (device, dtype, quantize, cache)) or offload_encoders:
-            raise UserError("a pipeline is used as it is: set its device, its dtype and its memory options on the pipeline itself.")
-        runtime = Runtime(dtype=str(model.transformer.dtype).removeprefix("torch."))
-        backbone = preset.adapter(model, runtime=runtime, **preset.options)
+    if source is None:
+        backbone = _adopt(model, preset, given=(device, dtype, quantize, cache, offload_encoders or None))
     else:
-        place = (
-            torch.device(device)
-            if device is not None
-            else torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        )
+        place = _device(device)
         runtime = Runtime(
             dtype=dtype or choose_dtype(preset.dtype, place.type),
             quantize=quantize,
             cache=None if cache is None else str(cache),
             offload_encoders=offload_encoders,
         )
-        backbone = preset.adapter.from_pretrained(path=source.path, revision=source.revision, runtime=runtime, **preset.options)
-        backbone.to(place)
-        backbone.check_device(backbone.device)
+        runtime.check_device(place)
+        backbone = preset.adapter.from_pretrained(path=source.path, revision=source.revision, runtime=runtime, **preset.options).to(place)
     if adapter is not None:
-        backbone.load_lora(adapter)
-        aligned = None if run is None else run.get("expert_layer")
-        block = block if block is not None else aligned
-        chosen = preset.expert if block is None else block
-        if chosen not in [*adapted_blocks(backbone), aligned]:
-            raise UserError(f"the LoRA {lora} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set block=.")
+        block = _add_lora(backbone, adapter, run, preset, block)
+        if run is not None and source is not None and not _same_place(source.path, run.backbone.model.path):
+            log.warning("the LoRA %s was trained on %s, and this is %s", adapter, run.backbone.model.path, source.path)
     return Model(backbone.eval(), preset, block=block, sigma=sigma, image_size=image_size)
+
+
+def _adopt(pipeline: DiffusionPipeline, preset: Preset, given: tuple) -> Backbone:
+    """A backbone around a pipeline that somebody else has loaded."""
+    if any(option is not None for option in given):
+        raise UserError("a pipeline is used as it is: set its device, its dtype and its memory options on the pipeline itself.")
+    runtime = Runtime(dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
+    return preset.adapter(pipeline, runtime=runtime, **preset.options)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for, or the accelerator, or the CPU."""
+    try:
+        place = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not know or cannot reach
+        raise UserError(f"there is no device '{device}' here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
+    return place
+
+
+def _add_lora(backbone: Backbone, adapter: Path, run: Any, preset: Preset, block: int | None) -> int | None:
+    """Load an adapter; returns the block that is read, which must be one that it adapts or that its run aligned."""
+    backbone.load_lora(adapter)
+    aligned = None if run is None else run.get("expert_layer")
+    block = aligned if block is None else block
+    chosen = preset.expert if block is None else block
+    if chosen not in [*adapted_blocks(backbone), aligned]:
+        raise UserError(f"the LoRA {adapter} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set block=.")
+    return block
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether two paths or hub ids name one model."""
+    return one == other or Path(one).resolve() == Path(other).resolve()
 
 
 def _find(model: Any, like: str | None, revision: str | None, run: Any) -> tuple[Preset, Source | None]:
@@ -152,12 +164,14 @@ class Model:
         *,
         block: int | None = None,
         sigma: float | None = None,
-        image_size: Sequence[int] | None = None,
+        image_size: int | Sequence[int] | None = None,
     ) -> None:
+        if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
+            raise UserError(f"block must be a whole number and sigma a number, found {block!r} and {sigma!r}.")
         if block is None and preset.expert is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
         self.backbone, self.block = backbone, preset.expert if block is None else block
-        self.image_size = tuple(preset.image_size if image_size is None else image_size)
+        self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
         self._merging, self._readout = preset.merging, Readout(**self._reading)
         backbone.select_sites([self.block])
@@ -191,14 +205,14 @@ class Model:
         """
         many = isinstance(pictures, list | tuple)
         sources = list(pictures) if many else [pictures]
-        asked = _words_of_each(words, len(sources))
+        asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
-        placed = [_Placed(source, self.image_size, geometry) for source in sources]
+        placed = [Placed(source, self.image_size, geometry) for source in sources]
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
         return found if many else found[0]
 
-    def _words(self, placed: Sequence["_Placed"], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
+    def _words(self, placed: Sequence["Placed"], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
         readout = self._readout
         if background is not None:
             readout = Readout(**self._reading | {"background": background})
@@ -211,7 +225,7 @@ class Model:
             for one, own_names, own in zip(placed, asked, maps, strict=True)
         ]
 
-    def _regions(self, placed: Sequence["_Placed"], threshold: float | None) -> list[Segmentation]:
+    def _regions(self, placed: Sequence["Placed"], threshold: float | None) -> list[Segmentation]:
         merging = self._merging | ({} if threshold is None else {"threshold": threshold})
         proposals = ProposalReadout(readout=self._readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
@@ -231,7 +245,7 @@ class Model:
             UserError: the picture cannot be read, the prompt is too long, or a block does not exist.
         """
         wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else list(blocks)
-        placed = _Placed(picture, self.image_size, "letterbox")
+        placed = Placed(picture, self.image_size, "letterbox")
         image = placed.image[None].to(self.backbone.device)
         with torch.no_grad():
             noisy, sigma = self._readout.noisy(self.backbone, image, [0])
@@ -239,59 +253,3 @@ class Model:
         grid = self.backbone.token_grid(*self.image_size)
         for visit in visits(self.backbone, wanted, lambda: self.backbone.predict_velocity(noisy, sigma, condition)):
             yield BlockAttention(visit, grid, condition, prompt)
-
-
-class _Placed:
-    """A picture on the canvas that the model sees."""
-
-    def __init__(self, source: Picture, canvas: tuple[int, int], geometry: str) -> None:
-        self.picture, self.stem = _to_picture(source)
-        size = (self.picture.height, self.picture.width)
-        self.shown, window = GEOMETRIES[geometry](size, canvas)
-        self.image = window.paste(image_to_tensor(self.picture.crop(self.shown.corners), window.size), canvas, 0.0)
-        self.frame, self._size = Frame(canvas, window, self.shown.size), size
-
-    def result(self, names: Sequence[str], labels: Tensor, maps: Tensor) -> Segmentation:
-        """The result from labels of the shown part and maps on the token grid."""
-        whole = self.shown.paste(labels.cpu(), self._size, IGNORE).numpy().astype(np.uint8)
-        words = WordMaps(names if len(maps) else (), maps, self.frame, self.shown, self._size)
-        return Segmentation(self.picture, tuple(names), whole, words, self.shown, self.stem)
-
-
-def _words_of_each(words: Any, pictures: int) -> list[Sequence[str]]:
-    """The words of each picture, checked."""
-    if words is None:
-        return [()] * pictures
-    asked = [words] if isinstance(words, str) else list(words)
-    if not asked or all(isinstance(word, str) for word in asked):
-        asked = [asked] * pictures
-    if len(asked) != pictures:
-        raise UserError(f"there are {pictures} pictures and {len(asked)} lists of words: give one list for all, or one for each.")
-    return [check_words(own) for own in asked]
-
-
-def check_words(words: Sequence[str]) -> Sequence[str]:
-    """The words, each once and none of them empty.
-
-    Raises:
-        UserError: one is empty or given twice, or there is none.
-    """
-    if not words or not all(isinstance(word, str) and word.strip() for word in words):
-        raise UserError(f"words must be a list of words, none of them empty, found {list(words)}: leave them out to segment without words.")
-    return Vocabulary(tuple(" ".join(word.split()) for word in words)).names
-
-
-def _to_picture(source: Picture) -> tuple[Image.Image, str]:
-    """An upright picture of 8-bit RGB, and what to call it."""
-    if isinstance(source, str | Path):
-        return read_image(Path(source), str(source), "give another one"), Path(source).stem
-    if isinstance(source, Image.Image):
-        return to_rgb(copy.copy(source)), "picture"
-    if isinstance(source, Tensor):
-        if source.dim() != 3 or len(source) != 3 or not source.is_floating_point():
-            raise UserError(f"a picture as a tensor must be (3, H, W) float in [-1, 1], found {tuple(source.shape)} {source.dtype}.")
-        return tensor_to_image(source), "picture"
-    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)):
-        return to_rgb(Image.fromarray(source)), "picture"
-    found = f"{source.dtype} {source.shape}" if isinstance(source, np.ndarray) else type(source).__name__
-    raise UserError(f"a picture must be a file, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W) in [-1, 1], found {found}.")

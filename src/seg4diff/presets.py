@@ -111,9 +111,10 @@ def names() -> list[str]:
 
 
 def run_config(place: Path) -> DictConfig | None:
-    """The configuration of the run that a LoRA or a checkpoint belongs to; None where there is none."""
+    """The configuration of the run that a LoRA or a checkpoint belongs to; None where there is none, or a file of another program."""
     file = run_file_of(place)
-    return None if file is None else read_config(file)
+    config = None if file is None else read_config(file)
+    return config if config is not None and "backbone" in config else None
 
 
 def run_file_of(place: Path) -> Path | None:

@@ -151,8 +151,8 @@ class BlockAttention:
         Raises:
             UserError: the prompt has no such word.
         """
-        found = find_names(self._prompt, [word], [0])
-        if not found.classes:
+        found = find_names(self._prompt, [word], [0]) if word.strip() else None
+        if found is None or not found.classes:
             raise UserError(f"'{word}' does not stand in the prompt '{self._prompt}'.")
         (tokens,) = token_sets(self._condition, 0, found)
         return self.maps(scores)[tokens].mean(dim=0)

@@ -137,13 +137,20 @@ def test_a_backbone_has_exactly_the_documented_keys(tmp_path):
     def resolved(names):
         OmegaConf.save({name: whole[name] for name in names}, file)
         mine = ["backbone=mine", f"hydra.searchpath=[file://{tmp_path}]", f"paths.assets_dir={REPO}/assets"]
-        configs = [compose_config("train", tmp_path, "experiment=coco_lora", *mine), compose_config("segment", tmp_path, "image=x", *mine)]
+        configs = [
+            compose_config("train", tmp_path, "experiment=coco_lora", *mine),
+            compose_config("evaluate", tmp_path, "ckpt=base", "evaluation=unsupervised", *mine),
+        ]
         for config in configs:
             OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
         return configs
 
     training, pictures = resolved(keys)
-    assert len(build(training.backbone.model).attention_sites()) == 8 and build(training.backbone.readout) and build(pictures.proposals)
+    assert (
+        len(build(training.backbone.model).attention_sites()) == 8
+        and build(training.backbone.readout)
+        and build(pictures.evaluation.proposals)
+    )
     for key in keys:
         with pytest.raises((InterpolationResolutionError, AttributeError)):
             [config.backbone[key] for config in resolved([name for name in keys if name != key])]

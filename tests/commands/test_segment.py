@@ -143,7 +143,7 @@ def test_files_that_are_passed_over_are_named_in_one_line(tmp_path, photos, capl
 
 
 def test_pictures_whose_results_would_have_one_name(tmp_path):
-    for name in ("a.png", "a.JPG"):
+    for name in ("a.png", "a.jpg.png", "a.JPG"):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=r"a\.JPG and a\.png would have results of the same name"):
         find_pictures(tmp_path)

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from PIL import Image
 
+from seg4diff.commands.cli import sweep as sweep_command
 from seg4diff.commands.sweep import places_of, read_runs, search_figure, summarise, summarise_folder
 from seg4diff.errors import UserError
 from tests.conftest import REPO
@@ -79,9 +78,8 @@ def test_runs_of_several_sweeps_in_one_folder(sweep, capsys):
 def test_a_folder_without_runs_is_left_alone_and_named(tmp_path):
     summarise_folder(tmp_path / "nothing")
     assert not list(tmp_path.iterdir())
-    command = [sys.executable, "-m", "seg4diff.commands.sweep", str(tmp_path / "nothing")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and f"there is no run in {tmp_path}/nothing" in done.stderr
+    with pytest.raises(UserError, match=f"there is no run in {tmp_path}/nothing"):
+        sweep_command(tmp_path / "nothing")
 
 
 def test_a_run_whose_figures_are_damaged_has_an_empty_row(sweep, caplog, capsys):

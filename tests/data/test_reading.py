@@ -48,7 +48,9 @@ def module(source: DataSource, *, rank: int = 0, world_size: int = 1, done: int 
     """A DataModule in the middle of a run of 12 steps with 4 images each."""
     arguments = {"batch_size": 4 // world_size, "eval_batch_size": 2, "num_workers": 0, "test_split": "test", "seed": 5}
     data = SegmentationDataModule(source=source, image_size=[4, 4], **arguments | {"skip_unreadable": 3} | changes)
-    data.trainer = SimpleNamespace(max_steps=12, accumulate_grad_batches=1, global_step=done, global_rank=rank, world_size=world_size)
+    data.trainer = SimpleNamespace(
+        max_steps=12, accumulate_grad_batches=1, limit_train_batches=1.0, global_step=done, global_rank=rank, world_size=world_size
+    )
     return data
 
 

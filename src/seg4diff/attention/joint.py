@@ -64,10 +64,6 @@ class Joint:
             raise UserError(f"there is no attention head {odd[0]}: the heads of this block are 0 to {count - 1}.")
         return self._each(lambda part: part[:, list(heads)])
 
-    def of_rows(self, rows: slice) -> "Joint":
-        """The same block for these rows of the batch alone."""
-        return self._each(lambda part: part[rows])
-
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Joint":
         return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self) if field.name != "scale"})
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seg4diff.commands.arguments import for_hydra
+from seg4diff.commands.outputs import results_folder
 from seg4diff.commands.trainers import build
 from seg4diff.commands.values import fit
 from seg4diff.data.datamodule import SegmentationDataModule
@@ -58,15 +58,16 @@ def check_data(
         out: folder of the results; None: outputs/check/<time>.
         settings: what else is set, as on the command line of train.py.
     """
-    folder = out or Path("outputs") / "check" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    values = [f"data={data}", f"split={split}", f"decode={decode}", f"images={images}", f"paths.output_dir={folder}", *settings]
+    values = [f"data={data}", f"split={split}", f"decode={decode}", f"images={images}", *settings]
     set_places()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("check", for_hydra(values, conf_dir()))
     if root is not None:
         places = ("data.source.root", "data.source.train.root", "data.source.path")
         OmegaConf.update(config, next(place for place in places if OmegaConf.select(config, place) is not None), str(root))
-    return check(config)
+    with results_folder(out, "check") as folder:
+        config.paths.output_dir = str(folder)
+        return check(config)
 
 
 def check(config: DictConfig) -> dict[str, Any]:

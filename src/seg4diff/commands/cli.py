@@ -1,5 +1,7 @@
 """The console command `seg4diff`: what a person does with one line and no configuration. Nothing heavy is imported before it must be."""
 
+import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +24,8 @@ def main() -> None:
     """
     from seg4diff.commands.console import main as guarded
 
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("seg4diff").setLevel(logging.INFO)
     guarded(app)
 
 

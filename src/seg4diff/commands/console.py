@@ -198,8 +198,7 @@ class OutputGuard(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
             named_by_time = "${now:" in str(OmegaConf.to_container(config.hydra.run, resolve=False)["dir"])
-            if named_by_time and config.get("ckpt_path") == "last":
-                raise UserError("ckpt_path=last needs one folder for all starts, and here each has a new one: add hydra.run.dir=<folder>.")
+            _check_last(config, config.hydra.run, "hydra.run.dir")
             if named_by_time and is_first_process():
                 with read_write(config.hydra):
                     config.hydra.run.dir = str(fresh_folder(Path(config.hydra.run.dir)))
@@ -207,6 +206,19 @@ class OutputGuard(Callback):
         except (UserError, OSError) as error:  # Hydra swallows what a callback raises, but not an exit
             print(f"error: {explain(error)}", file=sys.stderr)
             sys.exit(1)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            _check_last(config, config.hydra.sweep, "hydra.sweep.dir")
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+
+def _check_last(config: DictConfig, place: DictConfig, key: str) -> None:
+    """Refuse ckpt_path=last where every start has a new folder, so that there is nothing to go on from."""
+    if config.get("ckpt_path") == "last" and "${now:" in str(OmegaConf.to_container(place, resolve=False)["dir"]):
+        raise UserError(f"ckpt_path=last needs one folder for all starts, and here each has a new one: add {key}=<folder>.")
 
 
 class PlainReturn(JobReturn):

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 
@@ -59,6 +60,18 @@ def claimed(output_dir: Path, ckpt_path: str | None = None) -> Iterator[str | No
             lock.release()
 
 
+@contextmanager
+def results_folder(out: Path | None, kind: str) -> Iterator[Path]:
+    """The folder `out` for one command alone; where there is none, a new folder outputs/<kind>/<time>.
+
+    Raises:
+        UserError: another process works in the folder, or it holds results.
+    """
+    folder = out or fresh_folder(Path("outputs") / kind / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    with claimed(folder):
+        yield folder
+
+
 def is_first_process() -> bool:
     """Whether this process is the one of its run that writes."""
     return not any(int(os.environ.get(name) or 0) for name in RANKS)
@@ -99,7 +112,7 @@ def check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
     if (output_dir / "metrics.json").exists():
         raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
     if (output_dir / "labels").exists():
-        raise UserError(f"{output_dir} holds segmented pictures: choose another hydra.run.dir.")
+        raise UserError(f"{output_dir} holds segmented pictures: choose another folder (--out).")
     for last in [output_dir / "checkpoints" / "last.ckpt", *requeued(output_dir)]:
         if last.exists():
             raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")

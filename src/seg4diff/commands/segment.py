@@ -3,22 +3,24 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
+from seg4diff.commands.outputs import results_folder
 from seg4diff.data.files import walk
 from seg4diff.data.geometry import GEOMETRIES
 from seg4diff.data.reading import UnreadableError
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.model import check_words, load
+from seg4diff.inputs import check_words
+from seg4diff.model import load
 from seg4diff.provenance import provenance
+from seg4diff.results import Segmentation
 
 log = logging.getLogger(__name__)
 
@@ -64,21 +66,26 @@ def segment_files(
     if geometry not in GEOMETRIES:
         raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
-    folder = out or Path("outputs") / "segment" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    if (folder / "labels").exists():
-        raise UserError(f"{folder} holds segmented pictures: choose another folder.")
-    model = load(**load_options or {})
-    write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
-    names, rows, unreadable = (), [], []
+    with results_folder(out, "segment") as folder:
+        model = load(**load_options or {})
+        write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
+        read = partial(model.segment, words=asked, geometry=geometry, background=background, threshold=threshold)
+        _segment_each(read, pictures, asked or (), folder)
+    return folder
+
+
+def _segment_each(read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], names: Sequence[str], folder: Path) -> None:
+    """Segment pictures one by one and write what is found; those that cannot be read are left out and named at the end."""
+    rows, unreadable = [], []
     for stem, file in track(pictures.items(), "segmenting"):
         try:
-            found = model.segment(file, asked, geometry=geometry, background=background, threshold=threshold)
+            found = read(file)
         except UnreadableError as error:
             unreadable.append(error)
             continue
         found.save(folder, stem)
         names = max(names, found.names, key=len)
-        rows.append(json.dumps({"file_name": str(file.resolve()), "mask_file_name": f"labels/{stem}.png"}, ensure_ascii=False) + "\n")
+        rows.append(json.dumps({"file_name": str(file.resolve()), "mask_file_name": f"labels/{stem}.png"}) + "\n")
     if not rows:
         raise unreadable[0]
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
@@ -86,7 +93,6 @@ def segment_files(
     for error in unreadable:
         log.warning("left out: %s", error)
     log.info("segmented %d of %d pictures, see %s", len(rows), len(pictures), folder / "overlays")
-    return folder
 
 
 def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:
@@ -113,8 +119,10 @@ def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:
         raise MissingFileError(f"the folder {path} holds no picture ({', '.join(SUFFIXES)}){below}: it holds {others or 'no file'}.")
     if others:
         log.info("files of %s that are passed over: %s; read are %s", path, others, ", ".join(SUFFIXES))
-    stems = [file.relative_to(path).with_suffix("").as_posix() for file in pictures]
-    for (one, other), (stem, next_stem) in zip(pairwise(pictures), pairwise(stems), strict=True):
-        if stem == next_stem:
-            raise UserError(f"{one} and {other.name} would have results of the same name: rename one of them.")
-    return dict(zip(stems, pictures, strict=True))
+    found: dict[str, Path] = {}
+    for file in pictures:
+        stem = file.relative_to(path).with_suffix("").as_posix()
+        if stem in found:
+            raise UserError(f"{found[stem]} and {file.name} would have results of the same name: rename one of them.")
+        found[stem] = file
+    return found

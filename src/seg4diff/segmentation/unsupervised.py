@@ -37,7 +37,7 @@ class ProposalReadout:
     def __init__(self, *, readout: Readout, threshold: float, rounds: int, contrast: Contrast = "own") -> None:
         if readout.scores == "logits":
             raise UserError("logits are no distribution: proposals need backbone.readout.scores=joint or text.")
-        if threshold < 0 or rounds < 0:
+        if not threshold >= 0 or rounds < 0:  # NaN is not above 0 either
             raise UserError(f"threshold and rounds of merging must be at least 0, found {threshold} and {rounds}.")
         if contrast not in get_args(Contrast):
             raise UserError(f"contrast of merging must be one of {', '.join(get_args(Contrast))}, found '{contrast}'.")

@@ -1,0 +1,86 @@
+"""What a person hands to a model: pictures of any kind, words, a size."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from seg4diff.data.decoding import to_rgb
+from seg4diff.data.geometry import GEOMETRIES
+from seg4diff.data.reading import read_image
+from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, tensor_to_image
+from seg4diff.errors import UserError
+from seg4diff.finite import require_finite
+from seg4diff.results import Segmentation, WordMaps
+from seg4diff.segmentation.frame import Frame
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+"""A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1]."""
+
+
+class Placed:
+    """A picture on the canvas that the model sees."""
+
+    def __init__(self, source: Picture, canvas: tuple[int, int], geometry: str) -> None:
+        self.picture, self.stem = _to_picture(source)
+        size = (self.picture.height, self.picture.width)
+        self.shown, window = GEOMETRIES[geometry](size, canvas)
+        self.image = window.paste(image_to_tensor(self.picture.crop(self.shown.corners), window.size), canvas, 0.0)
+        self.frame, self._size = Frame(canvas, window, self.shown.size), size
+
+    def result(self, names: Sequence[str], labels: Tensor, maps: Tensor) -> Segmentation:
+        """The result from labels of the shown part and maps on the token grid."""
+        whole = self.shown.paste(labels.cpu(), self._size, IGNORE).numpy().astype(np.uint8)
+        words = WordMaps(names if len(maps) else (), maps, self.frame, self.shown, self._size)
+        return Segmentation(self.picture, tuple(names), whole, words, self.shown, self.stem)
+
+
+def words_of_each(words: Any, pictures: int) -> list[Sequence[str]]:
+    """The words of each picture, checked."""
+    if words is None:
+        return [()] * pictures
+    asked = [words] if isinstance(words, str) else list(words)
+    if not asked or all(isinstance(word, str) for word in asked):
+        asked = [asked] * pictures
+    if len(asked) != pictures:
+        raise UserError(f"there are {pictures} pictures and {len(asked)} lists of words: give one list for all, or one for each.")
+    return [check_words(own) for own in asked]
+
+
+def to_size(size: Any) -> tuple[int, int]:
+    """(height, width) from both, or from one number for a square."""
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise UserError(f"image_size must be (height, width) in pixels, or one number for a square, found {size!r}.")
+    return pair
+
+
+def check_words(words: Sequence[str]) -> Sequence[str]:
+    """The words, each once and none of them empty.
+
+    Raises:
+        UserError: one is empty or given twice, or there is none.
+    """
+    if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise UserError(f"words must be a list of words, none of them empty, found {words}: leave them out to segment without words.")
+    return Vocabulary(tuple(" ".join(word.split()) for word in words)).names
+
+
+def _to_picture(source: Picture) -> tuple[Image.Image, str]:
+    """An upright picture of 8-bit RGB, and what to call it."""
+    if isinstance(source, str | Path):
+        return read_image(Path(source), str(source), "give another one"), Path(source).stem
+    if isinstance(source, Image.Image):
+        return to_rgb(copy.copy(source)), "picture"
+    if isinstance(source, Tensor) and source.dim() == 3 and len(source) == 3 and source.is_floating_point() and source.numel():
+        require_finite(source, "the values of the picture")
+        return tensor_to_image(source), "picture"
+    is_bytes = isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.size > 0
+    if is_bytes and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)):
+        return to_rgb(Image.fromarray(source)), "picture"
+    found = f"{source.dtype} {tuple(source.shape)}" if isinstance(source, np.ndarray | Tensor) else type(source).__name__
+    raise UserError(f"a picture must be a file, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W) in [-1, 1], found {found}.")
