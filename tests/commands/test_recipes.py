@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
 from PIL import Image
 
 from seg4diff.commands.run import check_recipe, evaluate, train
@@ -152,5 +152,5 @@ def test_a_backbone_has_exactly_the_documented_keys(tmp_path):
         and build(pictures.evaluation.proposals)
     )
     for key in keys:
-        with pytest.raises((InterpolationResolutionError, AttributeError)):
+        with pytest.raises((InterpolationResolutionError, ConfigKeyError)):
             [config.backbone[key] for config in resolved([name for name in keys if name != key])]
