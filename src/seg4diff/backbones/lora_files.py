@@ -26,8 +26,8 @@ PEFT_FILE = "adapter_model.safetensors"
 """Name that peft gives the one file of a saved adapter; adapter_config.json stands beside it."""
 COMFYUI_FILE = "comfyui.safetensors"
 """Name of the file that stands beside `LORA_FILE` where it was asked for."""
-PREFIX = re.compile(r"^(transformer\.|diffusion_model\.|model\.|base_model\.|unet\.|lora_transformer_|lora_unet_|lycoris_)+")
-"""What programs put before the name of a layer: diffusers and peft, ComfyUI, kohya's sd-scripts, OneTrainer and SimpleTuner."""
+PREFIX = re.compile(r"^(backbone\.|transformer\.|diffusion_model\.|model\.|base_model\.|unet\.|lora_transformer_|lora_unet_|lycoris_)+")
+"""What programs put before the name of a layer: the release, diffusers and peft, ComfyUI, kohya's sd-scripts, OneTrainer, SimpleTuner."""
 TEXT_ENCODER = re.compile(r"^(base_model\.model\.)?(text_encoder|lora_te\d?_|te\d?\.)")
 PART = re.compile(
     r"^(?P<layer>.+)\.((?P<A>lora_A|lora_down|lora\.down)|(?P<B>lora_B|lora_up|lora\.up))(\.default\w*)?\.weight$"
@@ -166,6 +166,7 @@ def _read_safetensors(file: Path) -> tuple[Tensors, dict[str, Any] | None]:
 def _parts(weights: Tensors, file: Path) -> dict[str, dict[str, Tensor]]:
     """The tensors of each layer as "A", "B" and "alpha", by the name that the file gives the layer."""
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    met: dict[tuple[str, str], str] = {}
     for name, tensor in weights.items():
         if kind := next((kind for sign, kind in KINDS.items() if sign in name), None):
             raise UserError(f"{file} is {kind} (it holds {name}), which is no sum of low-rank matrices: train or export a plain LoRA.")
@@ -173,7 +174,10 @@ def _parts(weights: Tensors, file: Path) -> dict[str, dict[str, Tensor]]:
         if match is None:
             raise UserError(f"{file} holds {name}, which is no part of a LoRA: expected A and B (or down and up) of linear layers alone.")
         (part,) = (part for part in ("A", "B", "alpha") if match[part])
-        parts[match["layer"] or match["scaled"]][part] = tensor
+        layer = match["layer"] or match["scaled"]
+        if (first := met.setdefault((PREFIX.sub("", layer).replace(".", "_"), part), name)) != name:
+            raise UserError(f"{file} holds two LoRAs for one layer, as {first} and {name}: keep one of them in the file.")
+        parts[layer][part] = tensor
     if not parts:
         raise UserError(f"the LoRA {file} adapts no layer of the transformer: it holds nothing, or text encoders alone.")
     if lonely := sorted(name for name, own in parts.items() if not {"A", "B"} <= own.keys()):
