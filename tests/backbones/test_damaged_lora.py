@@ -1,6 +1,7 @@
 """LoRA files of which something is damaged: what is read is right, everything else ends in a sentence."""
 
 import math
+import os
 import random
 
 import pytest
@@ -112,3 +113,17 @@ def test_a_release_file_without_named_tensors_holds_no_lora(content, layers, tmp
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(UserError, match="holds no LoRA"):
         read_lora(tmp_path / "odd.pth", layers, StableDiffusion3Pipeline.lora_state_dict)
+
+
+def test_an_error_of_the_system_names_the_file(layers, tmp_path):
+    (tmp_path / "device.safetensors").symlink_to(os.devnull)
+    with pytest.raises(UserError, match=r"the LoRA .*device.safetensors cannot be read \(.*os error"):
+        read_lora(tmp_path / "device.safetensors", layers, StableDiffusion3Pipeline.lora_state_dict)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "{", '{"r": 4, "lora_alpha": true}'])
+def test_a_damaged_neighbour_of_peft_is_named(content, layers, tmp_path):
+    save_file({f"base_model.model.{LAYER}.lora_{half}.weight": HALF[half] for half in "AB"}, tmp_path / "mine.safetensors")
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"mine.safetensors cannot be read from .*adapter_config.json"):
+        read_lora(tmp_path / "mine.safetensors", layers, StableDiffusion3Pipeline.lora_state_dict)
