@@ -13,7 +13,7 @@ from tests.lora_names import ALPHA, FORMS, RANK, adapted, alphas, named
 
 from seg4diff.backbones.base import LORA_FILE
 from seg4diff.backbones.lora import lora_weights, updates_of
-from seg4diff.backbones.lora_files import COMFYUI_FILE, PEFT_FILE, read_lora
+from seg4diff.backbones.lora_files import COMFYUI_FILE, PEFT_FILE, find_lora, read_lora
 from seg4diff.errors import MissingFileError, UserError
 
 LAYER = "transformer_blocks.1.attn.to_q"
@@ -119,6 +119,43 @@ def test_a_file_without_alpha_is_named(trained, tmp_path, caplog):
     assert updates_of(loaded)[LAYER].alpha == RANK
 
 
+@pytest.mark.parametrize(("beside", "alpha"), [(json.dumps({"r": RANK, "lora_alpha": 64}), 64), (None, RANK)])
+def test_a_file_of_peft_under_another_name_has_the_alpha_that_stands_beside_it(beside, alpha, trained, tmp_path, caplog):
+    caplog.set_level("INFO")
+    save_file(named(trained, "base_model.model.{layer}.lora_{half}.weight"), tmp_path / "mine.safetensors")
+    if beside is not None:
+        (tmp_path / "adapter_config.json").write_text(beside)
+    loaded = random_sd3()
+    loaded.load_lora(tmp_path / "mine.safetensors")
+    assert updates_of(loaded)[LAYER].alpha == alpha
+    assert ("peft keeps it in adapter_config.json, which is not beside the file" in caplog.text) == (beside is None)
+
+
+def test_a_neighbour_of_peft_is_not_for_the_files_of_others(trained, tmp_path):
+    save_file(named(trained, "transformer.{layer}.lora_{half}.weight"), tmp_path / "other.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": 64}))
+    loaded = random_sd3()
+    loaded.load_lora(tmp_path / "other.safetensors")
+    assert updates_of(loaded)[LAYER].alpha == RANK
+
+
+@pytest.mark.parametrize("metadata", ["{}", '{"text_encoder.r": 2, "text_encoder.lora_alpha": 8, "text_encoder_2.use_dora": true}'])
+def test_metadata_of_text_encoders_alone_say_nothing_about_the_transformer(metadata, trained, tmp_path):
+    tensors = named(trained, "transformer.{layer}.lora_{half}.weight")
+    save_file(tensors, tmp_path / LORA_FILE, metadata={"lora_adapter_metadata": metadata})
+    loaded = random_sd3()
+    loaded.load_lora(tmp_path)
+    assert updates_of(loaded)[LAYER].alpha == RANK
+
+
+def test_a_folder_may_be_named_like_a_file(trained, tmp_path):
+    for name in ("ours.safetensors", "ours.pth"):
+        trained.save_lora(tmp_path / name)
+        loaded = random_sd3()
+        loaded.load_lora(find_lora(tmp_path / name))
+        torch.testing.assert_close(velocity(loaded), velocity(trained))
+
+
 def halves(layer, rank=4, width=16):
     return {f"{layer}.lora_A.weight": torch.ones(rank, width), f"{layer}.lora_B.weight": torch.ones(width, rank)}
 
@@ -146,7 +183,9 @@ TE = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
         (WHOLE | {f"transformer.{LAYER}.lora_B.weight": torch.ones(16, 3)}, "that do not fit each other: .4, 16. and .16, 3."),
         (WHOLE | {f"transformer.{LAYER}.lora_A.weight": torch.ones(4, 16, 1, 1)}, "that do not fit each other"),
         (halves(f"transformer.{LAYER}", rank=0), "that do not fit each other"),
-        (WHOLE | {f"transformer.{LAYER}.lora_A.weight": torch.ones(4, 16, dtype=torch.int8)}, "holds whole numbers .torch.int8."),
+        (WHOLE | {f"transformer.{LAYER}.lora_A.weight": torch.ones(4, 16, dtype=torch.int8)}, "holds torch.int8 for .*, expected floating"),
+        (WHOLE | {f"transformer.{LAYER}.lora_B.weight": torch.ones(16, 4, dtype=torch.complex64)}, "holds torch.complex64 for"),
+        (WHOLE | {f"transformer.{LAYER}.alpha": torch.tensor(4j)}, "holds torch.complex64 for"),
         (WHOLE | alpha_of(LAYER) | halves(f"transformer.{LAYER[:-1]}v"), "an alpha for some layers and none for"),
         (WHOLE | {f"transformer.{LAYER}.dora_scale": torch.ones(16)}, "is a DoRA"),
         (WHOLE | {f"transformer.{LAYER}.lora_magnitude_vector": torch.ones(16)}, "is a DoRA"),
@@ -176,6 +215,8 @@ def test_what_cannot_be_read_is_refused_for_what_it_is(tensors, expected, layers
         ('{"transformer.r": 4}', "expected numbers above 0"),
         ('{"transformer.r": "4", "transformer.lora_alpha": 4}', "expected numbers above 0"),
         ('{"transformer.r": 4, "transformer.lora_alpha": NaN}', "expected numbers above 0"),
+        ('{"transformer.r": 4, "transformer.lora_alpha": true}', "expected numbers above 0"),
+        ('{"transformer.r": 4, "transformer.lora_alpha": 4, "transformer.alpha_pattern": {"to_q": true}}', "expected numbers above 0"),
         ('{"transformer.r": 4, "transformer.lora_alpha": 4, "transformer.alpha_pattern": {"(": 2}}', "cannot be read from its metadata"),
         ('{"transformer.r": 8, "transformer.lora_alpha": 8}', "has rank 8, and its matrices have rank 4"),
         ('{"transformer.r": 4, "transformer.lora_alpha": 4, "transformer.use_dora": true}', "is a DoRA"),

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +12,12 @@ from tests.hosts import random_flux, random_sd3
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.flux import FluxBackbone
+from seg4diff.backbones.loading import Source
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.backbones.runtime import Runtime, choose_dtype, choose_precision, own_device
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.errors import UserError
+from seg4diff.model import load
 
 INPUTS = (torch.linspace(-1, 1, 4 * 8 * 12).view(1, 4, 8, 12), torch.tensor([0.4]))
 TRAINED = LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "to_k"])
@@ -190,3 +194,27 @@ def test_a_model_of_another_family_is_named(folder):
     with pytest.raises(UserError, match=r"is a StableDiffusionXLPipeline, .*there are adapters for StableDiffusion3Pipeline, FluxPipeline"):
         SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0)
     index.write_text(text)
+
+
+@pytest.fixture
+def broken(folder, tmp_path):
+    """A copy of a model whose configurations may be damaged."""
+    return Path(shutil.copytree(folder / "sd3", tmp_path / "sd3"))
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "3", "null", '"SD3"', '{"_class_name": null}', '{"_class_name": ["SD3"]}', "{"])
+def test_a_damaged_index_is_named_by_whoever_reads_it(content, broken):
+    (broken / "model_index.json").write_text(content)
+    source = Source(str(broken), None)
+    for read in (source.kind, lambda: source.check_class(SD3Backbone.pipeline_class), lambda: load(broken)):
+        with pytest.raises(UserError, match=r"the model .*sd3 .*(names no pipeline|is no JSON object|could not be loaded)"):
+            read()
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", "null", '"SD3"', "{"])
+def test_a_damaged_configuration_of_a_part_is_named(content, broken):
+    source = Source(str(broken), None)
+    for part, read in (("vae", source.vae_config), ("transformer", source.kind)):
+        (broken / part / "config.json").write_text(content)
+        with pytest.raises(UserError, match=r"sd3 .*as an? (autoencoder|transformer) "):
+            read()

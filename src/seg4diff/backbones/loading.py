@@ -43,21 +43,34 @@ class Source:
 
     def vae_config(self) -> dict[str, Any]:
         """The configuration of the autoencoder; no weights are read."""
-        return _fetch(diffusers.AutoencoderKL.load_config, "an autoencoder", self.path, self.revision, {"subfolder": "vae"})
+        return self._config("an autoencoder", subfolder="vae")
 
     def kind(self) -> tuple[str, dict[str, Any]]:
         """Name of the pipeline's class, and the configuration of its transformer; no weights are read."""
-        index = _fetch(DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {})
-        load = diffusers.AutoencoderKL.load_config  # reads the configuration of a model of any class
-        return index["_class_name"], _fetch(load, "a transformer", self.path, self.revision, {"subfolder": "transformer"})
+        return self._pipeline_class(), self._config("a transformer", subfolder="transformer")
 
     def check_class(self, expected: type) -> None:
         """Raise UserError if the model is not of the class that the adapter reads."""
-        index = _fetch(DiffusionPipeline.load_config, "a pipeline", self.path, self.revision, {})
-        found = index.get("_class_name") if isinstance(index, dict) else None
+        found = self._pipeline_class()
         if found != expected.__name__:
             advice = f"use backbone={FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
             raise UserError(f"the model {self.path} is a {found}, but this backbone reads a {expected.__name__}: {advice}.")
+
+    def _pipeline_class(self) -> str:
+        """What model_index.json names."""
+        found = self._config("a pipeline", DiffusionPipeline).get("_class_name")
+        if not isinstance(found, str):
+            raise UserError(
+                f"the model_index.json of the model {self.path} names no pipeline (_class_name): it is damaged, fetch it again."
+            )
+        return found
+
+    def _config(self, what: str, reader: type = diffusers.AutoencoderKL, **options: Any) -> dict[str, Any]:
+        """A configuration as its file holds it; the class of an autoencoder reads that of a model of any class."""
+        config = _fetch(reader.load_config, what, self.path, self.revision, options)
+        if not isinstance(config, dict):
+            raise UserError(f"the configuration of the model {self.path} as {what} is no JSON object: it is damaged, fetch it again.")
+        return config
 
     def identity(self) -> dict[str, str]:
         """Which model this is, however its path is written."""

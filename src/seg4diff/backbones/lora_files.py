@@ -26,8 +26,9 @@ PEFT_FILE = "adapter_model.safetensors"
 """Name that peft gives the one file of a saved adapter; adapter_config.json stands beside it."""
 COMFYUI_FILE = "comfyui.safetensors"
 """Name of the file that stands beside `LORA_FILE` where it was asked for."""
-PREFIX = re.compile(r"^(transformer\.|diffusion_model\.|model\.|base_model\.|unet\.|lora_transformer_|lora_unet_|lycoris_)+")
-"""What programs put before the name of a layer: diffusers and peft, ComfyUI, kohya's sd-scripts, OneTrainer and SimpleTuner."""
+PREFIX = re.compile(r"^(backbone\.|transformer\.|diffusion_model\.|model\.|base_model\.|unet\.|lora_transformer_|lora_unet_|lycoris_)+")
+"""What programs put before the name of a layer: the release, diffusers and peft, ComfyUI, kohya's sd-scripts, OneTrainer, SimpleTuner."""
+PEFT_PREFIX = "base_model.model."
 TEXT_ENCODER = re.compile(r"^(base_model\.model\.)?(text_encoder|lora_te\d?_|te\d?\.)")
 PART = re.compile(
     r"^(?P<layer>.+)\.((?P<A>lora_A|lora_down|lora\.down)|(?P<B>lora_B|lora_up|lora\.up))(\.default\w*)?\.weight$"
@@ -65,7 +66,7 @@ class Update:
 
 def lora_file(path: Path) -> Path | None:
     """The file of a LoRA that is given as a folder or as the file itself; None where there is none."""
-    if path.suffix in (".pth", ".safetensors"):
+    if path.suffix in (".pth", ".safetensors") and not path.is_dir():
         return path
     return next((path / name for name in (LORA_FILE, PEFT_FILE) if (path / name).is_file()), None)
 
@@ -128,12 +129,13 @@ def read_lora(path: Path, layers: Mapping[str, nn.Linear], convert: Callable[[Te
     if len(unscaled := [name for name, own in parts.items() if "alpha" not in own]) not in (0, len(parts)):
         raise UserError(f"the LoRA {file} has an alpha for some layers and none for '{unscaled[0]}': the file is incomplete.")
     if stated is None and unscaled:
-        log.info("%s has no alpha: its updates are added as they are (alpha = rank), as diffusers does", file)
+        lost = "; peft keeps it in adapter_config.json, which is not beside the file" if _is_of_peft(file, weights) else ""
+        log.info("%s has no alpha: its updates are added as they are (alpha = rank), as diffusers does%s", file, lost)
     return {places[name]: _update(own, places[name], layers, stated or {}, file) for name, own in parts.items()}
 
 
 def _read_safetensors(file: Path) -> tuple[Tensors, dict[str, Any] | None]:
-    """The tensors of a file, and the configuration of peft that its metadata or its neighbour hold; None where neither does."""
+    """The tensors of a file, and what is stated about their scale."""
     try:
         with safe_open(file, framework="pt") as content:
             weights = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a dict
@@ -144,28 +146,42 @@ def _read_safetensors(file: Path) -> tuple[Tensors, dict[str, Any] | None]:
         ) from error
     except SafetensorError as error:
         raise UserError(f"the LoRA {file} cannot be read ({error}): it is truncated or not a safetensors file.") from error
-    neighbour = file.with_name("adapter_config.json")
+    except OSError as error:  # of the Rust library, which does not name the file
+        raise UserError(f"the LoRA {file} cannot be read ({error}): check that it is a file and that its disk works.") from error
+    return weights, _stated(file, weights, metadata)
+
+
+def _is_of_peft(file: Path, weights: Tensors) -> bool:
+    return file.name == PEFT_FILE or any(name.startswith(PEFT_PREFIX) for name in weights)
+
+
+def _stated(file: Path, weights: Tensors, metadata: str | None) -> dict[str, Any] | None:
+    """The configuration of peft that the metadata of a file or its neighbour hold for the transformer; None where neither does."""
+    stated, neighbour, place = None, file.with_name("adapter_config.json"), "its metadata"
     try:
         if metadata is not None:
-            stated = {name.removeprefix("transformer."): value for name, value in json.loads(metadata).items()}
-        elif file.name == PEFT_FILE and neighbour.is_file():
+            own = {name: value for name, value in json.loads(metadata).items() if not TEXT_ENCODER.match(name)}
+            stated = {name.removeprefix("transformer."): value for name, value in own.items()} or None
+        if stated is None and _is_of_peft(file, weights) and neighbour.is_file():
+            place = str(neighbour)
             stated = dict(json.loads(neighbour.read_text(encoding="utf-8")))
-        else:
-            return weights, None
+        if stated is None:
+            return None
         scales = [stated.get("lora_alpha"), *(stated.get("alpha_pattern") or {}).values()]
         ranks = [stated.get("r"), *(stated.get("rank_pattern") or {}).values()]
-        if any(not isinstance(number, int | float) or not 0 < number < math.inf for number in [*scales, *ranks]):
+        if any(type(number) not in (int, float) or not 0 < number < math.inf for number in [*scales, *ranks]):  # True is an int too
             raise ValueError("expected numbers above 0")
         for pattern in [*(stated.get("alpha_pattern") or {}), *(stated.get("rank_pattern") or {})]:
             re.compile(pattern)
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise UserError(f"rank and alpha of the LoRA {file} cannot be read from its metadata ({error}): it is damaged.") from error
-    return weights, stated
+    except (OSError, ValueError, TypeError, AttributeError, re.error) as error:
+        raise UserError(f"rank and alpha of the LoRA {file} cannot be read from {place} ({error}): it is damaged.") from error
+    return stated
 
 
 def _parts(weights: Tensors, file: Path) -> dict[str, dict[str, Tensor]]:
     """The tensors of each layer as "A", "B" and "alpha", by the name that the file gives the layer."""
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    met: dict[tuple[str, str], str] = {}
     for name, tensor in weights.items():
         if kind := next((kind for sign, kind in KINDS.items() if sign in name), None):
             raise UserError(f"{file} is {kind} (it holds {name}), which is no sum of low-rank matrices: train or export a plain LoRA.")
@@ -173,7 +189,10 @@ def _parts(weights: Tensors, file: Path) -> dict[str, dict[str, Tensor]]:
         if match is None:
             raise UserError(f"{file} holds {name}, which is no part of a LoRA: expected A and B (or down and up) of linear layers alone.")
         (part,) = (part for part in ("A", "B", "alpha") if match[part])
-        parts[match["layer"] or match["scaled"]][part] = tensor
+        layer = match["layer"] or match["scaled"]
+        if (first := met.setdefault((PREFIX.sub("", layer).replace(".", "_"), part), name)) != name:
+            raise UserError(f"{file} holds two LoRAs for one layer, as {first} and {name}: keep one of them in the file.")
+        parts[layer][part] = tensor
     if not parts:
         raise UserError(f"the LoRA {file} adapts no layer of the transformer: it holds nothing, or text encoders alone.")
     if lonely := sorted(name for name, own in parts.items() if not {"A", "B"} <= own.keys()):
@@ -212,8 +231,10 @@ def _converted(
 def _update(own: dict[str, Tensor], name: str, layers: Mapping[str, nn.Linear], stated: dict[str, Any], file: Path) -> Update:
     """The update of a layer, checked."""
     for part, tensor in own.items():
-        if not tensor.is_floating_point() and part != "alpha":
-            raise UserError(f"the LoRA {file} holds whole numbers ({tensor.dtype}) for '{name}': give the file before it was quantised.")
+        if tensor.is_complex() or not (tensor.is_floating_point() or part == "alpha"):
+            raise UserError(
+                f"the LoRA {file} holds {tensor.dtype} for '{name}', expected floating point: give the file before it was converted."
+            )
         if not tensor.float().isfinite().all():
             raise UserError(f"the LoRA {file} holds weights that are not finite, first for '{name}': its training has failed, use another.")
     down, up, layer = own["A"].float(), own["B"].float(), layers[name]
