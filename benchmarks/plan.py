@@ -50,7 +50,7 @@ class Job:
     speed: float
 
     def storage(self) -> dict[str, str]:
-        """The cache that `encode.py` fills."""
+        """The cache that `train.py mode=encode` fills."""
         images, prompts = self.images * counts.cached_image(self.side), self.images * self.prompts * counts.cached_text(self._size)
         return {
             "cache: latents": scaled(images, "B"),

@@ -225,7 +225,9 @@ def test_image_size_that_the_model_cannot_take(size, capsys, tmp_path, assets, p
 def test_caption_that_is_no_text(capsys, tmp_path, assets, photos):
     file = photos / "val" / "metadata.jsonl"
     file.write_text(file.read_text().replace('"sand and snow"', "5"))
-    assert f"the caption in line 1 of {file} must be a string, found 5" in sentence(capsys, folder_training(tmp_path, assets, photos))
+    assert f"the caption in line 1 of {file} must be a string or a list of strings, found '5'" in sentence(
+        capsys, folder_training(tmp_path, assets, photos)
+    )
 
 
 def test_nothing_to_align(capsys, monkeypatch, tmp_path, assets, photos):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from seg4diff.commands.check import SIDE, check
+from seg4diff.commands.check import SIDE, check, check_data
 from seg4diff.commands.cli import app
 from seg4diff.errors import MissingFileError, UserError
 from tests.data import layouts
@@ -170,3 +170,8 @@ def test_the_command_ends_in_a_sentence(coco, tmp_path, capsys):
     assert isinstance(done.exception, UserError)
     assert "1 of the 8 images that were opened cannot be used" in str(done.exception)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["check.json"]
+
+
+def test_a_mistyped_data_set_names_the_nearest():
+    with pytest.raises(UserError, match=r"there is no data set 'coco_stuf' \(did you mean coco_stuff\?\): choose ade20k"):
+        check_data("coco_stuf")

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def check_data(
         out: folder of the results; None: outputs/check/<time>.
         settings: what else is set, as on the command line of train.py.
     """
+    known = sorted(file.stem for file in (conf_dir() / "data").glob("*.yaml"))
+    if data not in known:
+        near = get_close_matches(data, known, n=1)
+        raise UserError(f"there is no data set '{data}'{f' (did you mean {near[0]}?)' if near else ''}: choose {', '.join(known)}.")
     values = [f"data={data}", f"split={split}", f"decode={decode}", f"images={images}", *settings]
     set_places()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -37,7 +37,7 @@ def segment(
     recursive: Annotated[bool, typer.Option("--recursive", help="Also take the pictures of the folders in the folder.")] = False,
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/segment/<time>.")] = None,
     model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
-    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or .pth of the release.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
     like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
     block: Annotated[int | None, typer.Option(help="Block that is read; default: the expert.")] = None,
     geometry: Annotated[str, typer.Option(help="letterbox (whole, padded), stretch, or crop (the centre).")] = "letterbox",

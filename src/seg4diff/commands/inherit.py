@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones import lora_files
-from seg4diff.errors import UserError
+from seg4diff.errors import MissingFileError, UserError
 from seg4diff.presets import read_config, run_file_of
 from seg4diff.training.checkpoints import read_checkpoint
 
@@ -40,7 +40,10 @@ def find_lora(ckpt: str) -> Path | None:
         return None
     if ckpt.endswith(".ckpt"):
         read_checkpoint(ckpt)
-    return lora_files.find_lora(ckpt)
+    try:
+        return lora_files.find_lora(ckpt)
+    except MissingFileError as error:
+        raise MissingFileError(f"{str(error).removesuffix('.')}, nor the word base.") from error
 
 
 def take_from_run(config: DictConfig, lora: Path) -> int | None:
