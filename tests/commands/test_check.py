@@ -169,7 +169,7 @@ def test_the_command_ends_in_a_sentence(coco, tmp_path, capsys):
     done = CliRunner().invoke(app, [*typed, "--set", "experiment=coco_lora", "--set", "data.num_workers=1"])
     assert isinstance(done.exception, UserError)
     assert "1 of the 8 images that were opened cannot be used" in str(done.exception)
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["check.json"]
+    assert [file.name for file in (tmp_path / "out").glob("[!.]*")] == ["check.json"]
 
 
 def test_a_mistyped_data_set_names_the_nearest():
