@@ -68,7 +68,37 @@ def test_sixteen_bit_png_and_rounding():
     assert seen(stored(Image.fromarray(np.array([[0, 128, 129, 65535]], np.uint16))))[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
-@pytest.mark.parametrize("odd", [[-1, 3], [0, 70000], [np.nan, 0.5], [np.inf, 0]])
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_greys_that_resampling_carried_out_of_their_range_are_clipped(white):
+    over = np.array([[-1e-4, white / 5, white + 1e-4]])
+    assert seen(stored(Image.fromarray(over.astype(np.float32)), "TIFF"))[0, :, 0].tolist() == [0, 51, 255]
+
+
+@pytest.mark.parametrize("maximum", [1.25, 2, 15.5, 256, 4000])
+def test_bright_pixels_do_not_make_the_others_black(maximum):
+    file = stored(Image.fromarray(np.array([[0, 0.5, maximum]], np.float32)), "TIFF")
+    with pytest.raises(UnreadableError, match=rf"its greys go from 0.0 to {maximum}.*, which does not tell whether white is 1"):
+        seen(file)
+
+
+def test_neither_are_integers_of_ten_bits_taken_for_sixteen():
+    with pytest.raises(UnreadableError, match="its greys go from 0 to 1023, which does not tell"):
+        seen(stored(Image.fromarray(np.array([[0, 1023]], np.int32)), "TIFF"))
+
+
+@pytest.mark.parametrize("head", [b"P5 3 1 65535\n", b"P2 3 1 65535\n"])
+def test_white_is_what_the_file_format_defines(head):
+    greys = np.array([[0, 129, 189]], np.uint16)
+    graymap = head + (greys.astype(">u2").tobytes() if head.startswith(b"P5") else b"0 129 189\n")
+    assert np.array_equal(seen(graymap), seen(stored(Image.fromarray(greys)))), "as in a PNG"
+    assert seen(graymap).max() == 1
+
+
+def test_a_graymap_of_ten_bits_has_its_own_white():
+    assert seen(b"P5 3 1 1023\n" + np.array([0, 205, 1023], ">u2").tobytes())[0, :, 0].tolist() == [0, 51, 255]
+
+
+@pytest.mark.parametrize("odd", [[-1, 3], [-0.01, 1], [0, 70000], [np.nan, 0.5], [np.inf, 0], [-np.inf, 1]])
 def test_greys_without_a_known_white_are_refused(odd):
     file = stored(Image.fromarray(np.array([odd], np.float32)), "TIFF")
     with pytest.raises(UnreadableError, match=r"the image it cannot be read \(its greys go from .*: replace it"):
