@@ -30,8 +30,10 @@ OVERSHOOT = 1e-3
 """How far resampling and rounding may carry greys out of their range; they are clipped."""
 DARK = 1 / 16
 """A picture whose greys fit a larger range but stay below this share of it may as well be one that exceeds the smaller range."""
-LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
-"""Formats of label maps; the others change values where they compress, or spread them over colours."""
+LOSSLESS = ("PNG", "TIFF", "BMP")
+"""Formats of label maps; the others change values where they compress, spread them over colours or, as GIF, renumber them."""
+SAMPLE_FORMAT, SIGNED = 339, 2
+"""The TIFF tag that tells how numbers are stored, and its value for numbers with a sign; Pillow keeps the sign above 8 bits alone."""
 ONE_CHANNEL = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B")
 
 
@@ -124,12 +126,17 @@ def _check_storage(picture: ImageFile, name: str) -> None:
         found = f"TIFF with {picture.info['compression']} compression"
     if found not in LOSSLESS:
         raise UserError(
-            f"mask {name} is stored as {found}, which may change class ids: masks are PNG, or else TIFF, BMP or GIF without loss; make it "
+            f"mask {name} is stored as {found}, which may change class ids: masks are PNG, or else TIFF or BMP without loss; make it "
             "again from what it was made of, since a copy in another format keeps the wrong values."
         )
     if picture.mode not in ONE_CHANNEL:
         raise UserError(
             f"mask {name} must have one channel of class ids, found {'+'.join(picture.getbands())}: save it as a grey or palette PNG."
+        )
+    if found == "TIFF" and picture.mode == "L" and SIGNED in picture.tag_v2.get(SAMPLE_FORMAT, ()):
+        raise UserError(
+            f"mask {name} is stored as signed numbers of 8 bits, and decoding makes -1 become 255: save it as numbers without a sign, with "
+            "255 where no class is labelled."
         )
     stored = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in picture.tile if tile.args]
     if any(str(raw).startswith(("L;", "1;I")) for raw in stored):
