@@ -68,7 +68,37 @@ def test_sixteen_bit_png_and_rounding():
     assert seen(stored(Image.fromarray(np.array([[0, 128, 129, 65535]], np.uint16))))[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
-@pytest.mark.parametrize("odd", [[-1, 3], [0, 70000], [np.nan, 0.5], [np.inf, 0]])
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_greys_that_resampling_carried_out_of_their_range_are_clipped(white):
+    over = np.array([[-1e-4, white / 5, white + 1e-4]])
+    assert seen(stored(Image.fromarray(over.astype(np.float32)), "TIFF"))[0, :, 0].tolist() == [0, 51, 255]
+
+
+@pytest.mark.parametrize("maximum", [1.25, 2, 15.5, 256, 4000])
+def test_bright_pixels_do_not_make_the_others_black(maximum):
+    file = stored(Image.fromarray(np.array([[0, 0.5, maximum]], np.float32)), "TIFF")
+    with pytest.raises(UnreadableError, match=rf"its greys go from 0.0 to {maximum}.*, which does not tell whether white is 1"):
+        seen(file)
+
+
+def test_neither_are_integers_of_ten_bits_taken_for_sixteen():
+    with pytest.raises(UnreadableError, match="its greys go from 0 to 1023, which does not tell"):
+        seen(stored(Image.fromarray(np.array([[0, 1023]], np.int32)), "TIFF"))
+
+
+@pytest.mark.parametrize("head", [b"P5 3 1 65535\n", b"P2 3 1 65535\n"])
+def test_white_is_what_the_file_format_defines(head):
+    greys = np.array([[0, 129, 189]], np.uint16)
+    graymap = head + (greys.astype(">u2").tobytes() if head.startswith(b"P5") else b"0 129 189\n")
+    assert np.array_equal(seen(graymap), seen(stored(Image.fromarray(greys)))), "as in a PNG"
+    assert seen(graymap).max() == 1
+
+
+def test_a_graymap_of_ten_bits_has_its_own_white():
+    assert seen(b"P5 3 1 1023\n" + np.array([0, 205, 1023], ">u2").tobytes())[0, :, 0].tolist() == [0, 51, 255]
+
+
+@pytest.mark.parametrize("odd", [[-1, 3], [-0.01, 1], [0, 70000], [np.nan, 0.5], [np.inf, 0], [-np.inf, 1]])
 def test_greys_without_a_known_white_are_refused(odd):
     file = stored(Image.fromarray(np.array([odd], np.float32)), "TIFF")
     with pytest.raises(UnreadableError, match=r"the image it cannot be read \(its greys go from .*: replace it"):
@@ -166,13 +196,13 @@ def test_orientations_that_do_not_exist_turn_nothing(orientation):
 IDS = np.array([[0, 1, 2], [3, 254, 255]])
 
 
-@pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP"])
 @pytest.mark.parametrize("palette", [False, True])
 def test_label_maps_of_every_lossless_format_keep_their_values(form, palette):
     mask = Image.fromarray(IDS.astype(np.uint8))
     if palette:
         mask.putpalette([(97 * k + 31) % 256 for k in range(768)])
-    assert values(stored(mask, form, **({"optimize": False} if form == "GIF" else {}))) == IDS.tolist()
+    assert values(stored(mask, form)) == IDS.tolist()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
@@ -198,6 +228,11 @@ REFUSED = {
     "webp": (stored(Image.fromarray(GREYS), "WEBP"), "mask it is stored as WEBP"),
     "jpeg 2000": (stored(Image.fromarray(GREYS), "JPEG2000"), "mask it is stored as JPEG2000"),
     "jpeg in tiff": (stored(Image.fromarray(GREYS), "TIFF", compression="jpeg"), "stored as TIFF with jpeg compression"),
+    "gif": (stored(Image.fromarray(np.array([[0, 3]], np.uint8)), "GIF"), "mask it is stored as GIF, .*masks are PNG, or else TIFF or BMP"),
+    "signed": (
+        stored(Image.fromarray(np.array([[-1, 3]], np.int8).view(np.uint8)), "TIFF", tiffinfo={339: 2}),
+        "mask it is stored as signed numbers of 8 bits, .*without a sign",
+    ),
     "2 bits": (png(2, [b"\x1b"], 4), "mask it is stored as grey of less than 8 bits .*save it with 8 bits"),
     "4 bits": (png(4, [b"\x01\x23"], 4), "mask it is stored as grey of less than 8 bits"),
     "0 is white": (stored(Image.fromarray(GREYS), "TIFF", tiffinfo={262: 0}), "mask it is stored as grey of .* with 0 as white"),

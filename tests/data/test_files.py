@@ -26,6 +26,15 @@ def test_linked_folders_are_visited_once_and_hidden_ones_never(root):
     assert keys(root) == {"a", "below/b", "linked/c"}
 
 
+@pytest.mark.parametrize("target", [".store/b", "below/.store/b", ".store"])
+def test_a_link_to_a_hidden_folder_of_the_root_is_visited_once(target, root):
+    (root / target).mkdir(parents=True)
+    (root / target / "e.jpg").touch()
+    (root / "b").symlink_to(root / target)
+    (root / "b again").symlink_to(root / target)
+    assert keys(root) == {"a", "below/b", "linked/c", "b/e"}
+
+
 @pytest.mark.parametrize("target", [".", "below", "..", "../root"])
 def test_links_that_lead_back_end_nowhere(target, root):
     (root / "below" / "back").symlink_to(root / target)

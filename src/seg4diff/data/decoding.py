@@ -23,9 +23,17 @@ TURNS = {
 }
 """EXIF orientation -> what brings the picture upright; 1 is upright, other values mean nothing."""
 WHITES = {"I": (255, 65535), "F": (1, 255, 65535)}
-"""Modes whose white no file format defines -> the values that it may have: it is the first one that no pixel exceeds."""
-LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
-"""Formats of label maps; the others change values where they compress, or spread them over colours."""
+"""Modes whose white most file formats do not define -> the values that it may have: it is the first one that no pixel exceeds."""
+SIXTEEN_BIT = ("PNG", "PPM")
+"""Formats whose greys of more than 8 bits have 65535 as white, also where Pillow decodes them to 32-bit integers."""
+OVERSHOOT = 1e-3
+"""How far resampling and rounding may carry greys out of their range; they are clipped."""
+DARK = 1 / 16
+"""A picture whose greys fit a larger range but stay below this share of it may as well be one that exceeds the smaller range."""
+LOSSLESS = ("PNG", "TIFF", "BMP")
+"""Formats of label maps; the others change values where they compress, spread them over colours or, as GIF, renumber them."""
+SAMPLE_FORMAT, SIGNED = 339, 2
+"""The TIFF tag that tells how numbers are stored, and its value for numbers with a sign; Pillow keeps the sign above 8 bits alone."""
 ONE_CHANNEL = ("1", "L", "P", "I", "F", "I;16", "I;16L", "I;16B")
 
 
@@ -40,17 +48,18 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """The picture as people see it: 8-bit RGB, upright, on white where it is transparent.
 
     16-bit greys are scaled to 8 bit. So are greys of 32-bit integers and floats, from the smallest range that holds all of them: [0, 1]
-    (floats alone), [0, 255] or [0, 65535].
+    (floats alone), [0, 255] or [0, 65535]. They are clipped where they leave it by no more than `OVERSHOOT`.
 
     Args:
         picture: of any mode and size; an RGB picture keeps its pixels.
 
     Raises:
-        ValueError: greys that are in none of these ranges, or what Pillow raises for a damaged file.
+        ValueError: greys that do not tell which of these ranges is theirs, or what Pillow raises for a damaged file.
     """
+    kind = "I;16" if picture.mode == "I" and picture.format in SIXTEEN_BIT else picture.mode
     picture = _upright(picture)
     if picture.mode[0] in "IF":
-        rgb = Image.fromarray(_scaled(np.asarray(picture), picture.mode)).convert("RGB")
+        rgb = Image.fromarray(_scaled(np.asarray(picture), WHITES.get(kind, (65535,)))).convert("RGB")
     elif picture.has_transparency_data:
         layer, rgb = picture.convert("RGBA"), Image.new("RGB", picture.size, "white")
         rgb.paste(layer, mask=layer.getchannel("A"))
@@ -70,13 +79,22 @@ def _upright(picture: Image.Image) -> Image.Image:
     return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
-def _scaled(values: np.ndarray, mode: str) -> np.ndarray:
-    """Greys (H, W) of 16 or 32 bits in [0, white] -> 8 bit."""
+def _scaled(values: np.ndarray, whites: tuple[int, ...]) -> np.ndarray:
+    """Greys (H, W) of 16 or 32 bits -> 8 bit.
+
+    Args:
+        values: greys in [0, white].
+        whites: what white may be, ascending.
+
+    Raises:
+        ValueError: greys that are in none of these ranges, or far below white and yet above the next smaller one: highlights of 2 in a
+            picture whose white is 1 would make the whole picture black.
+    """
     low, high = values.min(), values.max()
-    white = next((white for white in WHITES.get(mode, (65535,)) if low >= 0 and high <= white), None)
-    if white is None:
-        raise ValueError(f"its greys go from {low} to {high}, and must be in [0, 255], [0, 65535] or, as floats, in [0, 1]")
-    return (values.astype(np.float64) * (255 / white)).round().astype(np.uint8)
+    white = next((white for white in whites if high <= white + OVERSHOOT), None)
+    if white is None or not low >= -OVERSHOOT or (white > whites[0] and high < DARK * white):
+        raise ValueError(f"its greys go from {low} to {high}, which does not tell whether white is 1 (floats alone), 255 or 65535")
+    return (values.astype(np.float64) * (255 / white)).round().clip(0, 255).astype(np.uint8)
 
 
 def to_labels(picture: ImageFile, name: str) -> np.ndarray:
@@ -108,12 +126,17 @@ def _check_storage(picture: ImageFile, name: str) -> None:
         found = f"TIFF with {picture.info['compression']} compression"
     if found not in LOSSLESS:
         raise UserError(
-            f"mask {name} is stored as {found}, which may change class ids: masks are PNG, or else TIFF, BMP or GIF without loss; make it "
+            f"mask {name} is stored as {found}, which may change class ids: masks are PNG, or else TIFF or BMP without loss; make it "
             "again from what it was made of, since a copy in another format keeps the wrong values."
         )
     if picture.mode not in ONE_CHANNEL:
         raise UserError(
             f"mask {name} must have one channel of class ids, found {'+'.join(picture.getbands())}: save it as a grey or palette PNG."
+        )
+    if found == "TIFF" and picture.mode == "L" and SIGNED in picture.tag_v2.get(SAMPLE_FORMAT, ()):
+        raise UserError(
+            f"mask {name} is stored as signed numbers of 8 bits, and decoding makes -1 become 255: save it as numbers without a sign, with "
+            "255 where no class is labelled."
         )
     stored = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in picture.tile if tile.args]
     if any(str(raw).startswith(("L;", "1;I")) for raw in stored):

@@ -24,7 +24,8 @@ def read_text(file: Path) -> str:
 def lines_of(file: Path) -> list[str]:
     """The lines of a file that a person wrote, blank ones at its end left out.
 
-    Only the end of a line ends it: `str.splitlines` also splits at form feeds and U+2028, and every later line would get another number.
+    Only the end of a line ends it. `str.splitlines` also splits at form feeds and U+2028: one line would become two, and all after it
+    would be counted one too high.
     """
     return read_text(file).rstrip().split("\n")
 
@@ -61,12 +62,16 @@ def walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder below and including `root` with the names of its files: linked folders once, hidden ones never."""
     whole = Path(root).resolve()
     seen = {whole}
+
+    def visible(target: Path) -> bool:
+        return target.is_relative_to(whole) and not any(part.startswith(".") for part in target.relative_to(whole).parts)
+
     for folder, below, names in os.walk(root, followlinks=True):
         yield folder, names
         paths, below[:] = sorted(Path(folder, name) for name in below if name[0] != "."), []
         for path in paths:
             target = path.resolve()
-            if target not in seen and not (path.is_symlink() and target.is_relative_to(whole)):  # else it is visited where it lies
+            if target not in seen and not (path.is_symlink() and visible(target)):  # else it is visited where it lies
                 below.append(path.name)
                 seen.add(target)
 
