@@ -98,12 +98,16 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         dataset = self._samples("train", resize_mask=True)
+        return DataLoader(dataset, batch_sampler=self.endless(len(dataset)), collate_fn=collate, num_workers=self._num_workers)
+
+    def endless(self, size: int) -> EndlessBatchSampler:
+        """The batches of this process in a run over `size` training samples, from where the run stands."""
         trainer = self.trainer
         for name in ("max_steps", "accumulate_grad_batches"):
             if getattr(trainer, name) < 1:
                 raise UserError(f"trainer.{name} must be at least 1, found {getattr(trainer, name)}.")
-        sampler = EndlessBatchSampler(
-            size=len(dataset),
+        return EndlessBatchSampler(
+            size=size,
             batch_size=self._batch_size,
             batches=trainer.max_steps * trainer.accumulate_grad_batches,
             start=trainer.global_step * trainer.accumulate_grad_batches,
@@ -111,7 +115,6 @@ class SegmentationDataModule(L.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self._num_workers)
 
     def eval_dataloader(self, split: str) -> DataLoader:
         """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""

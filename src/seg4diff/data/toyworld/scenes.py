@@ -13,7 +13,7 @@ from seg4diff.data.toyworld.things import THINGS, Brush, Thing
 CLASS_NAMES: tuple[str, ...] = tuple(thing.name for thing in THINGS) + tuple(STUFF)
 """Class id = position in this tuple: the things first, then the stuff."""
 _SUPERSAMPLING = 3
-_SIZES = (0.30, 0.52)
+SIZES = (0.30, 0.52)
 """Smallest and largest side of a thing, as a share of the image side."""
 _MOST_HIDDEN = 0.15
 """A thing is placed only where it hides at most this share of any other."""
@@ -54,7 +54,7 @@ def make_scene(seed: int, split: str, index: int, side: int = 96) -> Scene:
     instances = np.zeros((side, side), dtype=np.uint8)
     placed: list[Placed] = []
     for thing in _choose_things(rng):
-        brightness, share = rng.random(), rng.uniform(*_SIZES)
+        brightness, share = rng.random(), rng.uniform(*SIZES)
         tile = _paint(rng, thing, brightness, round(share * side))
         window = _find_window(rng, tile, instances)
         if window is None:
@@ -64,7 +64,7 @@ def make_scene(seed: int, split: str, index: int, side: int = 96) -> Scene:
         canvas[window] = canvas[window] * (1 - alpha) + tile[..., :3] * alpha
         rows, columns = window
         centre = ((columns.start + columns.stop) / 2 / side, (rows.start + rows.stop) / 2 / side)
-        placed.append(Placed(thing.name, brightness, (share - _SIZES[0]) / (_SIZES[1] - _SIZES[0]), centre))
+        placed.append(Placed(thing.name, brightness, (share - SIZES[0]) / (SIZES[1] - SIZES[0]), centre))
         mask[window][inside], instances[window][inside] = CLASS_NAMES.index(thing.name), len(placed)
     canvas = canvas + rng.normal(0, 1.0, canvas.shape)
     present = tuple(CLASS_NAMES[k] for k in np.unique(mask))
