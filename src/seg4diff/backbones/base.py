@@ -153,8 +153,13 @@ class Backbone(nn.Module, ABC):
         """Raises UserError if the model's dtype does not run on this device."""
 
     @abstractmethod
-    def sample(self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int]) -> list[Image.Image]:
-        """Generate one image per prompt with the host's own pipeline; image k has its own generator seeded by seed + k."""
+    def sample(
+        self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int], at_once: int = 1
+    ) -> list[Image.Image]:
+        """Generate one image per prompt with the host's own pipeline; image k has its own generator seeded by seed + k.
+
+        A card that trains one image a step has no room for more than one image `at_once`.
+        """
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:

@@ -153,6 +153,13 @@ class PipelineBackbone(Backbone):
             latents = pipeline.vae.encode(images.to(self.device, pipeline.vae.dtype)).latent_dist.mean
         return (latents - self._vae_config["shift_factor"]) * self._vae_config["scaling_factor"]
 
+    @torch.no_grad()
+    def decode_image(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) as of `encode_image` -> images (B, 3, H, W) in [-1, 1]."""
+        with self._encoding("vae") as pipeline:
+            unscaled = latents / self._vae_config["scaling_factor"] + self._vae_config["shift_factor"]
+            return pipeline.vae.decode(unscaled.to(self.device, pipeline.vae.dtype)).sample.clamp(-1, 1)
+
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
         offsets = [self._character_offsets(prompt) for prompt in prompts]
         for prompt, pairs in zip(prompts, offsets, strict=True):
@@ -216,13 +223,17 @@ class PipelineBackbone(Backbone):
         """Embeddings (B, T, D) and pooled text (B, P) of prompts that fit; P = 0 where the family has none."""
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int]) -> list[Image.Image]:
+    def sample(
+        self, prompts: Sequence[str], *, seed: int, steps: int, guidance: float, size: tuple[int, int], at_once: int = 1
+    ) -> list[Image.Image]:
         options = {"height": size[0], "width": size[1], "num_inference_steps": steps, "guidance_scale": guidance, **self._text_options}
-        with self._encoding(*self.encoders) as pipeline:  # one by one: a card that trains one image a step has no room for a batch
-            return [
-                pipeline(prompt=prompt, generator=torch.Generator().manual_seed(seed + k), **options).images[0]
-                for k, prompt in enumerate(prompts)
-            ]
+        images: list[Image.Image] = []
+        with self._encoding(*self.encoders) as pipeline:
+            for first in range(0, len(prompts), at_once):
+                own = list(prompts[first : first + at_once])
+                generators = [torch.Generator().manual_seed(seed + first + k) for k in range(len(own))]
+                images += pipeline(prompt=own, generator=generators, **options).images
+        return images
 
     def save_pretrained(self, folder: Path) -> None:
         copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)

@@ -13,12 +13,14 @@ import numpy as np
 from PIL import Image
 
 from seg4diff.data.toyworld.captions import Placed
-from seg4diff.data.toyworld.scenes import SIZES
+from seg4diff.data.toyworld.scenes import RANDOM_SHARE, SIZES, lit_from_above
 from seg4diff.data.toyworld.things import THINGS, Thing
 from seg4diff.tiny.colours import MOST, codes, evidence, find_ground, part_distances, parts_of, shrunk, thing_named
 
 FIT = 0.5
 """A thing is found where a template explains at least this share of the evidence that a flawless one would give."""
+STRUCTURE = 0.55
+"""A thing counts where its pixels have at least this IoU with the drawn shape: a blob of the right colour has less."""
 SEEN = 0.5
 """At least this share of a thing must not lie under others."""
 OUTSIDE = 0.5
@@ -108,13 +110,23 @@ def template(thing: Thing, pose: _Pose) -> np.ndarray:
     return np.stack(layers)
 
 
-def _just_outside(silhouette: np.ndarray, reach: int) -> np.ndarray:
-    """Pixels within `reach` of a silhouette (side, side) and not of it: (side + 2 reach, side + 2 reach) in [0, 1]."""
-    padded = np.pad(silhouette, reach)
-    grown = padded
+def _grow(mask: np.ndarray, reach: int) -> np.ndarray:
+    """The largest value within `reach` rows and columns: (side, side) -> (side + 2 reach, side + 2 reach)."""
+    grown = np.pad(mask, reach)
     for axis in (0, 1):
         grown = np.max([np.roll(grown, shift, axis) for shift in range(-reach, reach + 1)], axis=0)
-    return (grown - padded).clip(0, 1)
+    return grown
+
+
+def _shrink(mask: np.ndarray, reach: int) -> np.ndarray:
+    """The smallest value within `reach` rows and columns; 0 lies around the mask (side, side) in [0, 1]."""
+    inner = slice(reach, reach + mask.shape[0])
+    return 1 - _grow(1 - np.pad(mask, reach), reach)[reach:-reach or None, reach:-reach or None][inner, inner]
+
+
+def _just_outside(silhouette: np.ndarray, reach: int) -> np.ndarray:
+    """Pixels within `reach` of a silhouette (side, side) and not of it: (side + 2 reach, side + 2 reach) in [0, 1]."""
+    return (_grow(silhouette, reach) - np.pad(silhouette, reach)).clip(0, 1)
 
 
 @dataclass(frozen=True)
@@ -136,8 +148,8 @@ class _Bank:
 
 @lru_cache(maxsize=64)
 def _bank(thing: Thing, shape: tuple[int, int], sizes: tuple[int, ...]) -> _Bank:
-    upright, mirrored = (template(thing, _Pose(sizes[-1], 0, mirror)).sum(axis=0) for mirror in (False, True))
-    mirrors = (False, True) if np.abs(upright - mirrored).mean() > 0.02 else (False,)
+    sides = [template(thing, _Pose(sizes[-1], 0, mirror)) for mirror in (False, True)]
+    mirrors = (False, True) if np.abs(sides[0] - sides[1]).sum(axis=0).mean() > 0.04 else (False,)
     poses = tuple(_Pose(size, turn, mirror) for size in sizes for turn in (-14, 0, 14) for mirror in mirrors)
     parts, outside, areas = [], [], []
     for pose in poses:
@@ -242,10 +254,7 @@ class _Search:
 
     def explain(self, match: _Match) -> None:
         """Take the pixels of a match out of what is looked at, with a seam of one pixel."""
-        silhouette = template(match.thing, match.pose).sum(axis=0)
-        grown = np.pad(silhouette, 1)
-        for axis in (0, 1):
-            grown = np.max([np.roll(grown, shift, axis) for shift in (-1, 0, 1)], axis=0)
+        grown = _grow(template(match.thing, match.pose).sum(axis=0), 1)
         wider = _Match(0, 0, match.thing, _Pose(match.pose.size + 2, 0, False), match.top - 1, match.left - 1)
         image, tile = wider.window(self.free.shape)
         self.free[image] *= grown[tile] < 0.3
@@ -279,7 +288,7 @@ def find(image: Image.Image | np.ndarray) -> Findings:
     things = [_describe(search, match, [other for other in matches if other is not match]) for match in matches]
     outside = search.free > 0
     share = float((search.ground_table[search.codes[outside]] < 1).mean()) if outside.any() else 0.0
-    return Findings(search.ground.name, share, tuple(things))
+    return Findings(search.ground.name, share, tuple(thing for thing in things if thing.structure >= STRUCTURE))
 
 
 def _describe(search: _Search, match: _Match, others: Sequence[_Match]) -> Found:
@@ -314,15 +323,15 @@ def _describe(search: _Search, match: _Match, others: Sequence[_Match]) -> Found
 
 def _brightness(search: _Search, match: _Match, layers: np.ndarray, covered: np.ndarray) -> float:
     """Where the mean colour of the largest part that may be dark or bright lies between the two, in [0, 1]."""
-    parts = parts_of(match.thing)
-    k = next(k for k, part in enumerate(parts) if (part.darkest != part.brightest).any())
-    image, tile = match.window(covered.shape)
-    inside = (layers[k][tile] > 0.9) & ~covered[image]
-    colours = search.full[image][inside]
-    if len(colours) == 0:
+    k = next(k for k, part in enumerate(parts_of(match.thing)) if (part.darkest != part.brightest).any())
+    part, (image, tile) = parts_of(match.thing)[k], match.window(covered.shape)
+    seen = ~covered[image] & (part_distances(match.thing)[k][search.codes[image]] < 1)
+    cores = [(_shrink(layers[k], reach)[tile] > 0.9) & seen for reach in (2, 1, 0)]  # away from seams, where there is enough of it
+    inside = next((core for core in cores if core.sum() >= 20), cores[-1])
+    if not inside.any():
         return 0.5
-    good = part_distances(match.thing)[k][codes(colours)] < 1
-    colour = colours[good].mean(axis=0) if good.any() else colours.mean(axis=0)
-    span = parts[k].brightest - parts[k].darkest
-    level = float((colour - parts[k].darkest) @ span / (span @ span))
-    return float(np.clip((level - 0.15) / 0.7, 0, 1))
+    light = lit_from_above(match.pose.size)[tile[0], None, None]
+    colour = (search.full[image] / light)[inside].mean(axis=0)
+    span = part.brightest - part.darkest
+    level = float((colour - part.darkest) @ span / (span @ span))
+    return float(np.clip((level - RANDOM_SHARE / 2) / (1 - RANDOM_SHARE), 0, 1))

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.datamodule import SegmentationDataModule
+from seg4diff.data.sample import Batch
 from seg4diff.data.toyworld.dataset import drawing_code
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.errors import UserError
@@ -34,6 +35,10 @@ class LatentBatch:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "LatentBatch":
+        """Move the latents; Lightning calls this."""
+        return LatentBatch(self.latents.to(device, non_blocking=non_blocking), self.captions)
 
 
 class SceneLatents(Dataset):
@@ -93,6 +98,10 @@ class LatentDataModule(SegmentationDataModule):
         if scenes < 1:
             raise UserError(f"data.scenes must be at least 1, found {scenes}.")
         self._scenes, self._root = scenes, Path(root)
+
+    def on_after_batch_transfer(self, batch: Batch | LatentBatch, dataloader_idx: int) -> Batch | LatentBatch:
+        """Scenes that are drawn can all be read."""
+        return batch
 
     def train_dataloader(self) -> DataLoader:
         trainer, source = self.trainer, self.source
