@@ -21,6 +21,7 @@ ORDER = [
     "segmentation",
     "pictures",
     "evaluation",
+    "tiny",
     "training",
     "loggers",
     "outputs",
