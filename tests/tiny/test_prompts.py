@@ -17,7 +17,8 @@ PROMPTS = held_out_prompts(140, 0)
         (ToyPrompt("single", (Asked("apple"),), "snow"), "an apple on snow"),
         (ToyPrompt("counting", (Asked("leaf", count=2), Asked("cup")), "sand"), "two leaves and a cup on sand"),
         (ToyPrompt("shade", (Asked("apple", shade="dark"),), "night sky"), "a dark apple on night sky"),
-        (ToyPrompt("place", (Asked("gem", place="at the top"), Asked("fish"), Asked("star")), "water"), "a gem at the top, a fish and a star on water"),
+        (ToyPrompt("place", (Asked("gem", place="at the top"), Asked("fish")), "water"), "a gem at the top and a fish on water"),
+        (ToyPrompt("two", (Asked("gem"), Asked("fish"), Asked("star")), "water"), "a gem, a fish and a star on water"),
         (ToyPrompt("list", (Asked("traffic cone", count=None), Asked("moon", count=None)), "grass"), "traffic cone moon grass"),
     ],
 )

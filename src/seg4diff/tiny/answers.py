@@ -86,7 +86,7 @@ def gains(
 
 
 def _per_prompt(answers: Sequence[Sequence[Answers]]) -> dict[str, dict[int, float]]:
-    """category -> number of the prompt -> mean over its images that have an answer."""
+    """By category and number of the prompt, the mean over its images that have an answer."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for k, images in enumerate(answers):
         for own in images:

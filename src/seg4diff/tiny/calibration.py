@@ -83,6 +83,4 @@ def _words(scenes: Sequence[Scene], found: Sequence[Findings]) -> dict[str, Scor
         "size": lambda placed: SIZES[int(placed.size > 0.5)],
         "place": lambda placed: place_of(*placed.centre),
     }
-    return {
-        name: Score(sum(word(truth) == word(claim) for truth, claim in pairs), len(pairs), len(pairs)) for name, word in words.items()
-    }
+    return {name: Score(sum(word(truth) == word(claim) for truth, claim in pairs), len(pairs), len(pairs)) for name, word in words.items()}

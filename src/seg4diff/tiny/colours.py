@@ -1,6 +1,6 @@
 """How well a pixel fits the colours of a ground and of the parts of a thing, all taken from the code that draws them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -81,15 +81,19 @@ def _cube() -> np.ndarray:
 def part_distances(thing: Thing) -> np.ndarray:
     """How far each cell of the colour cube is from each part of a thing, in squared spreads: (parts, cells).
 
-    A pixel on the seam of two parts has a colour half-way between them, which counts for both.
+    A pixel on the seam of two parts has a colour half-way between them, which counts for both, though not in full.
     """
     boxes = [part.boxes() for part in parts_of(thing)]
     distances = []
     for low, high in boxes:
         seams = [((low.mean(axis=0) + other[0].mean(axis=0)) / 2, (high.mean(axis=0) + other[1].mean(axis=0)) / 2) for other in boxes]
-        near = [np.square(_cube() - _cube().clip(*box)).sum(axis=-1) for box in [*zip(low, high, strict=True), *seams]]
-        distances.append(np.min(near, axis=0))
-    return np.stack(distances).astype(np.float32) / (2 * SPREAD**2)
+        distances.append(np.minimum(_nearest(zip(low, high, strict=True)), 1 + _nearest(seams)))
+    return np.stack(distances).astype(np.float32)
+
+
+def _nearest(boxes: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Distance of each cell of the colour cube to the nearest of several boxes (lowest RGB, highest RGB), in squared spreads."""
+    return np.min([np.square(_cube() - _cube().clip(*box)).sum(axis=-1) for box in boxes], axis=0) / (2 * SPREAD**2)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ looked for. Templates are matched at half the resolution, and the best one is fi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from PIL import Image
@@ -16,14 +16,15 @@ from seg4diff.data.toyworld.captions import Placed
 from seg4diff.data.toyworld.scenes import RANDOM_SHARE, SIZES, lit_from_above
 from seg4diff.data.toyworld.things import THINGS, Thing
 from seg4diff.tiny.colours import MOST, codes, evidence, find_ground, part_distances, parts_of, shrunk, thing_named
+from seg4diff.tiny.templates import Pose, bank, grow, just_outside, majority, shrink, template
 
 FIT = 0.5
 """A thing is found where a template explains at least this share of the evidence that a flawless one would give."""
-STRUCTURE = 0.55
+STRUCTURE = 0.7
 """A thing counts where its pixels have at least this IoU with the drawn shape: a blob of the right colour has less."""
 SEEN = 0.5
 """At least this share of a thing must not lie under others."""
-OUTSIDE = 0.5
+OUTSIDE = 0.8
 """Weight of evidence for a thing just outside its template, against the evidence inside."""
 _MARGIN = 6
 """Pixels, at half the resolution, around image and template: room for what lies just outside."""
@@ -65,22 +66,13 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class _Pose:
-    """How a template lies: side of its tile in pixels, degrees, mirrored or not."""
-
-    size: int
-    turn: int
-    mirrored: bool
-
-
-@dataclass(frozen=True)
 class _Match:
     """A template at its best place: its score, fit, pose, and the top left corner of its tile."""
 
     score: float
     fit: float
     thing: Thing
-    pose: _Pose
+    pose: Pose
     top: int
     left: int
 
@@ -98,74 +90,6 @@ class _Match:
         return tuple(zip(*spans, strict=True))
 
 
-@lru_cache(maxsize=8192)
-def template(thing: Thing, pose: _Pose) -> np.ndarray:
-    """Share of each pixel that each part covers: (parts, size, size) in [0, 1]."""
-    layers = []
-    for part in parts_of(thing):
-        layer = Image.fromarray(part.mask.astype(np.uint8) * 255).rotate(pose.turn, resample=Image.Resampling.BILINEAR)
-        if pose.mirrored:
-            layer = layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        layers.append(np.asarray(layer.resize((pose.size, pose.size), Image.Resampling.BOX), dtype=np.float32) / 255)
-    return np.stack(layers)
-
-
-def _grow(mask: np.ndarray, reach: int) -> np.ndarray:
-    """The largest value within `reach` rows and columns: (side, side) -> (side + 2 reach, side + 2 reach)."""
-    grown = np.pad(mask, reach)
-    for axis in (0, 1):
-        grown = np.max([np.roll(grown, shift, axis) for shift in range(-reach, reach + 1)], axis=0)
-    return grown
-
-
-def _shrink(mask: np.ndarray, reach: int) -> np.ndarray:
-    """The smallest value within `reach` rows and columns; 0 lies around the mask (side, side) in [0, 1]."""
-    inner = slice(reach, reach + mask.shape[0])
-    return 1 - _grow(1 - np.pad(mask, reach), reach)[reach:-reach or None, reach:-reach or None][inner, inner]
-
-
-def _just_outside(silhouette: np.ndarray, reach: int) -> np.ndarray:
-    """Pixels within `reach` of a silhouette (side, side) and not of it: (side + 2 reach, side + 2 reach) in [0, 1]."""
-    return (_grow(silhouette, reach) - np.pad(silhouette, reach)).clip(0, 1)
-
-
-@dataclass(frozen=True)
-class _Bank:
-    """The templates of a thing at half the resolution, as spectra.
-
-    Attributes:
-        poses: K poses.
-        parts: (K, parts, H, W') spectra of the parts.
-        outside: (K, H, W') spectra of what lies just outside.
-        areas: (K, parts) pixels of each part.
-    """
-
-    poses: tuple[_Pose, ...]
-    parts: np.ndarray
-    outside: np.ndarray
-    areas: np.ndarray
-
-
-@lru_cache(maxsize=64)
-def _bank(thing: Thing, shape: tuple[int, int], sizes: tuple[int, ...]) -> _Bank:
-    sides = [template(thing, _Pose(sizes[-1], 0, mirror)) for mirror in (False, True)]
-    mirrors = (False, True) if np.abs(sides[0] - sides[1]).sum(axis=0).mean() > 0.04 else (False,)
-    poses = tuple(_Pose(size, turn, mirror) for size in sizes for turn in (-14, 0, 14) for mirror in mirrors)
-    parts, outside, areas = [], [], []
-    for pose in poses:
-        layers, reach = template(thing, pose), max(1, round(0.1 * pose.size))
-        around = np.zeros((1, *shape), dtype=np.float32)
-        around[0, : pose.size + 2 * reach, : pose.size + 2 * reach] = _just_outside(layers.sum(axis=0).clip(0, 1), reach)
-        inside = np.zeros((len(layers), *shape), dtype=np.float32)
-        inside[:, reach : reach + pose.size, reach : reach + pose.size] = layers
-        # Tiles start at one corner, whatever lies around them, so that a place means the same for all of them.
-        spectra = np.fft.rfft2(np.roll(np.concatenate([inside, around]), (-reach, -reach), axis=(1, 2))).conj().astype(np.complex64)
-        parts.append(spectra[:-1])
-        outside.append(spectra[-1])
-        areas.append(layers.sum(axis=(1, 2)))
-    return _Bank(poses, np.stack(parts), np.stack(outside), np.stack(areas))
-
-
 class _Search:
     """One image while its things are found."""
 
@@ -181,7 +105,7 @@ class _Search:
         self.matches: dict[str, _Match | None] = {}
         for thing in THINGS:
             table = evidence(thing, self.ground_table)
-            smallest = template(thing, _Pose(self.sizes[0], 0, False)).sum(axis=(1, 2)) @ self.expected(thing)
+            smallest = template(thing, Pose(self.sizes[0], 0, False)).sum(axis=(1, 2)) @ self.expected(thing)
             if table[:, self.half_codes].max(axis=0).clip(min=0).sum() > FIT * SEEN * smallest:
                 self.tables[thing.name] = table
 
@@ -201,26 +125,26 @@ class _Search:
         free = self.free.reshape(height, 2, width, 2).mean(axis=(1, 3))
         own, expected = self.tables[thing.name][:, self.half_codes] * free, self.expected(thing)
         shape = (height + 2 * _MARGIN, width + 2 * _MARGIN)
-        bank = _bank(thing, shape, self.sizes)
+        own_bank = bank(thing, shape, self.sizes)
         around = ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN))
         spectra = np.fft.rfft2(np.pad(own, ((0, 0), *around)))
         beyond = np.fft.rfft2(np.pad(own.max(axis=0).clip(min=0), around))
         seen = np.fft.rfft2(np.pad(free, around))
-        summed = (bank.parts * spectra).sum(axis=1) - OUTSIDE * bank.outside * beyond
+        summed = (own_bank.parts * spectra).sum(axis=1) - OUTSIDE * own_bank.outside * beyond
         scores = np.fft.irfft2(summed, shape)
-        weighted = (bank.parts * expected[:, None, None]).sum(axis=1)
+        weighted = (own_bank.parts * expected[:, None, None]).sum(axis=1)
         most = np.fft.irfft2(weighted * seen, shape)
-        whole = (bank.areas * expected).sum(axis=1)[:, None, None]
+        whole = (own_bank.areas * expected).sum(axis=1)[:, None, None]
         fits = scores / np.maximum(most, 1e-6)
         scores = np.where((fits >= 0.7 * FIT) & (most >= SEEN * whole), scores, -np.inf)
-        for k, pose in enumerate(bank.poses):  # the tile lies in the image, give or take a pixel
+        for k, pose in enumerate(own_bank.poses):  # the tile lies in the image, give or take a pixel
             scores[k, : _MARGIN - 1], scores[k, :, : _MARGIN - 1] = -np.inf, -np.inf
             scores[k, _MARGIN + height - pose.size + 2 :], scores[k, :, _MARGIN + width - pose.size + 2 :] = -np.inf, -np.inf
         k, row, column = np.unravel_index(scores.argmax(), scores.shape)
         if not np.isfinite(scores[k, row, column]):
             return None
         return _Match(
-            float(scores[k, row, column]), float(fits[k, row, column]), thing, bank.poses[k], int(row) - _MARGIN, int(column) - _MARGIN
+            float(scores[k, row, column]), float(fits[k, row, column]), thing, own_bank.poses[k], int(row) - _MARGIN, int(column) - _MARGIN
         )
 
     def refine(self, match: _Match) -> _Match:
@@ -233,18 +157,15 @@ class _Search:
         own = self.tables[match.thing.name][:, self.codes[rows, columns]] * free
         beyond, expected = own.max(axis=0).clip(min=0), self.expected(match.thing)
         found = []
-        for change in (-3, -1, 1, 3):
-            for turn in (-7, 0, 7):
-                pose = _Pose(size + change, match.pose.turn + turn, match.pose.mirrored)
-                layers, reach = template(match.thing, pose), max(1, round(0.1 * pose.size))
-                around = _just_outside(layers.sum(axis=0).clip(0, 1), reach)
-                for down in (-2, 0, 2):
-                    for right in (-2, 0, 2):
-                        corner = (top - rows.start + down - change // 2, left - columns.start + right - change // 2)
-                        inside = _overlap(layers, corner, own)
-                        score = inside[0] - OUTSIDE * _overlap(around[None], (corner[0] - reach, corner[1] - reach), beyond[None])[0]
-                        most = _overlap(layers * expected[:, None, None], corner, np.broadcast_to(free, own.shape))[0]
-                        found.append(_Match(score, score / max(most, 1e-6), match.thing, pose, corner[0] + rows.start, corner[1] + columns.start))
+        for change, turn in product((-3, -1, 1, 3), (-7, 0, 7)):
+            pose = Pose(size + change, match.pose.turn + turn, match.pose.mirrored)
+            layers, reach = template(match.thing, pose), max(1, round(0.1 * pose.size))
+            around, whole = just_outside(layers.sum(axis=0).clip(0, 1), reach), np.tensordot(expected, layers, 1)
+            for down, right in product((-2, 0, 2), (-2, 0, 2)):
+                row, column = top - rows.start + down - change // 2, left - columns.start + right - change // 2
+                score = _overlap(layers, (row, column), own) - OUTSIDE * _overlap(around, (row - reach, column - reach), beyond)
+                fit = score / max(_overlap(whole, (row, column), free), 1e-6)
+                found.append(_Match(score, fit, match.thing, pose, row + rows.start, column + columns.start))
         return max(found, key=lambda match: match.score)
 
     def give_up(self, name: str) -> None:
@@ -254,20 +175,20 @@ class _Search:
 
     def explain(self, match: _Match) -> None:
         """Take the pixels of a match out of what is looked at, with a seam of one pixel."""
-        grown = _grow(template(match.thing, match.pose).sum(axis=0), 1)
-        wider = _Match(0, 0, match.thing, _Pose(match.pose.size + 2, 0, False), match.top - 1, match.left - 1)
+        grown = grow(template(match.thing, match.pose).sum(axis=0), 1)
+        wider = _Match(0, 0, match.thing, Pose(match.pose.size + 2, 0, False), match.top - 1, match.left - 1)
         image, tile = wider.window(self.free.shape)
         self.free[image] *= grown[tile] < 0.3
         touched = {name for name, other in self.matches.items() if other is not None and other.touches(match)}
         self.matches = {name: other for name, other in self.matches.items() if name not in touched | {match.thing.name}}
 
 
-def _overlap(layers: np.ndarray, corner: tuple[int, int], values: np.ndarray) -> tuple[float, None]:
-    """Sum of layers (K, h, w) times values (K, H, W) where the layers' top left corner lies at `corner`."""
-    (top, left), (height, width) = corner, layers.shape[1:]
-    first, last = (max(0, top), max(0, left)), (min(values.shape[1], top + height), min(values.shape[2], left + width))
-    own = layers[:, first[0] - top : last[0] - top, first[1] - left : last[1] - left]
-    return float((own * values[:, first[0] : last[0], first[1] : last[1]]).sum()), None
+def _overlap(layers: np.ndarray, corner: tuple[int, int], values: np.ndarray) -> float:
+    """Sum of layers (..., h, w) times values (..., H, W), where the layers' top left corner lies at `corner`."""
+    (top, left), (height, width) = corner, layers.shape[-2:]
+    first, last = (max(0, top), max(0, left)), (min(values.shape[-2], top + height), min(values.shape[-1], left + width))
+    own = layers[..., first[0] - top : last[0] - top, first[1] - left : last[1] - left]
+    return float((own * values[..., first[0] : last[0], first[1] : last[1]]).sum())
 
 
 def find(image: Image.Image | np.ndarray) -> Findings:
@@ -311,7 +232,7 @@ def _describe(search: _Search, match: _Match, others: Sequence[_Match]) -> Found
     ] = True
     counted = near & ~covered & ~hard
     clear = own[expected >= 1].max(axis=0) > 0.5 if (expected >= 1).any() else own.max(axis=0) > 0
-    pixels = clear & counted
+    pixels = majority(clear) & counted
     union = (pixels | (silhouette & counted)).sum()
     structure = float((pixels & silhouette).sum() / union) if union else 0.0
     side = min(shape)
@@ -326,7 +247,7 @@ def _brightness(search: _Search, match: _Match, layers: np.ndarray, covered: np.
     k = next(k for k, part in enumerate(parts_of(match.thing)) if (part.darkest != part.brightest).any())
     part, (image, tile) = parts_of(match.thing)[k], match.window(covered.shape)
     seen = ~covered[image] & (part_distances(match.thing)[k][search.codes[image]] < 1)
-    cores = [(_shrink(layers[k], reach)[tile] > 0.9) & seen for reach in (2, 1, 0)]  # away from seams, where there is enough of it
+    cores = [(shrink(layers[k], reach)[tile] > 0.9) & seen for reach in (2, 1, 0)]  # away from seams, where there is enough of it
     inside = next((core for core in cores if core.sum() >= 20), cores[-1])
     if not inside.any():
         return 0.5

@@ -40,8 +40,7 @@ class AutoencoderModule(L.LightningModule):
         images = self._random_crop(batch.images, generator)
         posterior = self.vae.encode(images).latent_dist
         latents = posterior.sample(generator)
-        noise = torch.randn(latents.shape, generator=generator).to(latents) * torch.rand(len(latents), 1, 1, 1, generator=generator).to(latents)
-        error = self.vae.decode(latents + self._latent_noise * latents.detach().std() * noise).sample - images
+        error = self.vae.decode(latents + self._noise_for(latents, generator)).sample - images
         terms = {
             "absolute": error.abs().mean(),
             "squared": error.square().mean(),
@@ -54,6 +53,10 @@ class AutoencoderModule(L.LightningModule):
         check_finite(terms, self.trainer.global_step)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
         return terms["absolute"] + 4 * terms["squared"] + self._edge_weight * terms["edges"] + self._kl_weight * terms["kl"]
+
+    def _noise_for(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        share = self._latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
+        return (share * torch.randn(latents.shape, generator=generator)).to(latents) * latents.detach().std()
 
     def _random_crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
         top = int(torch.randint(images.shape[-2] - self._crop + 1, (), generator=generator))

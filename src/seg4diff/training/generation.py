@@ -9,6 +9,7 @@ from seg4diff.tiny.answers import answer, means
 from seg4diff.tiny.find import find
 from seg4diff.tiny.prompts import held_out_prompts
 
+
 class ToyGeneration(L.Callback):
     """Draws held-out prompts of the toy world and logs the share of right answers, see `seg4diff.tiny.answers.answer`.
 

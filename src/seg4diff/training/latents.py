@@ -55,9 +55,7 @@ class SceneLatents(Dataset):
         encode: (B, 3, side, side) in [-1, 1] -> latents.
     """
 
-    def __init__(
-        self, file: Path, *, size: int, seed: int, side: int, shape: Sequence[int], encode: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, file: Path, *, size: int, seed: int, side: int, shape: Sequence[int], encode: Callable[[Tensor], Tensor]) -> None:
         self._size, self._seed, self._side, self._encode = size, seed, side, encode
         row = np.dtype([("filled", "?"), ("caption", f"S{LONGEST_CAPTION}"), ("latents", "<f2", tuple(shape))])
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -109,9 +107,7 @@ class LatentDataModule(SegmentationDataModule):
         with torch.no_grad():
             shape = backbone.encode_image(torch.zeros(1, 3, source.side, source.side)).shape[1:]
         file = self._root / f"latents-{source.seed}-{source.side}-{_fingerprint(backbone)}.bin"
-        dataset = SceneLatents(
-            file, size=self._scenes, seed=source.seed, side=source.side, shape=shape, encode=backbone.encode_image
-        )
+        dataset = SceneLatents(file, size=self._scenes, seed=source.seed, side=source.side, shape=shape, encode=backbone.encode_image)
         return DataLoader(dataset, batch_sampler=self.endless(len(dataset)), collate_fn=_as_it_is)
 
 
