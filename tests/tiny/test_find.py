@@ -7,6 +7,7 @@ from PIL import Image
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.data.toyworld.stuff import STUFF
 from seg4diff.data.toyworld.things import THINGS, Brush
+from seg4diff.errors import UserError
 from seg4diff.tiny.find import find
 
 HEIGHT, WIDTH = 96, 128
@@ -85,3 +86,9 @@ def test_the_structure_of_a_cut_thing_is_worse():
 def test_an_image_is_a_function_of_its_pixels_alone():
     scene = make_scene(3, "test", 4)
     assert find(scene.image) == find(Image.fromarray(scene.image))
+
+
+@pytest.mark.parametrize("shape", [(30, 64, 3), (64, 63, 3), (64, 64, 4)])
+def test_images_in_which_nothing_can_be_found_are_refused(shape):
+    with pytest.raises(UserError, match="even sides of at least 32 pixels"):
+        find(np.zeros(shape, dtype=np.uint8))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import lightning as L
 
-from seg4diff.tiny.answers import answer, means
-from seg4diff.tiny.find import find
+from seg4diff.tiny.answers import means
 from seg4diff.tiny.prompts import held_out_prompts
+from seg4diff.tiny.score import draw_and_answer
 
 
 class ToyGeneration(L.Callback):
@@ -33,12 +33,7 @@ class ToyGeneration(L.Callback):
         self._options = {"steps": steps, "guidance": guidance, "size": tuple(size), "at_once": at_once}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        texts = [prompt.text for prompt in self._prompts]
-        answers = [[] for _ in texts]
-        for draw in range(self._seeds):
-            images = pl_module.backbone.sample(texts, seed=draw * len(texts), **self._options)
-            for own, prompt, image in zip(answers, self._prompts, images, strict=True):
-                own.append(answer(prompt, find(image)))
+        answers = draw_and_answer(pl_module.backbone, self._prompts, self._seeds, **self._options)
         pl_module.log_dict({f"val/toy_{name}": value for name, value in means(answers).items()})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
