@@ -28,6 +28,7 @@ ORDER = [
     "inputs",
     "model",
     "evaluation",
+    "tiny",
     "training",
     "loggers",
     "commands",

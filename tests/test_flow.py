@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from seg4diff.flow import draw, interpolate, logit_normal, shift_sigma, shifted_uniform, velocity
+from seg4diff.flow import draw, interpolate, logit_normal, mixture, shift_sigma, shifted_uniform, velocity
 
 LATENTS, NOISE = (torch.randn(3, 4, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
 
@@ -42,6 +42,13 @@ def test_noise_levels_have_the_median_of_their_distribution(sampler, median):
     drawn = torch.tensor([sampler(generator) for _ in range(2000)])
     assert (drawn > 0).all() and (drawn < 1).all()
     assert float(drawn.median()) == pytest.approx(median, abs=0.03)
+
+
+def test_a_mixture_draws_from_each_distribution_equally_often():
+    generator = torch.Generator().manual_seed(0)
+    sampler = mixture(samplers=[lambda _: 0.2, shifted_uniform(shift=5.0), lambda _: 0.9])
+    drawn = [sampler(generator) for _ in range(3000)]
+    assert [drawn.count(level) for level in (0.2, 0.9)] == pytest.approx([1000, 1000], abs=80)
 
 
 def draw_ids(ids, seed=0):

@@ -3,7 +3,7 @@
 sigma is in [0, 1] and 1 is pure noise.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -46,6 +46,11 @@ def shifted_uniform(*, shift: float) -> SigmaSampler:
 def logit_normal(*, mean: float, std: float) -> SigmaSampler:
     """Sigmoid of a normal variable (Esser et al. 2024, eq. 19)."""
     return lambda generator: float(torch.sigmoid(mean + std * torch.randn((), generator=generator)))
+
+
+def mixture(*, samplers: Sequence[SigmaSampler]) -> SigmaSampler:
+    """One of several distributions for each noise level, all equally often."""
+    return lambda generator: samplers[int(torch.randint(len(samplers), (), generator=generator))](generator)
 
 
 def draw(latents: Tensor, sample_ids: Iterable[int], seed: int, sample_sigma: SigmaSampler) -> tuple[Tensor, Tensor]:

@@ -78,7 +78,7 @@ CONFIGURATIONS = {
     "voc20": (20, "VOC_ROOT"),
     "voc21": (21, "VOC_ROOT"),
 }
-OWN = {"folder", "table", "toyworld"}
+OWN = {"toyworld_latents", "folder", "table", "toyworld"}
 """Data sets without a place of their own."""
 
 

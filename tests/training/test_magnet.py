@@ -18,6 +18,7 @@ from seg4diff.training.pretrain import PretrainModule
 
 NAMES = tuple(f"{look} {thing}" for look in ("small", "large", "dark") for thing in ("cone", "brick", "leaf", "fish", "apple"))
 SIGMA = logit_normal(mean=0.0, std=1.0)
+READOUT = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
 CAPTION = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
 
 
@@ -44,7 +45,7 @@ def magnet(prompt, align="names"):
         expert_layer=1,
         objective=Recorder(flow_weight=1.0, mask_weight=1.0, dice_weight=1.0),
         sigma=SIGMA,
-        readout=Readout(sigma=0.3, scores="joint", normalisation="none", seed=0),
+        readout=READOUT,
         protocol="oracle",
         prompt=prompt,
         align=align,
@@ -123,7 +124,7 @@ def test_an_empty_caption_has_no_token_to_align():
 def test_pretraining_cuts_long_captions(ids):
     backbone = random_sd3()
     rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0}
-    module = PretrainModule(backbone=backbone, sigma=SIGMA, **rates, seed=0, save_to="unused")
+    module = PretrainModule(backbone=backbone, readout=READOUT, sigma=SIGMA, **rates, seed=0, save_to="unused")
     latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     cut = cut_to_fit(CAPTION, backbone.fits)
     assert cut != CAPTION and torch.equal(module.flow_loss(latents, [CAPTION, "sand"], ids), module.flow_loss(latents, [cut, "sand"], ids))

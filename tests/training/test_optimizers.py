@@ -1,10 +1,10 @@
-"""Several optimizers behind one."""
+"""Muon in the dtype of the weights, and several optimizers behind one."""
 
 import pytest
 import torch
 from torch import nn
 
-from seg4diff.training.optimizers import muon_with_adamw
+from seg4diff.training.optimizers import Muon, muon_with_adamw, orthogonalise
 
 
 def small_model() -> nn.Module:
@@ -57,3 +57,28 @@ def test_saved_state_continues_to_the_same_bits():
     run(second, second_optimizer, 3)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (7, 7)])
+def test_orthogonalised_matrices_keep_their_directions_and_lose_their_lengths(shape):
+    matrices = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    left, lengths, right = torch.linalg.svd(matrices, full_matrices=False)
+    turned = left.mT @ orthogonalise(matrices) @ right.mT
+    assert turned.dtype == torch.float64
+    diagonal = turned.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(turned, torch.diag_embed(diagonal), atol=1e-12, rtol=0)
+    longest = lengths / lengths.norm(dim=1, keepdim=True) > 0.05  # five steps are too few for the shortest
+    assert ((diagonal > 0.6) & (diagonal < 1.3))[longest].all()
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (12, 3)])
+def test_muon_goes_where_the_one_of_torch_goes(shape):
+    first, second = (torch.ones(shape, requires_grad=True) for _ in range(2))
+    options = {"lr": 0.1, "weight_decay": 0.2}
+    for optimizer in (Muon([first], **options), torch.optim.Muon([second], **options)):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            (weight,) = optimizer.param_groups[0]["params"]
+            weight.grad = torch.randn(shape, generator=generator)
+            optimizer.step()
+    torch.testing.assert_close(first, second, atol=1e-2, rtol=0)  # torch's is rounded to bfloat16

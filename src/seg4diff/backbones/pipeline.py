@@ -162,6 +162,13 @@ class PipelineBackbone(Backbone):
             latents = pipeline.vae.encode(images.to(self.device, pipeline.vae.dtype)).latent_dist.mean
         return (latents - self._vae_config["shift_factor"]) * self._vae_config["scaling_factor"]
 
+    @torch.no_grad()
+    def decode_image(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) as of `encode_image` -> images (B, 3, H, W) in [-1, 1]."""
+        with self._encoding("vae") as pipeline:
+            unscaled = latents / self._vae_config["scaling_factor"] + self._vae_config["shift_factor"]
+            return pipeline.vae.decode(unscaled.to(self.device, pipeline.vae.dtype)).sample.clamp(-1, 1)
+
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
         offsets = [self._character_offsets(prompt) for prompt in prompts]
         for prompt, pairs in zip(prompts, offsets, strict=True):

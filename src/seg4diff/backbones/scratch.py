@@ -24,7 +24,7 @@ def new_sd3_pipeline(
     """Random weights in the layout of SD3, without a T5 encoder.
 
     Args:
-        transformer: arguments of SD3Transformer2DModel; text widths are filled in.
+        transformer: arguments of SD3Transformer2DModel; text widths and latent channels are filled in.
         vae: the autoencoder, trained or not.
         text_encoder: arguments of CLIPTextConfig shared by the two text encoders.
         words: words that are one token each.
@@ -47,7 +47,8 @@ def new_sd3_pipeline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoders = [CLIPTextModelWithProjection(text_config) for _ in range(2)]
-        denoiser = SD3Transformer2DModel(**transformer, joint_attention_dim=2 * width, pooled_projection_dim=2 * width)
+        channels = dict.fromkeys(("in_channels", "out_channels"), vae.config.latent_channels)
+        denoiser = SD3Transformer2DModel(**transformer | channels, joint_attention_dim=2 * width, pooled_projection_dim=2 * width)
         for encoder in encoders:
             # CLIP's own spread, 0.02, is drowned by the bias of the layer that takes the words in.
             torch.nn.init.normal_(encoder.get_input_embeddings().weight, std=0.2)

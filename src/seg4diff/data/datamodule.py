@@ -118,16 +118,20 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         dataset = self._samples("train", resize_mask=True)
+        return DataLoader(dataset, batch_sampler=self.endless(len(dataset)), collate_fn=collate, num_workers=self.num_workers)
+
+    def endless(self, size: int) -> EndlessBatchSampler:
+        """The batches of this process in a run over `size` training samples, from where the run stands."""
         trainer = self.trainer
         for name in ("max_steps", "accumulate_grad_batches"):
             if getattr(trainer, name) < 1:
                 raise UserError(f"trainer.{name} must be at least 1, found {getattr(trainer, name)}.")
-        if self._images not in (None, len(dataset)):
+        if self._images not in (None, size):
             raise UserError(
-                f"the run was trained on {self._images} images and the data set has {len(dataset)} now, which makes another order of them: "
+                f"the run was trained on {self._images} images and the data set has {size} now, which makes another order of them: "
                 "bring back those images, or start a new run."
             )
-        self._images = len(dataset)
+        self._images = size
         batches = trainer.max_steps * trainer.accumulate_grad_batches
         limit = trainer.limit_train_batches
         if (limit if isinstance(limit, int) else int(limit * batches)) % trainer.accumulate_grad_batches:
@@ -135,8 +139,8 @@ class SegmentationDataModule(L.LightningDataModule):
                 f"trainer.limit_train_batches={limit} would end within a step: make it a multiple of "
                 f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}."
             )
-        sampler = EndlessBatchSampler(
-            size=len(dataset),
+        return EndlessBatchSampler(
+            size=size,
             batch_size=self._batch_size,
             batches=batches,
             start=lambda: trainer.global_step * trainer.accumulate_grad_batches,
@@ -144,7 +148,6 @@ class SegmentationDataModule(L.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=self.num_workers)
 
     def eval_dataloader(self, split: str) -> DataLoader:
         """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""

@@ -1,11 +1,64 @@
-"""Several optimizers behind the interface of one."""
+"""Muon that orthogonalises in the dtype of the weights, and several optimizers behind the interface of one."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic step of Jordan et al. 2024: singular values in (0, 1] end within about 0.7 to 1.2 after five steps."""
+
+
+class Muon(Optimizer):
+    """Momentum whose matrix is orthogonalised before it is applied (Jordan et al. 2024), as torch.optim.Muon.
+
+    torch's orthogonalises in bfloat16, which processors without such arithmetic emulate: here it took 6 of 7.3 s of a step. This one
+    keeps the dtype of the gradients, and takes matrices of one shape together.
+
+    Args:
+        params: matrices.
+        lr: learning rate: the spectral norm of the update of a matrix that is not taller than wide.
+        weight_decay: decoupled weight decay.
+        momentum: of the gradients, with Nesterov's look ahead.
+    """
+
+    def __init__(self, params: Sequence[Tensor], *, lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            same_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    same_shape[tuple(weight.shape)].append(weight)
+            for (rows, columns), weights in same_shape.items():
+                updates = orthogonalise(torch.stack([self._ahead(weight, group["momentum"]) for weight in weights]))
+                for weight, update in zip(weights, updates, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+    def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
+        """Take the gradient into its running mean; returns the mean as it will be once more of the same gradient came."""
+        state = self.state[weight]
+        mean = state.setdefault("momentum", torch.zeros_like(weight)).lerp_(weight.grad, 1 - momentum)
+        return weight.grad.lerp(mean, momentum)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Nearly U V^T of each U S V^T, by Newton-Schulz steps: (K, rows, columns), in the dtype of the matrices."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = matrices.mT if tall else matrices
+    wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    first, third, fifth = NEWTON_SCHULZ
+    for _ in range(steps):
+        square = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(square, square, square, beta=third, alpha=fifth), wide, beta=first)
+    return wide.mT if tall else wide
 
 
 class JointOptimizer(Optimizer):
@@ -60,5 +113,5 @@ def muon_with_adamw(model: nn.Module, *, muon_lr: float, lr: float, weight_decay
     trainable = [weight for weight in model.parameters() if weight.requires_grad]
     matrices = [weight for weight in trainable if id(weight) in inside]
     others = [weight for weight in trainable if id(weight) not in inside]
-    muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=weight_decay)
+    muon = Muon(matrices, lr=muon_lr, weight_decay=weight_decay)
     return JointOptimizer([muon, torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)])

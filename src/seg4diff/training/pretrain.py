@@ -8,9 +8,12 @@ from torch import Tensor
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch
+from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import cut_to_fit
+from seg4diff.segmentation.readout import Readout
 from seg4diff.training.checks import check_finite
+from seg4diff.training.latents import LatentBatch
 from seg4diff.training.optimizers import muon_with_adamw
 from seg4diff.training.schedule import sample_ids, warmup_stable_decay
 
@@ -18,8 +21,11 @@ from seg4diff.training.schedule import sample_ids, warmup_stable_decay
 class PretrainModule(L.LightningModule):
     """Flow matching of the transformer and its text encoders on the latents of a frozen autoencoder.
 
+    Validation reads every block with oracle prompts, so that one sees words find their things; the masks take no part in training.
+
     Args:
         backbone: the model; its autoencoder stays as it is.
+        readout: how maps are read in validation.
         sigma: distribution of the noise level.
         muon_lr: peak learning rate of the matrices of the blocks (Muon).
         lr: peak learning rate of everything else (AdamW).
@@ -28,13 +34,15 @@ class PretrainModule(L.LightningModule):
         decay_share: share of the run, at its end, in which the learning rate falls linearly to zero.
         caption_dropout: share of captions replaced by the empty prompt.
         seed: seed of noise, noise levels and caption dropout.
-        save_to: folder that receives the trained pipeline, in 16 bit, in the layout of diffusers.
+        save_to: folder that receives the pipeline at the end, in 16 bit, in the layout of diffusers; with the moving average of the weights
+            where a callback keeps one.
     """
 
     def __init__(
         self,
         *,
         backbone: Backbone,
+        readout: Readout,
         sigma: SigmaSampler,
         muon_lr: float,
         lr: float,
@@ -48,29 +56,36 @@ class PretrainModule(L.LightningModule):
         super().__init__()
         self.backbone = backbone
         self.backbone.vae.requires_grad_(False)
-        self._sigma, self._muon_lr, self._lr, self._weight_decay = sigma, muon_lr, lr, weight_decay
+        self._readout, self._sigma, self._muon_lr, self._lr, self._weight_decay = readout, sigma, muon_lr, lr, weight_decay
         self._warmup_steps, self._decay_share = warmup_steps, decay_share
         self._caption_dropout, self._seed, self._save_to = caption_dropout, seed, save_to
-        self._latents: dict[str, Tensor] = {}
         self._batches_seen = 0
 
     def on_train_start(self) -> None:
         self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.backbone.token_grid(*batch.images.shape[-2:])  # refuses a size that the model cannot take
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
         ids = sample_ids(self.trainer, self._batches_seen, len(batch))
         self._batches_seen += 1
         captions = ["" if _coin(self._seed, k) < self._caption_dropout else text for k, text in zip(ids, batch.captions, strict=True)]
-        loss = self.flow_loss(self.latents(batch), captions, ids)
+        loss = self.flow_loss(batch.latents, captions, ids)
         check_finite({"flow": loss}, self.trainer.global_step)
         self.log("train/flow", loss, prog_bar=True)
         return loss
+
+    def on_validation_start(self) -> None:
+        vocabulary, blocks = self.trainer.datamodule.vocabulary, range(len(self.backbone.attention_sites()))
+        segment = PromptedSegmenter(self._readout, PromptMaker("oracle", vocabulary, self.backbone.fits))
+        self._scores = BlockScores(segment=segment, blocks=list(blocks), classes=len(vocabulary)).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.flow_loss(self.backbone.encode_image(batch.images), batch.captions, batch.indices)
         check_finite({"flow": loss}, self.trainer.global_step)
         self.log("val/flow", loss, batch_size=len(batch), sync_dist=True, prog_bar=True)
+        self._scores.update(self.backbone, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/miou_block_{block}": score["miou"].float() for block, score in self._scores.compute().items()})
 
     def flow_loss(self, latents: Tensor, captions: list[str], ids: list[int]) -> Tensor:
         """Unweighted mean squared error of the velocity (Esser et al. 2024); a caption that does not fit is cut after a word."""
@@ -79,15 +94,8 @@ class PretrainModule(L.LightningModule):
         predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
         return torch.nn.functional.mse_loss(predicted, velocity(latents, noise))
 
-    def latents(self, batch: Batch) -> Tensor:
-        """Encode the images of a batch, each image once per run."""
-        new = [k for k, name in enumerate(batch.names) if name not in self._latents]
-        if new:
-            encoded = self.backbone.encode_image(batch.images[new])
-            self._latents |= {batch.names[k]: latent for k, latent in zip(new, encoded, strict=True)}
-        return torch.stack([self._latents[name] for name in batch.names])
-
-    def on_train_end(self) -> None:
+    def on_fit_end(self) -> None:
+        """Callbacks come first: here the weights are the average, where there is one."""
         if self.trainer.is_global_zero and self.trainer.global_step >= self.trainer.max_steps:
             self.backbone.save_pretrained(Path(self._save_to))
 

@@ -75,10 +75,11 @@ def _noun_phrase(rng: np.random.Generator, thing: Placed) -> str:
         adjectives.append(SIZES[int(thing.size > 0.5)] if rng.random() < 0.5 else SHADES[int(thing.brightness > 0.5)])
     phrase = " ".join([*adjectives, thing.name])
     phrase = f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-    return f"{phrase} {_place(*thing.centre)}" if rng.random() < PLACE_SHARE else phrase
+    return f"{phrase} {place_of(*thing.centre)}" if rng.random() < PLACE_SHARE else phrase
 
 
-def _place(x: float, y: float) -> str:
+def place_of(x: float, y: float) -> str:
+    """The words for a place in the image; x and y in [0, 1], y downwards."""
     away = {"on the left": 0.5 - x, "on the right": x - 0.5, "at the top": 0.5 - y, "at the bottom": y - 0.5}
     place, distance = max(away.items(), key=lambda item: item[1])
     return place if distance > 0.12 else "in the middle"

@@ -14,7 +14,7 @@ from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
 from seg4diff.errors import UserError
 
 
-def _drawing_code() -> str:
+def drawing_code() -> str:
     """Fingerprint of the code that draws: scenes kept from other code are not read again."""
     folder = Path(__file__).parent
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))).hexdigest()[:16]
@@ -51,7 +51,8 @@ class ToyWorld(DataSource):
             raise UserError(f"data.source.height must be in 1..{side} (the side of the scenes), found {height}.")
         if min(sizes.values()) < 1:
             raise UserError(f"data.source.sizes must be at least 1 for every split, found {dict(sizes)}.")
-        self._root, self._seed, self._side, self._sizes = Path(root), seed, side, dict(sizes)
+        self.seed, self.side = seed, side
+        self._root, self._sizes = Path(root), dict(sizes)
         self._height = side if height is None else height
 
     def table(self, split: str) -> datasets.Dataset:
@@ -61,12 +62,12 @@ class ToyWorld(DataSource):
         return datasets.Dataset.from_generator(
             _rows,
             gen_kwargs={
-                "seed": self._seed,
+                "seed": self.seed,
                 "split": split,
                 "indices": list(range(self._sizes[split])),
-                "side": self._side,
+                "side": self.side,
                 "height": self._height,
-                "code": _drawing_code(),
+                "code": drawing_code(),
             },
             features=datasets.Features({"image": picture, "mask": picture, "instances": picture, "caption": text, "name": text}),
             cache_dir=str(self._root),

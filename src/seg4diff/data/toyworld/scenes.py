@@ -13,8 +13,10 @@ from seg4diff.data.toyworld.things import THINGS, Brush, Thing
 CLASS_NAMES: tuple[str, ...] = tuple(thing.name for thing in THINGS) + tuple(STUFF)
 """Class id = position in this tuple: the things first, then the stuff."""
 _SUPERSAMPLING = 3
-_SIZES = (0.30, 0.52)
+SIZES = (0.30, 0.52)
 """Smallest and largest side of a thing, as a share of the image side."""
+RANDOM_SHARE = 0.3
+"""Share of the range of its colours that each channel of a thing draws for itself; the rest is its brightness."""
 _MOST_HIDDEN = 0.15
 """A thing is placed only where it hides at most this share of any other."""
 
@@ -29,6 +31,7 @@ class Scene:
         instances: (side, side) uint8; 0 = stuff, 1..4 = the things in painting order.
         caption: one sentence or a bare list of nouns.
         classes: names of the classes with at least one visible pixel, sorted by class id.
+        things: what words can tell of each thing, in painting order.
     """
 
     image: np.ndarray
@@ -36,6 +39,7 @@ class Scene:
     instances: np.ndarray
     caption: str
     classes: tuple[str, ...]
+    things: tuple[Placed, ...]
 
 
 def make_scene(seed: int, split: str, index: int, side: int = 96) -> Scene:
@@ -54,7 +58,7 @@ def make_scene(seed: int, split: str, index: int, side: int = 96) -> Scene:
     instances = np.zeros((side, side), dtype=np.uint8)
     placed: list[Placed] = []
     for thing in _choose_things(rng):
-        brightness, share = rng.random(), rng.uniform(*_SIZES)
+        brightness, share = rng.random(), rng.uniform(*SIZES)
         tile = _paint(rng, thing, brightness, round(share * side))
         window = _find_window(rng, tile, instances)
         if window is None:
@@ -64,12 +68,12 @@ def make_scene(seed: int, split: str, index: int, side: int = 96) -> Scene:
         canvas[window] = canvas[window] * (1 - alpha) + tile[..., :3] * alpha
         rows, columns = window
         centre = ((columns.start + columns.stop) / 2 / side, (rows.start + rows.stop) / 2 / side)
-        placed.append(Placed(thing.name, brightness, (share - _SIZES[0]) / (_SIZES[1] - _SIZES[0]), centre))
+        placed.append(Placed(thing.name, brightness, (share - SIZES[0]) / (SIZES[1] - SIZES[0]), centre))
         mask[window][inside], instances[window][inside] = CLASS_NAMES.index(thing.name), len(placed)
     canvas = canvas + rng.normal(0, 1.0, canvas.shape)
     present = tuple(CLASS_NAMES[k] for k in np.unique(mask))
     caption = write_caption(rng, stuff, placed)
-    return Scene(np.clip(canvas, 0, 255).astype(np.uint8), mask, instances, caption, present)
+    return Scene(np.clip(canvas, 0, 255).astype(np.uint8), mask, instances, caption, present, tuple(placed))
 
 
 def _choose_things(rng: np.random.Generator) -> list[Thing]:
@@ -96,13 +100,17 @@ def _find_window(rng: np.random.Generator, tile: np.ndarray, instances: np.ndarr
 def _paint(rng: np.random.Generator, thing: Thing, brightness: float, size: int) -> np.ndarray:
     """Paint one thing, slightly turned, lit from above: (size, size, 4) float, RGB and alpha in [0, 255]."""
     low, high = np.asarray(thing.darkest), np.asarray(thing.brightest)
-    colour = tuple(int(channel) for channel in low + (high - low) * (0.7 * brightness + 0.3 * rng.random(3)))
+    colour = tuple(int(channel) for channel in low + (high - low) * ((1 - RANDOM_SHARE) * brightness + RANDOM_SHARE * rng.random(3)))
     brush = Brush(size * _SUPERSAMPLING)
     thing.paint(brush, colour)
     picture = brush.tile.rotate(rng.uniform(-20, 20), resample=Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     tile = np.array(picture.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
-    light = 1.0 + 0.12 * np.linspace(1, -1, size)[:, None, None] + 0.02 * rng.standard_normal((size, size, 1))
-    tile[..., :3] *= light
+    tile[..., :3] *= lit_from_above(size)[:, None, None] + 0.02 * rng.standard_normal((size, size, 1))
     return tile
+
+
+def lit_from_above(size: int) -> np.ndarray:
+    """Factor on the colours of each row of a thing, (size,)."""
+    return 1.0 + 0.12 * np.linspace(1, -1, size)

@@ -1,0 +1,20 @@
+"""Images of several prompts, one by one or together."""
+
+import numpy as np
+import torch
+
+
+def test_an_image_depends_on_its_prompt_and_seed_and_not_on_its_neighbours(backbone):
+    options = {"steps": 2, "guidance": 3.0, "size": (32, 48)}
+    prompts = {5: "a star on sand", 6: "two cups on water", 7: "leaf snow"}
+    together = np.stack(backbone.sample(list(prompts.values()), seeds=list(prompts), **options)).astype(int)
+    alone = np.stack([backbone.sample([prompt], seeds=[seed], **options)[0] for seed, prompt in prompts.items()]).astype(int)
+    assert np.abs(alone - together).max() <= 1  # rounding
+
+
+def test_decoding_takes_the_latents_of_encoding_on_the_same_scale(backbone):
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = backbone.encode_image(images)
+    vae = backbone.vae
+    expected = vae.decode(vae.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+    torch.testing.assert_close(backbone.decode_image(latents), expected, atol=1e-4, rtol=0)

@@ -1,0 +1,64 @@
+"""Pretraining of a small model in a small world, by the configuration of the shipped one."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+from seg4diff.run import train
+from tests.runs import compose_config
+
+SMALL = [
+    "experiment=toyworld_pretrain",
+    "data.source.side=32",
+    "data.source.sizes={validation: 3}",
+    "data.scenes=12",
+    "data.batch_size=2",
+    "backbone.model.transformer.num_layers=2",
+    "backbone.model.transformer.attention_head_dim=8",
+    "backbone.model.transformer.num_attention_heads=2",
+    "backbone.model.transformer.caption_projection_dim=16",
+    "backbone.model.transformer.pos_embed_max_size=12",
+    "callbacks.generation.count=7",
+    "callbacks.generation.seeds=1",
+    "callbacks.generation.steps=1",
+    "callbacks.generation.size=[32,32]",
+    "callbacks.samples.prompts=[star]",
+    "callbacks.samples.steps=1",
+    "callbacks.samples.size=[32,32]",
+    "model.warmup_steps=1",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def pretrain(assets, world, tmp_path):
+    def run(name, *arguments):
+        paths = [f"paths.assets_dir={assets}", f"paths.data_dir={world}"]
+        train(compose_config("train", tmp_path / name, *SMALL, *paths, *arguments))
+        return tmp_path / name
+
+    return run
+
+
+def weights(run):
+    return load_file(run / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_continued_run_ends_with_the_same_weights(pretrain):
+    whole = pretrain("whole", "callbacks.checkpoint.every_n_train_steps=2", "callbacks.checkpoint.save_top_k=-1")
+    parts = pretrain("parts", f"ckpt_path={whole}/checkpoints/step-000002.ckpt")
+    assert all((weights(parts)[name] == weight).all() for name, weight in weights(whole).items())
+
+
+def test_each_validation_says_what_is_drawn_and_what_every_block_grounds(pretrain):
+    lines = [json.loads(line) for line in (pretrain("run") / "generation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    for line in lines:
+        assert {"val/flow", "val/toy_presence", "val/toy_counting", "val/miou_block_0", "val/miou_block_1"} <= set(line)
+
+
+def test_the_pipeline_holds_the_moving_average(pretrain):
+    last, first = (weights(pretrain(name, f"callbacks.average.decay={decay}")) for name, decay in (("last", 0), ("slow", 0.9)))
+    assert any((last[name] != first[name]).any() for name in last)
