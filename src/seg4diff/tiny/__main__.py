@@ -5,12 +5,12 @@ import sys
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.data.sample import image_to_tensor, tensor_to_image
 from seg4diff.data.toyworld.scenes import make_scene
+from seg4diff.screen import screen
 from seg4diff.tiny.calibration import Change, blurred, calibrate, noised
 
 
@@ -38,7 +38,7 @@ def main(folder: str = "assets/tiny-sd3", scenes: str = "300") -> None:
             for name in scores:
                 table.add_column(name, justify="right")
         table.add_row(row, *(f"{100 * score.precision:.1f} / {100 * score.recall:.1f}" for score in scores.values()))
-    Console().print(table)
+    screen().print(table)
 
 
 if __name__ == "__main__":

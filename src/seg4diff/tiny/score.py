@@ -19,7 +19,7 @@ SAMPLING = {"steps": 28, "guidance": 3.0, "size": (96, 96), "at_once": 25}
 
 
 def draw_and_answer(backbone: Backbone, prompts: Sequence[ToyPrompt], seeds: int, *, at_once: int, **sampling) -> list[list[Answers]]:
-    """For each prompt, the answers of its images, one for each seed; `at_once` images are drawn together, options as of `Backbone.sample`."""
+    """For each prompt, the answers of its images, one for each seed; drawn `at_once` together; options as of `Backbone.sample`."""
     answers: list[list[Answers]] = [[] for _ in prompts]
     for draw in range(seeds):
         own_seeds = range(draw * len(prompts), (draw + 1) * len(prompts))
