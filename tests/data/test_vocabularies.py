@@ -140,6 +140,11 @@ def test_names_may_hold_numbers(text, tmp_path):
         "id name\n0 cat\n1 dog",
         "Idx\tName\n1\tcat\n2\tdog",
         "0 cat",
+        "[0] cat\n[1] dog",
+        "(0) cat\n(1) dog",
+        "id;name\n7;cat\n11;dog",
+        '"0","cat"\n"1","dog"',
+        "7\tcat\n11\tdog",
     ],
 )
 def test_numbers_before_names_do_not_become_part_of_them(text, tmp_path):
@@ -147,8 +152,64 @@ def test_numbers_before_names_do_not_become_part_of_them(text, tmp_path):
         classes(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat,0\ndog,1",
+        "cat\t7\ndog\t11",
+        "background 0\nside walk 1\nwall 2",
+        "cat (0)\ndog (1)",
+        "name;id\ncat;7\ndog;11",
+        "cat: 3\ndog: 4",
+    ],
+)
+def test_neither_do_numbers_behind_names(text, tmp_path):
+    with pytest.raises(UserError, match=r"classes\.txt has a number behind each name, as in '.*write the names alone"):
+        classes(tmp_path, text)
+
+
+HONEST = [
+    "747 plane\n737 plane",
+    "737 plane\n747 plane",
+    "2 euro\n7 up",
+    "cat\n2 euro\n7 up",
+    "C#\nrock & roll\n7 up",
+    "3.5 inch\n5.25 inch",
+    "4:3 screen\n16:9 screen",
+    "Airbus 320\nBoeing 737",
+    "terminal 1\nterminal 2",
+    "Formula 1",
+    "7 up",
+    "room #3\nand/or\n100 % wool",
+    "\u0633\u06cc\u0628\u200c\u0632\u0645\u06cc\u0646\u06cc\ncat",
+]
+
+
+@pytest.mark.parametrize("text", HONEST)
+def test_names_with_numbers_and_signs_are_kept(text, tmp_path):
+    assert classes(tmp_path, text) == text.split("\n")
+
+
+@pytest.mark.parametrize("line", ["// animals", "; animals", "% animals", "#animals", "cat # feline", "cat #feline", "cat // feline"])
+def test_comments_of_every_kind_are_refused(line, tmp_path):
+    with pytest.raises(UserError, match=r"line 2 of .*classes\.txt is or has a comment, '"):
+        classes(tmp_path, f"dog\n{line}\nbird")
+
+
+@pytest.mark.parametrize("text", ['["cat","dog"]', '[\n"cat",\n"dog"\n]', "['cat', 'dog']", '{"0": "cat"}'])
+def test_a_list_in_brackets_is_not_one_class(text, tmp_path):
+    with pytest.raises(UserError, match=r"classes\.txt is a list in brackets, .*one name in a line"):
+        classes(tmp_path, text)
+
+
+@pytest.mark.parametrize("sign", ["\u200b", "\u200d", "\ufeff", "\u202e", "\x00", "\x1b", "\xad"])
+def test_characters_that_cannot_be_seen_are_refused(sign, tmp_path):
+    with pytest.raises(UserError, match=r"line 2 of .* holds characters that cannot be seen, 'cat\\.*: type it again"):
+        classes(tmp_path, f"dog\ncat{sign}")
+
+
 def test_comments_and_empty_lines_would_shift_every_later_class(tmp_path):
-    with pytest.raises(UserError, match=r"line 2 of .*classes\.txt is a comment, '# animals', .*: remove it"):
+    with pytest.raises(UserError, match=r"line 2 of .*classes\.txt is or has a comment, '# animals', .*: remove it"):
         classes(tmp_path, "cat\n# animals\ndog\n")
     with pytest.raises(UserError, match=r"line 2 of .*classes\.txt is empty"):
         classes(tmp_path, "cat\n\u2003\ndog\n")

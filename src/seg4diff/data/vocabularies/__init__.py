@@ -6,12 +6,20 @@ Several ids may share a name: they are one class. Classes are numbered as their 
 import re
 from importlib.resources import files
 from pathlib import Path
+from unicodedata import category
 
 from seg4diff.data.files import lines_of
 from seg4diff.errors import MissingFileError, UserError
 
-NUMBERED = re.compile(r"(\d{1,9})[\s.,:;|)\]=]+\S")
-"""A line that begins with a number and goes on with something else."""
+COMMENT = re.compile(r"(#|//|;|%)|.* (#|//)(?!\d)")
+"""A line that is a comment, or a name and a comment; `C#` and `room #3` are names."""
+NUMBERED = (
+    re.compile(r"""[(\["']?(?P<id>\d{1,9})(?P<sign>\s*[;|=\t)\]"']|\s*[.,:](?!\d)|\s-)?(?(sign)\s*|\s+)(?P<name>\S.*)"""),
+    re.compile(r"""(?P<name>\S.*?)(?P<sign>\s*[;|=\t(\["']|(?<!\d)\s*[.,:]|-\s)?(?(sign)\s*|\s+)["']?(?P<id>\d{1,9})[)\]"']?""", re.DOTALL),
+)
+"""A line with a number before the name, and one with a number behind it; `3.5 inch` and `4:3 screen` are names."""
+JOINERS = re.compile(r"(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
+"""The characters without width that belong to the spelling of words, as in Persian."""
 
 
 def read_vocabulary(name: str) -> dict[int, str]:
@@ -39,29 +47,48 @@ def read_classes(file: Path, key: str) -> list[str]:
         key: the configuration key that led here, for errors.
 
     Raises:
-        UserError: lines that are no names: empty ones, comments, and numbers before the names, which would become part of them.
+        UserError: lines that are no names: empty ones, comments, lists in brackets, characters that cannot be seen, and numbers before or
+            behind the names, which would become part of them.
     """
     if not file.is_file():
         raise MissingFileError(
             f"no list of classes at {file}: write one class name per line, in the order of the mask values, and set {key}."
         )
-    names = [" ".join(line.split()) for line in lines_of(file)]
+    lines = [line.strip() for line in lines_of(file)]
+    names = [" ".join(line.split()) for line in lines]
     if not all(names):
         raise UserError(f"line {names.index('') + 1} of {file} is empty: line k (from 0) names mask value k, so no line may be left out.")
-    if comment := next((name for name in names if name.startswith("#")), None):
+    if names[0][0] + names[-1][-1] in ("[]", "{}"):
+        raise UserError(f"{file} is a list in brackets, and its lines are the names: write one name in a line, without brackets.")
+    if comment := next((name for name in names if COMMENT.match(name)), None):
         raise UserError(
-            f"line {names.index(comment) + 1} of {file} is a comment, '{comment[:40]}', and line k (from 0) names mask value k: remove it."
+            f"line {names.index(comment) + 1} of {file} is or has a comment, '{comment[:40]}', and whole lines are the names, line k "
+            "(from 0) for mask value k: remove it."
         )
-    if _are_numbered(names):
+    if odd := next((name for name in names if any(category(sign) in ("Cc", "Cf") for sign in JOINERS.sub("", name))), None):
+        raise UserError(f"line {names.index(odd) + 1} of {file} holds characters that cannot be seen, {ascii(odd)[:60]}: type it again.")
+    if place := next((place for place, form in zip(("before", "behind"), NUMBERED, strict=True) if _are_numbered(lines, form)), None):
         raise UserError(
-            f"{file} has a number before each name, as in '{names[-1][:40]}', and whole lines are the names: write the names alone, line k "
-            "(from 0) for mask value k."
+            f"{file} has a number {place} each name, as in '{names[-1][:40]}', and whole lines are the names: write the names alone, line "
+            "k (from 0) for mask value k."
         )
     return names
 
 
-def _are_numbered(names: list[str]) -> bool:
-    """Whether each line begins with a number, or all but a heading with 0, 1, 2, ... or 1, 2, 3, ..."""
-    numbers = [int(match[1]) if (match := NUMBERED.match(name)) else None for name in names]
-    counted = numbers[1:] in (list(range(len(names) - 1)), list(range(1, len(names))))
-    return None not in numbers or (counted and len(names) > 2)
+def _are_numbered(lines: list[str], form: re.Pattern) -> bool:
+    """Whether the numbers of all lines, or of all but a heading, are ids: they ascend, and without them each name is there once.
+
+    Numbers that are set off by blanks alone may belong to the names (`2 euro`, `7 up`). They are ids where they count from 0 or 1, or where
+    there are three or more.
+    """
+    rows = [form.fullmatch(line) for line in lines]
+    headed = rows[0] is None
+    rows = rows[headed:]
+    if not rows or None in rows:
+        return False
+    ids, names = [int(row["id"]) for row in rows], {row["name"].casefold() for row in rows}
+    if ids != sorted(set(ids)) or len(names) < len(ids):
+        return False
+    if len(ids) == 1:
+        return ids == [0] and not headed
+    return len(ids) > 2 or ids in ([0, 1], [1, 2]) or all(row["sign"] for row in rows)
