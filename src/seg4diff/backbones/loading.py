@@ -16,10 +16,8 @@ from seg4diff.errors import MissingFileError, UserError
 
 
 def quiet_hosts() -> None:
-    """Hide what the model libraries say about themselves; the progress of loading stays."""
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    """Hide the bar that transformers draws for each encoder, for the commands; those of diffusers and of downloads stay."""
+    transformers.utils.logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **options | {"disable": True}))
 
 
 FAMILIES = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.progress import track
 
+from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.data.files import walk
 from seg4diff.data.geometry import GEOMETRIES
 from seg4diff.data.reading import UnreadableError
@@ -67,6 +68,7 @@ def segment_files(
     folder = out or Path("outputs") / "segment" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     if (folder / "labels").exists():
         raise UserError(f"{folder} holds segmented pictures: choose another folder.")
+    quiet_hosts()
     model = load(**load_options or {})
     write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
     names, rows, unreadable = (), [], []
