@@ -229,9 +229,9 @@ def test_a_damaged_configuration_of_a_part_is_named(content, broken):
 @pytest.fixture
 def bars():
     """What transformers draws by itself; put back afterwards."""
-    before = transformers.utils.logging.set_tqdm_hook(None)
+    transformers.utils.logging.enable_progress_bar()
     yield
-    transformers.utils.logging.set_tqdm_hook(before)
+    transformers.utils.logging.enable_progress_bar()
 
 
 def test_commands_hide_the_bars_of_encoders_and_a_library_call_changes_nothing(folder, tmp_path, capsys, bars):
