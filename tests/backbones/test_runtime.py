@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from huggingface_hub.utils import are_progress_bars_disabled
+from omegaconf import OmegaConf
+from PIL import Image
 from tests.hosts import random_flux, random_sd3
 
 from seg4diff.attention.capture import capture
@@ -16,6 +20,8 @@ from seg4diff.backbones.loading import Source
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.backbones.runtime import Runtime, choose_dtype, choose_precision, own_device
 from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.commands.run import build_all
+from seg4diff.commands.segment import segment_files
 from seg4diff.errors import UserError
 from seg4diff.model import load
 
@@ -218,3 +224,29 @@ def test_a_damaged_configuration_of_a_part_is_named(content, broken):
         (broken / part / "config.json").write_text(content)
         with pytest.raises(UserError, match=r"sd3 .*as an? (autoencoder|transformer) "):
             read()
+
+
+@pytest.fixture
+def bars():
+    """What transformers draws by itself; put back afterwards."""
+    transformers.utils.logging.enable_progress_bar()
+    yield
+    transformers.utils.logging.enable_progress_bar()
+
+
+def test_commands_hide_the_bars_of_encoders_and_a_library_call_changes_nothing(folder, tmp_path, capsys, bars):
+    load(folder / "sd3", like="tiny_sd3", block=1)
+    assert "Loading weights" in capsys.readouterr().err, "whoever imports seg4diff chooses what transformers draws"
+    Image.new("RGB", (48, 32)).save(tmp_path / "photo.png")
+    options = {"model": folder / "sd3", "like": "tiny_sd3", "block": 1, "image_size": (32, 32)}
+    segment_files(tmp_path / "photo.png", ["apple"], out=tmp_path / "out", load_options=options)
+    said = capsys.readouterr().err
+    assert "Loading pipeline components" in said and "Loading weights" not in said
+    assert not are_progress_bars_disabled(), "downloads are shown"
+
+
+def test_training_hides_the_bars_of_encoders(folder, capsys, bars):
+    node = {"_target_": "seg4diff.backbones.sd3.SD3Backbone.from_pretrained", "path": str(folder / "sd3"), "t5_length": 0}
+    build_all({}, OmegaConf.create(node))
+    said = capsys.readouterr().err
+    assert "Loading pipeline components" in said and "Loading weights" not in said

@@ -4,8 +4,9 @@ import json
 
 import pytest
 from safetensors.torch import load_file
-from seg4diff.run import train
 from tests.runs import compose_config
+
+from seg4diff.commands.run import train
 
 SMALL = [
     "experiment=toyworld_pretrain",

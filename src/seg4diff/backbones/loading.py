@@ -11,15 +11,17 @@ import transformers
 from diffusers import DiffusionPipeline
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
 from seg4diff.errors import MissingFileError, UserError
 
 
 def quiet_hosts() -> None:
-    """Hide what the model libraries say about themselves; the progress of loading stays."""
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
+    """Hide the bar that transformers draws for each encoder, for the commands; those of diffusers and of downloads stay."""
+    downloads_are_shown = not are_progress_bars_disabled()
     transformers.utils.logging.disable_progress_bar()
+    if downloads_are_shown:
+        enable_progress_bars()  # which transformers has switched off too
 
 
 FAMILIES = {

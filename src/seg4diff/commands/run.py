@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.commands.arguments import command_line
 from seg4diff.commands.inherit import inherit, other_base
@@ -199,6 +200,7 @@ def build_all(
         model_config: the module or the backbone.
         splits: those that must be there.
     """
+    quiet_hosts()
     makers = {place: partial(_prepared, node, splits) for place, node in data_configs.items()} | {"": partial(build, model_config)}
     built, errors = [], defaultdict(list)
     for place, make in makers.items():

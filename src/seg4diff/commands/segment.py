@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.progress import track
 
+from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.commands.outputs import results_folder
 from seg4diff.data.files import walk
 from seg4diff.data.geometry import GEOMETRIES
@@ -67,6 +68,7 @@ def segment_files(
         raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
     with results_folder(out, "segment") as folder:
+        quiet_hosts()
         model = load(**load_options or {})
         write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
         read = partial(model.segment, words=asked, geometry=geometry, background=background, threshold=threshold)
