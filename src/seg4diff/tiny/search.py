@@ -13,7 +13,7 @@ from seg4diff.data.toyworld.things import THINGS, Thing
 from seg4diff.tiny.colours import MOST, codes, evidence, find_ground, parts_of, shrunk, thing_named
 from seg4diff.tiny.templates import Pose, bank, grow, just_outside, template
 
-FIT = 0.5
+FIT = 0.45
 """A thing is found where a template explains at least this share of the evidence that a flawless one would give."""
 SEEN = 0.5
 """At least this share of a thing must not lie under others."""
