@@ -1,4 +1,4 @@
-"""What a user can mend ends in one sentence and exit code 1, and nothing is overwritten."""
+"""What a user can fix ends in one sentence and exit code 1, and nothing is overwritten."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend: the root scripts print its sentence and exit, without a traceback."""
+"""The one kind of error that is the user's to fix: the scripts print its sentence and exit, without a traceback."""
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""What every model family must hold: the record is the host's own attention, exactly, and reading it disturbs nothing."""
+"""What every model family must hold: the record is the model's own attention, exactly, and reading it disturbs nothing."""
 
 from contextlib import contextmanager
 
@@ -20,7 +20,7 @@ from seg4diff.segmentation.prompts import list_names, token_sets
 class TestFamily:
     @contextmanager
     def host_calls(self, family, model):
-        """The host's joint attention of the block under test, split by the token order of the family, not by the adapter."""
+        """The model's joint attention of the block under test, split by the token order of the family, not by the adapter."""
         with HostAttention() as host:
             yield (found := {})
         image, text = found["tokens"]

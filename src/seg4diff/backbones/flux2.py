@@ -45,7 +45,7 @@ class Flux2Backbone(TextFirstBackbone):
         self._before = self._templated(PLACE).index(PLACE)
 
     def _templated(self, prompt: str) -> str:
-        """The text that the language model reads, as the host's pipeline makes it."""
+        """The text that the language model reads, as the diffusers pipeline makes it."""
         message = [{"role": "user", "content": prompt}]
         return self._pipeline.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
 

@@ -23,9 +23,9 @@ from seg4diff.errors import MissingFileError, UserError
 log = logging.getLogger(__name__)
 
 PEFT_FILE = "adapter_model.safetensors"
-"""Name that peft gives the one file of a saved adapter; adapter_config.json stands beside it."""
+"""Name that peft gives the weights of a saved adapter; adapter_config.json lies in the same folder."""
 COMFYUI_FILE = "comfyui.safetensors"
-"""Name of the file that stands beside `LORA_FILE` where it was asked for."""
+"""Name of the optional copy for ComfyUI, in the same folder as `LORA_FILE`."""
 PREFIX = re.compile(r"^(backbone\.|transformer\.|diffusion_model\.|model\.|base_model\.|unet\.|lora_transformer_|lora_unet_|lycoris_)+")
 """What programs put before the name of a layer: the release, diffusers and peft, ComfyUI, kohya's sd-scripts, OneTrainer, SimpleTuner."""
 PEFT_PREFIX = "base_model.model."
@@ -72,7 +72,7 @@ def lora_file(path: Path) -> Path | None:
 
 
 def lora_folder(checkpoint: str | Path) -> Path:
-    """The LoRA folder that stands beside a checkpoint: step-000100.ckpt -> step-000100-lora."""
+    """The LoRA folder saved next to a checkpoint: step-000100.ckpt -> step-000100-lora."""
     return Path(checkpoint).with_name(Path(checkpoint).stem + "-lora")
 
 

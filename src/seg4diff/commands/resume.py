@@ -40,7 +40,7 @@ FIELDS = (
     ("backbone.image_size", FREE, "only the default of data.image_size and of the size of samples"),
     ("backbone.known_by*", FREE, "how a folder is recognised as this model"),
     ("backbone.release*", FREE, "only what release_compat sets"),
-    ("backbone.paper", FREE, "only which column of the paper stands beside ours"),
+    ("backbone.paper", FREE, "only which figures of the paper the tables show for comparison"),
     ("data._target_", REFUSED, "the images"),
     ("data.source*", REFUSED, "the images, how many, and their labels and captions"),
     ("data.image_size", REFUSED, "the images"),

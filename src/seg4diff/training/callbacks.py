@@ -40,7 +40,7 @@ def _send(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
 class SampleImages(L.Callback):
     """Generate images from fixed prompts and seeds at every validation, base and LoRA side by side.
 
-    The host's own pipeline draws them, so they equal what plain diffusers gives for the same seed.
+    The diffusers pipeline draws them, so they are equal to plain diffusers with the same seed.
 
     Args:
         prompts: the prompts; the empty prompt is allowed.

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written beside the target, then renamed; a LoRA folder for diffusers stands beside each."""
+"""Checkpoints that survive a kill: written beside the target, then renamed; a LoRA folder for diffusers is saved next to each."""
 
 import os
 import shutil
