@@ -1,12 +1,15 @@
-"""Score what a model of the toy world draws: `python -m seg4diff.tiny.score [model folder] [prompts] [seeds]`, 500 and 4 by default."""
+"""Score what a model of the toy world draws: `python -m seg4diff.tiny.score`, see --help."""
 
-import sys
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.errors import UserError
+from seg4diff.resources import assets_dir
 from seg4diff.screen import screen
 from seg4diff.tiny.answers import Answers, answer, intervals, means
 from seg4diff.tiny.find import find
@@ -32,16 +35,41 @@ def draw_and_answer(backbone: Backbone, prompts: Sequence[ToyPrompt], seeds: int
     return answers
 
 
-def main(folder: str = "assets/tiny-sd3", prompts: str = "500", seeds: str = "4") -> None:
-    """Print every category with its interval."""
-    backbone = SD3Backbone.from_pretrained(path=folder, t5_length=0)
-    answers = draw_and_answer(backbone, held_out_prompts(int(prompts), FINAL_SEED), int(seeds), **SAMPLING)
+def score(folder: Path, count: int, seeds: int) -> Table:
+    """One row per category, with its interval.
+
+    Args:
+        folder: of the model.
+        count: number of held-out prompts.
+        seeds: images of each prompt.
+
+    Raises:
+        UserError: there is no such model, or a number is out of range.
+    """
+    prompts = held_out_prompts(count, FINAL_SEED)
+    if seeds < 1:
+        raise UserError(f"the number of seeds must be at least 1, found {seeds}.")
+    backbone = SD3Backbone.from_pretrained(path=str(folder), t5_length=0)
+    answers = draw_and_answer(backbone, prompts, seeds, **SAMPLING)
     bounds = intervals(answers, resamples=1000, seed=0)
-    table = Table("category", "%", "95 % interval over prompts", title=f"{folder}: {prompts} prompts x {seeds} seeds")
+    table = Table("category", "%", "95 % interval over prompts", title=f"{folder}: {count} prompts x {seeds} seeds")
     for name, mean in means(answers).items():
         table.add_row(name, f"{100 * mean:.1f}", " - ".join(f"{100 * bound:.1f}" for bound in bounds[name]))
-    screen().print(table)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m seg4diff.tiny.score", description="Share of right answers in what a model draws.")
+    parser.add_argument("--model", type=Path, default=assets_dir() / "tiny-sd3", help="folder of the model; default: tiny-sd3")
+    parser.add_argument("--prompts", type=int, default=500, help="number of held-out prompts; default: 500")
+    parser.add_argument("--seeds", type=int, default=4, help="images of each prompt; default: 4")
+    options = parser.parse_args(arguments)
+    try:
+        screen().print(score(options.model, options.prompts, options.seeds))
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
