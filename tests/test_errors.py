@@ -1,6 +1,5 @@
 """What a user can fix ends in one sentence and exit code 1, and nothing is overwritten."""
 
-import errno
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.backbones.lora import LoraSpec, add_lora
-from seg4diff.commands.console import explain, main
+from seg4diff.commands.console import main
 from seg4diff.commands.run import encode, evaluate, train
 from seg4diff.commands.trainers import build
 from seg4diff.data.table import TableRows
@@ -150,45 +149,6 @@ def test_corrupt_image_within_the_budget(corrupt, capsys, caplog, tmp_path, asse
     assert f"{photos}/val/1.png cannot be read" in said, "evaluation skips nothing"
 
 
-def chained(error, cause):
-    error.__cause__ = cause
-    return error
-
-
-FULL = OSError(errno.ENOSPC, "No space left on device", "/out/metrics.csv")
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (FULL, "/out/metrics.csv cannot be written (No space left on device): make room there"),
-        (chained(RuntimeError("a library failed"), FULL), "/out/metrics.csv cannot be written (No space left on device)"),
-        (chained(OSError(errno.EDQUOT, "Disk quota exceeded"), FULL), "/out/metrics.csv cannot be written (Disk quota exceeded)"),
-        (OSError(errno.ENOSPC, "No space left on device"), "a file of this run cannot be written"),
-        (PermissionError(errno.EACCES, "Permission denied", "/out"), "Permission denied: /out"),
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
-        (UserError("Caught UserError in DataLoader worker process 0.\nTraceback ...\nseg4diff.errors.UserError: do this.\n"), "do this."),
-        (
-            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
-            "a process that loads data has died (DataLoader worker",
-        ),
-        (RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer"), "another process of this run has stopped"),
-    ],
-    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
-)
-def test_what_an_error_means_for_the_user(error, expected):
-    assert explain(error).startswith(expected)
-
-
-def test_a_bug_keeps_its_traceback():
-    def entry():
-        raise RuntimeError("shapes do not match")
-
-    assert explain(RuntimeError("shapes do not match")) is None
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        main(entry)
-
-
 def test_loader_process_that_dies(capsys, monkeypatch, tmp_path, assets, world):
     """As when the system runs out of memory: whatever the main process is doing then, it ends in one sentence."""
     arguments = ["data.num_workers=2", "trainer.max_steps=400", "callbacks.checkpoint.every_n_train_steps=2"]
@@ -244,12 +204,6 @@ def test_what_a_node_is_built_with(capsys):
     """The error comes out of Hydra's, and each of the two stood for where the other came from."""
     node = OmegaConf.create({"_target_": "seg4diff.training.ema.WeightAverage", "decay": 1.5})
     assert "found 1.5" in sentence(capsys, lambda: build(node))
-
-
-def test_a_circle_of_causes_ends():
-    error, other = UserError("this."), ValueError("that")
-    error.__context__, other.__cause__ = other, error
-    assert explain(error) == "this."
 
 
 @pytest.mark.parametrize("protocol", ["oracle", "vocabulary"])

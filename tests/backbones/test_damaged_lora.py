@@ -8,8 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import save_file
-from tests.hosts import random_sd3
-from tests.lora_names import ALPHA, FORMS, adapted, alphas, named
+from tests.lora_names import ALPHA, FORMS, alphas, named
 
 from seg4diff.backbones.base import LORA_FILE
 from seg4diff.backbones.lora import updates_of
@@ -18,16 +17,6 @@ from seg4diff.errors import UserError
 
 LAYER = "transformer_blocks.1.attn.to_q"
 HALF = {"A": torch.ones(4, 16), "B": torch.ones(16, 4)}
-
-
-@pytest.fixture
-def trained():
-    return adapted(random_sd3())
-
-
-@pytest.fixture(scope="module")
-def layers():
-    return {name: layer for name, layer in random_sd3().transformer.named_modules() if isinstance(layer, torch.nn.Linear)}
 
 
 def attempt(path, layers):

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 from tests.hosts import random_flux, random_sd3
-from tests.lora_names import ALPHA, FORMS, RANK, adapted, alphas, named
+from tests.lora_names import ALPHA, FORMS, RANK, alphas, named
 
 from seg4diff.backbones.base import LORA_FILE
 from seg4diff.backbones.lora import lora_weights, updates_of
@@ -17,16 +17,6 @@ from seg4diff.backbones.lora_files import COMFYUI_FILE, PEFT_FILE, find_lora, re
 from seg4diff.errors import MissingFileError, UserError
 
 LAYER = "transformer_blocks.1.attn.to_q"
-
-
-@pytest.fixture
-def trained():
-    return adapted(random_sd3())
-
-
-@pytest.fixture(scope="module")
-def layers():
-    return {name: layer for name, layer in random_sd3().transformer.named_modules() if isinstance(layer, torch.nn.Linear)}
 
 
 def velocity(model):

@@ -1,5 +1,6 @@
-"""What surrounds a root script: Ctrl-C saves and ends in exit code 130, a failed job ends in its error alone."""
+"""What surrounds a root script: Ctrl-C saves and ends in exit code 130, a failed job ends in its error alone, and what an error means."""
 
+import errno
 import signal
 
 import lightning as L
@@ -8,7 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from seg4diff.commands.console import INTERRUPTED, PlainErrors, interruptible, main
+from seg4diff.commands.console import INTERRUPTED, PlainErrors, explain, interruptible, main
 from seg4diff.commands.run import encode, evaluate, train
 from seg4diff.errors import UserError
 from seg4diff.training.checkpoints import read_checkpoint
@@ -111,3 +112,48 @@ def test_a_failed_job_says_nothing_but_its_error(mode, rest, capsys):
 
 def test_a_job_that_is_done_has_its_result():
     assert ended(RunMode.MULTIRUN, JobStatus.COMPLETED, 0.5).return_value == 0.5
+
+
+def chained(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/out/metrics.csv")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (FULL, "/out/metrics.csv cannot be written (No space left on device): make room there"),
+        (chained(RuntimeError("a library failed"), FULL), "/out/metrics.csv cannot be written (No space left on device)"),
+        (chained(OSError(errno.EDQUOT, "Disk quota exceeded"), FULL), "/out/metrics.csv cannot be written (Disk quota exceeded)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file of this run cannot be written"),
+        (PermissionError(errno.EACCES, "Permission denied", "/out"), "Permission denied: /out"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (UserError("Caught UserError in DataLoader worker process 0.\nTraceback ...\nseg4diff.errors.UserError: do this.\n"), "do this."),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+            "a process that loads data has died (DataLoader worker",
+        ),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer"), "another process of this run has stopped"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_what_an_error_means_for_the_user(error, expected):
+    assert explain(error).startswith(expected)
+
+
+def test_a_bug_keeps_its_traceback():
+    def entry():
+        raise RuntimeError("shapes do not match")
+
+    assert explain(RuntimeError("shapes do not match")) is None
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main(entry)
+
+
+def test_a_circle_of_causes_ends():
+    error, other = UserError("this."), ValueError("that")
+    error.__context__, other.__cause__ = other, error
+    assert explain(error) == "this."
