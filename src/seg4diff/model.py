@@ -212,7 +212,7 @@ class Model:
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
         return found if many else found[0]
 
-    def _words(self, placed: Sequence["Placed"], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
+    def _words(self, placed: Sequence[Placed], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
         readout = self._readout
         if background is not None:
             readout = Readout(**self._reading | {"background": background})
@@ -225,7 +225,7 @@ class Model:
             for one, own_names, own in zip(placed, asked, maps, strict=True)
         ]
 
-    def _regions(self, placed: Sequence["Placed"], threshold: float | None) -> list[Segmentation]:
+    def _regions(self, placed: Sequence[Placed], threshold: float | None) -> list[Segmentation]:
         merging = self._merging | ({} if threshold is None else {"threshold": threshold})
         proposals = ProposalReadout(readout=self._readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)

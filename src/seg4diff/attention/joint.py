@@ -1,6 +1,6 @@
 """What enters the joint attention of a block, image and text apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -62,10 +62,7 @@ class Joint:
         count = self.image_query.shape[1]
         if odd := [head for head in heads if not 0 <= head < count]:
             raise UserError(f"there is no attention head {odd[0]}: the heads of this block are 0 to {count - 1}.")
-        return self._each(lambda part: part[:, list(heads)])
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Joint":
-        return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self) if field.name != "scale"})
+        return replace(self, **{part.name: getattr(self, part.name)[:, list(heads)] for part in fields(self) if part.name != "scale"})
 
 
 def token_ranges(tokens: int, text: int, text_first: bool) -> tuple[slice, slice]:
