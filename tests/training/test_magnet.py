@@ -10,11 +10,9 @@ from seg4diff.backbones.lora import LoraSpec
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.flow import logit_normal
-from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
 from seg4diff.training.magnet import MagnetModule
 from seg4diff.training.objective import MaskAlignment
-from seg4diff.training.pretrain import PretrainModule
 
 NAMES = tuple(f"{look} {thing}" for look in ("small", "large", "dark") for thing in ("cone", "brick", "leaf", "fish", "apple"))
 SIGMA = logit_normal(mean=0.0, std=1.0)
@@ -118,16 +116,6 @@ def test_masks_without_names_are_given_maps_of_single_heads_or_of_tokens_of_the_
 def test_an_empty_caption_has_no_token_to_align():
     terms = magnet("caption", "tokens").loss_terms(batch([areas_to_mask([20] * 3)], [""]), [0])
     assert terms["focal"] == terms["dice"] == 0 and terms["loss"] == terms["flow"]
-
-
-@pytest.mark.parametrize("ids", [[0, 1]])
-def test_pretraining_cuts_long_captions(ids):
-    backbone = random_sd3()
-    rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0}
-    module = PretrainModule(backbone=backbone, readout=READOUT, sigma=SIGMA, **rates, seed=0, save_to="unused")
-    latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
-    cut = cut_to_fit(CAPTION, backbone.fits)
-    assert cut != CAPTION and torch.equal(module.flow_loss(latents, [CAPTION, "sand"], ids), module.flow_loss(latents, [cut, "sand"], ids))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

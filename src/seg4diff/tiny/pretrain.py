@@ -5,6 +5,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch
@@ -12,10 +13,10 @@ from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptM
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
+from seg4diff.tiny.latents import LatentBatch
+from seg4diff.tiny.optimizers import muon_with_adamw
 from seg4diff.training.checks import check_finite
-from seg4diff.training.latents import LatentBatch
-from seg4diff.training.optimizers import muon_with_adamw
-from seg4diff.training.schedule import sample_ids, warmup_stable_decay
+from seg4diff.training.schedule import FactorOfStep, sample_ids
 
 
 class PretrainModule(L.LightningModule):
@@ -108,3 +109,9 @@ class PretrainModule(L.LightningModule):
 def _coin(seed: int, sample_id: int) -> float:
     """A uniform number in [0, 1) that depends on (seed, sample id) alone."""
     return float(torch.rand((), generator=torch.Generator().manual_seed(seed * 1_000_003 + sample_id)))
+
+
+def warmup_stable_decay(optimizer: Optimizer, warmup_steps: int, decay_share: float, max_steps: int) -> FactorOfStep:
+    """Linear warm-up, constant, then a linear fall to zero over the last `decay_share` of the run."""
+    decay_steps = max(1, round(decay_share * max_steps))
+    return FactorOfStep(optimizer, lambda step: max(0.0, min(1.0, (step + 1) / max(1, warmup_steps), (max_steps - step) / decay_steps)))
