@@ -15,8 +15,9 @@ from seg4diff.training.magnet import MagnetModule
 from seg4diff.training.objective import MaskAlignment
 
 NAMES = tuple(f"{look} {thing}" for look in ("small", "large", "dark") for thing in ("cone", "brick", "leaf", "fish", "apple"))
+VOCABULARY = Vocabulary(NAMES)
 SIGMA = logit_normal(mean=0.0, std=1.0)
-READOUT = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
+READOUT = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0, background=0.5)
 CAPTION = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
 
 
@@ -36,9 +37,10 @@ class Recorder(MaskAlignment):
         return [[int(mask[region].unique()) for region in own.masks] for mask, own in zip(masks, self.regions, strict=True)]
 
 
-def magnet(prompt, align="names"):
-    module = MagnetModule(
+def magnet(prompt, align="names", vocabulary=VOCABULARY):
+    return MagnetModule(
         backbone=random_sd3(),
+        vocabulary=vocabulary,
         lora=LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "add_k_proj"]),
         expert_layer=1,
         objective=Recorder(flow_weight=1.0, mask_weight=1.0, dice_weight=1.0),
@@ -52,8 +54,6 @@ def magnet(prompt, align="names"):
         warmup_steps=1,
         seed=0,
     )
-    module.vocabulary = Vocabulary(NAMES)
-    return module
 
 
 def areas_to_mask(areas):
@@ -69,10 +69,10 @@ def batch(masks, captions):
 
 
 def test_the_largest_classes_are_trained_where_not_all_fit():
-    module = magnet("names")
+    names = (*NAMES[:7], "large zebra", *NAMES[8:])  # takes more tokens than the others
+    module = magnet("names", vocabulary=Vocabulary(names))
     areas = [60, 5, 80, 70, 90, 10, 61, 62, 63, 64, 65, 66, 67, 68, 69]
     assert module.backbone.fits(" ".join(NAMES)), "two tokens a name: exactly what the model takes"
-    module.vocabulary = Vocabulary((*NAMES[:7], "large zebra", *NAMES[8:]))  # takes more tokens than the others
     everything = list(range(len(NAMES)))
     masks = [areas_to_mask(areas), areas_to_mask(areas[:7])]
     terms = module.loss_terms(batch(masks, ["", ""]), [0, 1])
@@ -81,13 +81,12 @@ def test_the_largest_classes_are_trained_where_not_all_fit():
     assert kept == sorted(ranked[: len(kept)]) and 8 < len(kept) < 15, "the largest, in their order"
     assert few == list(range(7)) and module._objective.maps == [len(kept), 7]
     more = sorted(ranked[: len(kept) + 1])
-    assert not module.backbone.fits(" ".join(module.vocabulary.names[k] for k in more)), "none is left out without need"
+    assert not module.backbone.fits(" ".join(names[k] for k in more)), "none is left out without need"
     assert all(value.isfinite() for value in terms.values())
 
 
 def test_the_background_is_no_word_of_a_prompt():
-    module = magnet("names")
-    module.vocabulary = Vocabulary(("background", *NAMES[1:]), background=0)
+    module = magnet("names", vocabulary=Vocabulary(("background", *NAMES[1:]), background=0))
     masks = [areas_to_mask([30, 20, 10])]
     module.loss_terms(batch(masks, [""]), [0])
     assert module._objective.classes(masks) == [[1, 2]]

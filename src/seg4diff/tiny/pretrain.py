@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from seg4diff.backbones.base import Backbone
-from seg4diff.data.sample import Batch
+from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import cut_to_fit
@@ -26,6 +26,7 @@ class PretrainModule(L.LightningModule):
 
     Args:
         backbone: the model; its autoencoder stays as it is.
+        vocabulary: the classes of the data set.
         readout: how maps are read in validation.
         sigma: distribution of the noise level.
         muon_lr: peak learning rate of the matrices of the blocks (Muon).
@@ -43,6 +44,7 @@ class PretrainModule(L.LightningModule):
         self,
         *,
         backbone: Backbone,
+        vocabulary: Vocabulary,
         readout: Readout,
         sigma: SigmaSampler,
         muon_lr: float,
@@ -57,10 +59,11 @@ class PretrainModule(L.LightningModule):
         super().__init__()
         self.backbone = backbone
         self.backbone.vae.requires_grad_(False)
-        self._readout, self._sigma, self._muon_lr, self._lr, self._weight_decay = readout, sigma, muon_lr, lr, weight_decay
+        self._sigma, self._muon_lr, self._lr, self._weight_decay = sigma, muon_lr, lr, weight_decay
         self._warmup_steps, self._decay_share = warmup_steps, decay_share
         self._caption_dropout, self._seed, self._save_to = caption_dropout, seed, save_to
         self._batches_seen = 0
+        self._classes, self._segment = len(vocabulary), PromptedSegmenter(readout, PromptMaker("oracle", vocabulary, backbone.fits))
 
     def on_train_start(self) -> None:
         self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -75,9 +78,8 @@ class PretrainModule(L.LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        vocabulary, blocks = self.trainer.datamodule.vocabulary, range(len(self.backbone.attention_sites()))
-        segment = PromptedSegmenter(self._readout, PromptMaker("oracle", vocabulary, self.backbone.fits))
-        self._scores = BlockScores(segment=segment, blocks=list(blocks), classes=len(vocabulary)).to(self.device)
+        blocks = range(len(self.backbone.attention_sites()))
+        self._scores = BlockScores(segment=self._segment, blocks=blocks, classes=self._classes).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.flow_loss(self.backbone.encode_image(batch.images), batch.captions, batch.indices)
