@@ -18,7 +18,7 @@ from transformers import Qwen2Tokenizer
 from seg4diff.backbones.flux2 import Flux2Backbone
 from seg4diff.backbones.lora import add_lora, lora_weights
 from seg4diff.backbones.sd3 import SD3Backbone
-from seg4diff.backbones.tokenizer import build_clip_tokenizer
+from seg4diff.tiny.tokenizer import build_clip_tokenizer
 
 PUBLISHED = sorted((Path(__file__).parent / "published").glob("*.json"))
 TINY = {"tiny_sd3", "tiny_sd3_untrained"}
