@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from benchmarks import counts
-from benchmarks.counts import PIXELS, Size
-from benchmarks.measure import Table, number, text
-from benchmarks.scale import exponent
 from seg4diff.data.sa1b import Sa1b
+from speed import counts
+from speed.counts import PIXELS, Size
+from speed.measure import Table, number, text
+from speed.scale import exponent
 
 FOLDERS = 256
 """Folders of a cache for each kind of entry: the first two letters of a hash."""
@@ -99,7 +99,7 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the counts of one image and the plan for many."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description="Bytes, files, memory and hours on SD3-medium.")
+    parser = argparse.ArgumentParser(prog="python -m speed.plan", description="Bytes, files, memory and hours on SD3-medium.")
     parser.add_argument("--images", type=int, nargs="+", default=(10_000, 10_000_000, 1_000_000_000), help="how many, e.g. 10_000_000")
     parser.add_argument("--gpus", type=int, nargs="+", default=(2, 64, 1024), help="one number for each number of images")
     parser.add_argument("--side", type=int, default=1024, help="pixels along one side of an image")

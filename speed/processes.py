@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.measure import Settings, Spread, Table, main, number, quiet, text, time_once, times
-from benchmarks.models import TEXT_TOKENS, Shape, new_backbone, new_inputs
-from benchmarks.train_step import Trainee, new_example
 from seg4diff.backbones.lora import lora_weights
+from speed.measure import Settings, Spread, Table, main, number, quiet, text, time_once, times
+from speed.models import TEXT_TOKENS, Shape, new_backbone, new_inputs
+from speed.train_step import Trainee, new_example
 
 ALONE, APART, TOGETHER = "one", "all, gradients not exchanged", "all, gradients exchanged"
 BLOCKS = ("expert", "all")

@@ -1,4 +1,4 @@
-"""The benchmarks run, and count memory right; what they measure is for machines that do nothing else."""
+"""The tables of speed and memory are made, and memory is counted right; what they measure is for machines that do nothing else."""
 
 import json
 import os
@@ -8,14 +8,14 @@ from functools import partial
 
 import pytest
 import torch
-from benchmarks import counts, stream
-from benchmarks.counts import Size
-from benchmarks.measure import Memory, Pairs, Settings, measure_memory
-from benchmarks.models import Shape, dense_i2t, forward, new_backbone, new_inputs, read
-from benchmarks.plan import Job
-from benchmarks.plan import main as print_plan
-from benchmarks.scale import exponent
-from benchmarks.train_step import Trainee, new_example
+from speed import counts, stream
+from speed.counts import Size
+from speed.measure import Memory, Pairs, Settings, measure_memory
+from speed.models import Shape, dense_i2t, forward, new_backbone, new_inputs, read
+from speed.plan import Job
+from speed.plan import main as print_plan
+from speed.scale import exponent
+from speed.train_step import Trainee, new_example
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,15 +63,15 @@ LABELS = {"train_step": ["step"], "scale": ["cost of", "by", "at"], "processes":
 """Columns that name a row, where it is not "reading"."""
 
 
-def test_all_benchmarks_run(tmp_path):
+def test_every_table_is_made(tmp_path):
     figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(figures)]
+    command = [sys.executable, "-m", "speed", "--quick", "--json", str(figures)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     content = json.loads(figures.read_text())
     assert content["machine"]["threads"] == 1 and content["machine"]["quick"]
-    assert [table["name"] for table in content["benchmarks"]] == list(ROWS)
-    for table in content["benchmarks"]:
+    assert [table["name"] for table in content["tables"]] == list(ROWS)
+    for table in content["tables"]:
         labels = LABELS.get(table["name"], ["reading"])
         assert [", ".join(str(row[label]) for label in labels) for row in table["rows"]] == ROWS[table["name"]]
         assert all(str(row[label]) in done.stdout for row in table["rows"] for label in labels)

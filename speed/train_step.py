@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from benchmarks.counts import PIXELS
-from benchmarks.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
-from benchmarks.models import TEXT_TOKENS, WORDS, Shape, new_backbone
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.base import Backbone, TextCondition
@@ -23,6 +20,9 @@ from seg4diff.flow import draw, interpolate, logit_normal, velocity
 from seg4diff.segmentation.prompts import list_names
 from seg4diff.segmentation.readout import pool_words
 from seg4diff.training.objective import MaskAlignment, named_regions
+from speed.counts import PIXELS
+from speed.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
+from speed.models import TEXT_TOKENS, WORDS, Shape, new_backbone
 
 EXPERT = 9
 REPETITIONS = 7

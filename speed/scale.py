@@ -8,14 +8,14 @@ from functools import cache, partial
 import numpy as np
 from torch.nn.functional import pad
 
-from benchmarks import counts, processes
-from benchmarks.counts import Size
-from benchmarks.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
-from benchmarks.models import Inputs, Shape, new_backbone, new_inputs, read
-from benchmarks.train_step import Trainee, new_example
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.lora import base_model
+from speed import counts, processes
+from speed.counts import Size
+from speed.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
+from speed.models import Inputs, Shape, new_backbone, new_inputs, read
+from speed.train_step import Trainee, new_example
 
 HEAD_WIDTH = 64
 
