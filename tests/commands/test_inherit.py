@@ -110,7 +110,7 @@ def test_the_release_differs_between_the_families(released):
     sd3, flux = released("backbone=sd35_medium").backbone, released("backbone=flux1_dev").backbone
     assert (sd3.readout.sigma, sd3.model.t5_length) == (0.5150721, 77)
     assert (flux.readout.sigma, flux.model.text_length) == (0.2316793, 77)
-    assert sd3.merging == flux.merging == {"contrast": "stretched", "threshold": 0.1, "rounds": 1}
+    assert sd3.merging == flux.merging == {"contrast": "minmax", "threshold": 0.1, "rounds": 1}
 
 
 def test_a_model_that_the_release_does_not_read_keeps_its_own_noise_level(released):
