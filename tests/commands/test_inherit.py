@@ -134,6 +134,15 @@ def test_the_entries_of_a_benchmark_follow_and_keep_what_they_measure(released):
     assert released("benchmark=toyworld_geometry").benchmark.toyworld_letterbox.data.geometry == "letterbox"
 
 
+def test_every_choice_of_the_release_is_listed(released, caplog):
+    with caplog.at_level("INFO"):
+        released("benchmark=voc20", "backbone=sd3_medium", "benchmark.voc20.data.resample=bicubic")
+    listed = [record.getMessage().removeprefix("release_compat: ") for record in caplog.records]
+    assert {"geometry=stretch", "backbone.readout.heads=null", "backbone.readout.sigma=0.5150721"} <= set(listed)
+    assert "benchmark.voc20.data.source.vocabulary=voc_release" in listed
+    assert not [line for line in listed if line.startswith(("data.", "benchmark.voc20.data.resample", "benchmark.voc20.data.geometry"))]
+
+
 def test_what_was_chosen_otherwise_is_no_choice_of_the_release(released):
     config = released("data=voc20", "data.source.vocabulary=coco_object")
     assert config.data.source.vocabulary == "coco_object"
