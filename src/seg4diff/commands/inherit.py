@@ -133,7 +133,7 @@ def take_from_release(config: DictConfig) -> None:
     for key, value in _choices(config, release):
         if key not in set_here:
             OmegaConf.update(config, key, value)
-            log.info("release_compat: %s=%s", key, {None: "null"}.get(value, value))
+            log.info("release_compat: %s=%s", key, "null" if value is None else value)
 
 
 def _choices(config: DictConfig, release: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
