@@ -20,7 +20,7 @@ from seg4diff.inputs import CanvasPicture, Picture, to_size, words_of_each
 from seg4diff.presets import Preset, names, run_config
 from seg4diff.results import BlockAttention, Segmentation, by_size
 from seg4diff.segmentation.prompts import split_names
-from seg4diff.segmentation.readout import Readout, stretch
+from seg4diff.segmentation.readout import Readout, minmax
 from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Model:
             pictures: one picture, or a list of them, which is one batch.
             words: what to look for; for a list of pictures also a list of words for each. None: regions, numbered from the largest.
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
-            background: level in [0, 1]; where no word's map, stretched to [0, 1], reaches it, a pixel has no label. None: every pixel has
+            background: level in [0, 1]; where no word's map, scaled to [0, 1], reaches it, a pixel has no label. None: every pixel has
                 the word whose map is highest there.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
@@ -221,7 +221,7 @@ class Model:
         maps = readout.class_maps(self.backbone, images, prompts, [0] * len(placed), [self.block])[self.block]
         level = None if readout.background is None else IGNORE
         return [
-            one.result(own_names, readout.segment(own, range(len(own_names)), one.frame, level), stretch(own, one.frame))
+            one.result(own_names, readout.segment(own, range(len(own_names)), one.frame, level), minmax(own, one.frame))
             for one, own_names, own in zip(placed, asked, maps, strict=True)
         ]
 
