@@ -41,6 +41,7 @@ OWNERS = {
     "omegaconf": {"commands", "presets"},
     "diffusers": {"backbones"},
     "peft": {"backbones"},
+    "transformers": {"backbones", "evaluation", "tiny"},  # evaluation: networks that judge generated images, which are no backbones
     "lightning": {"data", "evaluation", "training", "loggers", "tiny", "commands"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
