@@ -44,6 +44,16 @@ def own_device() -> str:
     return "cpu" if accelerator is None else accelerator.type
 
 
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for, or else the accelerator, or the CPU. Raises UserError for one that is not there."""
+    try:
+        place = torch.device(device or own_device())
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not know or cannot reach
+        raise UserError(f"there is no device '{device}' here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
+    return place
+
+
 def choose_dtype(preferred: str, device: str) -> str:
     """The dtype that "auto" takes on a device: the preferred one, or float32 where that is slow, which is said."""
     if computes_fast(getattr(torch, preferred), device):
