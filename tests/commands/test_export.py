@@ -71,7 +71,7 @@ def test_processes_share_the_list(draw, monkeypatch):
     assert parts == [2, 3, 4] and images(draw("together")) == alone
 
 
-@pytest.mark.parametrize(("number", "processes"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
+@pytest.mark.parametrize(("number", "processes"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
 def test_shares_are_whole_and_do_not_meet(monkeypatch, number, processes):
     monkeypatch.setenv(processes, "4")
     shares = []

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 SETTINGS = "export.json"
 """File of a folder that says how its images were drawn. No benchmark's judge reads it."""
-SHARES = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-"""What launchers number the processes of a run by, and how many there are."""
+SHARES = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+"""What launchers number the processes of a run by, and how many there are. SLURM_NTASKS is that of a job, not of srun."""
 
 Drawing = tuple[str, int, Path]
 """(prompt, seed, file of the image)."""
