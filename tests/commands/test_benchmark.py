@@ -133,11 +133,10 @@ def test_a_damaged_file_of_an_earlier_start_is_named(arguments, tmp_path):
         file.write_text(file.read_text()[:-9])
         with pytest.raises(UserError, match=rf"{file} is no JSON object: it is damaged, delete "):
             evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
-    counted = progress.Progress(tmp_path, 0, 1)
-    for content in (b"half", pickled({"another": 1})):
+    for content in (b"half", pickled({"another": 1}), pickled({"images": 3, "counts": {"of another model": torch.zeros(1)}})):
         (tmp_path / "0-of-1.pt").write_bytes(content)
         with pytest.raises(UserError, match=r"0-of-1.pt is damaged: delete it"):
-            counted.restore(torch.nn.Module())
+            progress.Progress(tmp_path, 0, 1).restore(torch.nn.Module())
 
 
 def pickled(content):
