@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +13,9 @@ from yaml import YAMLError
 
 from seg4diff.errors import UserError
 from seg4diff.resources import assets_dir, conf_dir
+
+if TYPE_CHECKING:
+    from seg4diff.backbones.pipeline import PipelineBackbone
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Preset:
     name: str
     path: str
     revision: str | None
-    adapter: type
+    adapter: "type[PipelineBackbone]"
     options: dict[str, Any]
     expert: int | None
     dtype: str
@@ -62,7 +65,7 @@ class Preset:
     def of(cls, name: str, backbone: Any) -> Self:
         """The preset of a `backbone` node."""
         places = {"backbone": backbone, "runtime": None, "paths": {"assets_dir": str(assets_dir())}}
-        node = OmegaConf.to_container(OmegaConf.create(places), resolve=True)["backbone"]
+        node = plain(OmegaConf.create(places))["backbone"]
         model, readout = node["model"], node["readout"]
         module, _, adapter = model["_target_"].removesuffix(".from_pretrained").rpartition(".")
         return cls(
@@ -102,6 +105,12 @@ class Preset:
             f"{what} is a {pipeline_class} of another size than those that are known ({', '.join(preset.name for preset in family)}): say "
             "which of them it is to be read like, as in like='" + family[0].name + "'."
         )
+
+
+def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as plain dictionaries and lists; with `resolve`, interpolations are replaced by what they lead to."""
+    content: Any = OmegaConf.to_container(config, resolve=resolve)
+    return content
 
 
 def names() -> list[str]:

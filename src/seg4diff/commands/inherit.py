@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones import lora_files
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.presets import read_config, run_file_of
+from seg4diff.presets import plain, read_config, run_file_of
 from seg4diff.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -149,5 +149,5 @@ _ABSENT = object()
 
 def chosen(config: DictConfig) -> list[Override]:
     """What the caller has set by hand, as on a command line; empty where that is not known (`config.chosen` is null)."""
-    lines = OmegaConf.to_container(config, resolve=False).get("chosen") or []
+    lines = plain(config, resolve=False).get("chosen") or []
     return OverridesParser.create().parse_overrides(lines)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -17,7 +18,7 @@ from seg4diff.tiny.prompts import ToyPrompt, held_out_prompts
 
 FINAL_SEED = 0
 """Seed of the prompts of a final figure; what is watched during training has others."""
-SAMPLING = {"steps": 28, "guidance": 3.0, "size": (96, 96), "at_once": 25}
+SAMPLING: dict[str, Any] = {"steps": 28, "guidance": 3.0, "size": (96, 96), "at_once": 25}
 """How the shipped model is sampled (conf/backbone/tiny_sd3.yaml)."""
 
 
@@ -30,8 +31,8 @@ def draw_and_answer(backbone: Backbone, prompts: Sequence[ToyPrompt], seeds: int
         for first in range(0, len(prompts), at_once):
             own = slice(first, first + at_once)
             images += backbone.sample([prompt.text for prompt in prompts[own]], seeds=list(own_seeds[own]), **sampling)
-        for own, prompt, image in zip(answers, prompts, images, strict=True):
-            own.append(answer(prompt, find(image)))
+        for given, prompt, image in zip(answers, prompts, images, strict=True):
+            given.append(answer(prompt, find(image)))
     return answers
 
 

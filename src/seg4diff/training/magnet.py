@@ -4,7 +4,7 @@ from typing import Literal
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
@@ -12,8 +12,10 @@ from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t, i2t_per_head
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
+from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
+from seg4diff.evaluation.metrics import by_name
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import Prompt, cut_to_fit, find_names, list_largest
@@ -86,7 +88,7 @@ class MagnetModule(L.LightningModule):
         self._read_out_prompts = PromptMaker(self._protocol, self.vocabulary, self.backbone.fits)
         segment = PromptedSegmenter(self.readout, self._read_out_prompts)
         self.block_scores = BlockScores(segment=segment, blocks=[self.expert_layer], classes=len(self.vocabulary))
-        self.val_terms = nn.ModuleDict({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
+        self.val_terms = by_name({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
 
     def on_train_start(self) -> None:
         self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -195,6 +197,6 @@ def nameless_regions(batch: Batch) -> list[Regions]:
     """The regions of each image of a batch: those it comes with, without the padding around it, or one per class of its label map."""
     if batch.regions is None:
         return [named_regions(mask, present_classes(mask)) for mask in batch.masks]
-    canvas = tuple(batch.images.shape[-2:])
+    canvas = size_of(batch.images)
     inside = [window.paste(masks.new_ones(window.size), canvas, False) for masks, window in zip(batch.regions, batch.windows, strict=True)]
     return [Regions(masks, counted) for masks, counted in zip(batch.regions, inside, strict=True)]
