@@ -12,7 +12,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import DiffusionPipeline, Source
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
-from seg4diff.backbones.runtime import Runtime, choose_dtype
+from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
@@ -37,7 +37,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | None = None,
     revision: str | None = None,
-    quantize: str | None = None,
+    quantize: Quantization | None = None,
     cache: str | Path | None = None,
     offload_encoders: bool = False,
 ) -> "Model":
@@ -168,9 +168,10 @@ class Model:
     ) -> None:
         if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
             raise UserError(f"block must be a whole number and sigma a number, found {block!r} and {sigma!r}.")
-        if block is None and preset.expert is None:
+        chosen = preset.expert if block is None else block
+        if chosen is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
-        self.backbone, self.block = backbone, preset.expert if block is None else block
+        self.backbone, self.block = backbone, chosen
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
         self._merging, self._readout = preset.merging, Readout(**self._reading)
@@ -203,14 +204,13 @@ class Model:
         Raises:
             UserError: a picture cannot be read, or a word is empty, repeated or too long.
         """
-        many = isinstance(pictures, list | tuple)
-        sources = list(pictures) if many else [pictures]
+        sources: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
-        return found if many else found[0]
+        return found if isinstance(pictures, list | tuple) else found[0]
 
     def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
         readout = self._readout
@@ -244,7 +244,7 @@ class Model:
         Raises:
             UserError: the picture cannot be read, the prompt is too long, or a block does not exist.
         """
-        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else list(blocks)
+        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else [int(block) for block in blocks]
         placed = CanvasPicture(picture, self.image_size, "letterbox")
         image = placed.image[None].to(self.backbone.device)
         with torch.no_grad():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +14,9 @@ from yaml import YAMLError
 
 from seg4diff.errors import UserError
 from seg4diff.resources import assets_dir, conf_dir
+
+if TYPE_CHECKING:
+    from seg4diff.backbones.pipeline import PipelineBackbone
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Preset:
     name: str
     path: str
     revision: str | None
-    adapter: type
+    adapter: "type[PipelineBackbone]"
     options: dict[str, Any]
     expert: int | None
     dtype: str
@@ -65,7 +68,7 @@ class Preset:
     def of(cls, name: str, backbone: Any) -> Self:
         """The preset of a `backbone` node."""
         places = {"backbone": backbone, "runtime": None, "paths": {"assets_dir": str(assets_dir())}}
-        node = OmegaConf.to_container(OmegaConf.create(places), resolve=True)["backbone"]
+        node = plain(OmegaConf.create(places))["backbone"]
         model, readout = node["model"], node["readout"]
         module, _, adapter = model["_target_"].removesuffix(".from_pretrained").rpartition(".")
         return cls(
@@ -108,6 +111,12 @@ class Preset:
         )
 
 
+def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as plain dictionaries and lists; with `resolve`, interpolations are replaced by what they lead to."""
+    content: Any = OmegaConf.to_container(config, resolve=resolve)
+    return content
+
+
 def names() -> list[str]:
     """The pretrained models of conf/backbone."""
     files = sorted((conf_dir() / "backbone").glob("*.yaml"))
@@ -116,9 +125,11 @@ def names() -> list[str]:
 
 def _composed(name: str) -> DictConfig:
     """conf<name>.yaml over the files that its defaults name, as Hydra composes them; choices of groups in its defaults are left out."""
-    own = OmegaConf.load(f"{conf_dir()}{name}.yaml")
+    own: Any = OmegaConf.load(f"{conf_dir()}{name}.yaml")
     named = [entry.partition("@")[0] for entry in own.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
-    return OmegaConf.merge(*(_composed(posixpath.join(posixpath.dirname(name), file)) for file in named), own)
+    whole = OmegaConf.merge(*(_composed(posixpath.join(posixpath.dirname(name), file)) for file in named), own)
+    assert isinstance(whole, DictConfig), "a file of conf/ holds keys and values"
+    return whole
 
 
 def run_config(place: Path) -> DictConfig | None:

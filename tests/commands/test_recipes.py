@@ -82,7 +82,13 @@ def test_without_data_and_weights_everything_that_is_missing_is_named(experiment
     config = compose_config("train", tmp_path, f"experiment={experiment}", "backbone.model.path=/nowhere/sd3", "trainer.accelerator=cpu")
     with pytest.raises(UserError) as error:
         train(config)
-    expected = ["/nowhere/sd3", "val2017", "COCO_ROOT", *(["train2017"] if experiment == "coco_lora" else ["SA1B_ROOT"])]
+    expected = [
+        "no model folder at /nowhere/sd3",
+        "val2017",
+        "stuffthingmaps",
+        "COCO_ROOT",
+        *(["train2017"] if experiment == "coco_lora" else ["SA1B_ROOT"]),
+    ]
     assert not [part for part in expected if part not in str(error.value)]
 
 

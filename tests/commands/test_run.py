@@ -120,15 +120,20 @@ def fit(tmp_path, assets, world, *arguments, callbacks=(), ckpt_path=None):
     return lora_weights(module.backbone)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, assets, world):
+    """The adapter of a run that nothing stops."""
+    return fit(tmp_path_factory.mktemp("uninterrupted"), assets, world)
+
+
 @pytest.mark.parametrize(("batch", "saved"), [(2, 1), (3, 2), (4, 2)])
-def test_a_stop_within_an_accumulated_step_continues_at_a_whole_one(batch, saved, tmp_path, assets, world):
-    expected = fit(tmp_path / "whole", assets, world)
+def test_a_stop_within_an_accumulated_step_continues_at_a_whole_one(batch, saved, uninterrupted, tmp_path, assets, world):
     with pytest.raises(SIGTERMException):
         fit(tmp_path, assets, world, callbacks=[StopAfterBatch(batch)])
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last)["global_step"] == saved
     resumed = fit(tmp_path, assets, world, ckpt_path=last)
-    assert all(torch.equal(resumed[name], weight) for name, weight in expected.items())
+    assert all(torch.equal(resumed[name], weight) for name, weight in uninterrupted.items())
 
 
 def test_a_finished_run_can_be_extended(tmp_path, assets, world):

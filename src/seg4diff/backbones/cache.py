@@ -49,8 +49,8 @@ class EncodingCache:
             encode: takes the positions in `contents` that are missing and returns their entries.
         """
         names = [hashlib.sha256(self._stamp.encode() + content).hexdigest() for content in contents]
-        entries = {name: self._read(kind, name) for name in names}
-        missing = {name: names.index(name) for name, entry in entries.items() if entry is None}
+        entries = {name: entry for name in dict.fromkeys(names) if (entry := self._read(kind, name)) is not None}
+        missing = {name: names.index(name) for name in names if name not in entries}
         if missing:
             for name, entry in zip(missing, encode(list(missing.values())), strict=True):
                 entries[name] = {key: value.detach().cpu().contiguous() for key, value in entry.items()}
@@ -84,7 +84,7 @@ def image_bytes(image: Tensor) -> bytes:
 def _metadata(entry: Entry) -> dict[str, str]:
     checksum = 0
     for key in sorted(entry):
-        checksum = zlib.crc32(entry[key].contiguous().view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(entry[key].contiguous().view(torch.uint8).numpy().data, checksum)
     return {"crc32": f"{checksum:08x}"}
 
 

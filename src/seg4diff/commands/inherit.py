@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones import lora_files
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.presets import read_config, run_file_of
+from seg4diff.presets import plain, read_config, run_file_of
 from seg4diff.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def take_from_release(config: DictConfig) -> None:
     They are `release`, and `release` of the backbone, because some differ between the families of models.
     """
     set_here = {override.key_or_group for override in chosen(config)}
-    release = OmegaConf.to_container(OmegaConf.merge(config.release, config.backbone.get("release") or {}))
+    release: Any = OmegaConf.to_container(OmegaConf.merge(config.release, config.backbone.get("release") or {}))
     if "benchmark" in config:  # its entries have data and evaluation of their own
         own = {group: release.pop(group) for group in ("data", "evaluation")}
         release["benchmark"] = dict.fromkeys(config.benchmark, own)
@@ -159,5 +159,5 @@ _ABSENT = object()
 
 def chosen(config: DictConfig) -> list[Override]:
     """What the caller has set by hand, as on a command line; empty where that is not known (`config.chosen` is null)."""
-    lines = OmegaConf.to_container(config, resolve=False).get("chosen") or []
+    lines = plain(config, resolve=False).get("chosen") or []
     return OverridesParser.create().parse_overrides(lines)

@@ -82,7 +82,7 @@ def _train(config: DictConfig, output_dir: Path, ckpt_path: str | None) -> dict[
     module.save_hyperparameters(present, logger=False)
     if checkpoint is None and trainer.is_global_zero:
         log.info("starting a new run in %s", output_dir)
-    if checkpoint is not None:
+    if checkpoint is not None and ckpt_path is not None:
         check_same_run(Path(ckpt_path), checkpoint, present, trainer.max_steps)
     with running(config, trainer):
         record(config, output_dir)

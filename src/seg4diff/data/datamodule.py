@@ -70,7 +70,7 @@ class SegmentationDataModule(L.LightningDataModule):
             if value < least:
                 raise UserError(f"data.{name} must be at least {least}, found {value}.")
         self.source = source
-        self._image_size = tuple(image_size) if image_size else None
+        self._image_size = (image_size[0], image_size[1]) if image_size else None
         self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry, self._resample = test_split, geometry, resample
         self._tested = 0

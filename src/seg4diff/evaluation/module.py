@@ -16,7 +16,7 @@ from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
 from seg4diff.evaluation.floors import Floors, grid_ceiling
-from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
+from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
 from seg4diff.finite import require_finite
@@ -82,10 +82,10 @@ class SplitEvaluation(L.LightningModule, ABC):
             self.backbone.check_device(self.trainer.strategy.root_device)
         classes, self._segment = len(self.vocabulary), self.make_segmenter(self.vocabulary)
         variants = {"base": self._base_blocks} | ({"lora": [self.expert_layer]} if has_lora(self.backbone) else {})
-        self.block_scores = nn.ModuleDict(
+        self.block_scores = by_name(
             {name: BlockScores(segment=self._segment, blocks=blocks, classes=classes) for name, blocks in variants.items()}
         )
-        self.image_counts = nn.ModuleDict({name: ImageCounts(classes) for name in variants})
+        self.image_counts = by_name({name: ImageCounts(classes) for name in variants})
         self.floors, self.ceiling = self.make_floors(self.vocabulary), SegmentationScore(classes)
         self.add_counts()
         if self._progress is not None:
@@ -198,19 +198,19 @@ class EvaluationModule(SplitEvaluation):
             seed=seed,
             progress=progress,
         )
-        self._readout, self._sigma = readout, sigma
+        self._readout, self._prompts_of, self._sigma = readout, protocol, sigma
 
     def make_segmenter(self, vocabulary: Vocabulary) -> Segmenter:
-        make_prompts = PromptMaker(self._protocol, vocabulary, self.backbone.fits)
-        if self._protocol == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:
+        make_prompts = PromptMaker(self._prompts_of, vocabulary, self.backbone.fits)
+        if self._prompts_of == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:
             log.info("the %d class names take %d prompts", len(vocabulary), len(make_prompts.everything))
         return PromptedSegmenter(self._readout, make_prompts)
 
     def make_floors(self, vocabulary: Vocabulary) -> Metric:
-        return Floors(len(vocabulary), oracle=self._protocol == "oracle", background=vocabulary.background)
+        return Floors(len(vocabulary), oracle=self._prompts_of == "oracle", background=vocabulary.background)
 
     def add_counts(self) -> None:
-        self.flow = nn.ModuleDict({name: MeanMetric() for name in self.block_scores})
+        self.flow = by_name({name: MeanMetric() for name in self.block_scores})
 
     def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
         labels = super().evaluate_variant(variant, batch)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
-from seg4diff.evaluation.metrics import SegmentationScore
+from seg4diff.evaluation.metrics import SegmentationScore, by_name
 from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.prompts import Prompt, split_names
 from seg4diff.segmentation.readout import Readout
@@ -99,7 +99,7 @@ class BlockScores(nn.Module):
     def __init__(self, *, segment: Segmenter, blocks: Sequence[int], classes: int) -> None:
         super().__init__()
         self._segment = segment
-        self.scores = nn.ModuleDict({str(block): SegmentationScore(classes) for block in blocks})
+        self.scores = by_name({str(block): SegmentationScore(classes) for block in blocks})
 
     def update(self, backbone: Backbone, batch: Batch) -> dict[int, list[Tensor]]:
         """Segment a batch with every block and count it; returns what the segmenter does."""

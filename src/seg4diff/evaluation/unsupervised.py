@@ -9,7 +9,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.matching import MATCHING_TEXT, Matching, matched_labels
-from seg4diff.evaluation.metrics import SegmentationScore
+from seg4diff.evaluation.metrics import SegmentationScore, by_name
 from seg4diff.evaluation.module import SplitEvaluation
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import Segmenter
@@ -115,7 +115,7 @@ class BlindFloors(nn.Module):
     def __init__(self, classes: int, shared: int | None) -> None:
         super().__init__()
         self._classes, self._shared = classes, shared
-        self.scores = nn.ModuleDict({name: SegmentationScore(classes) for name in BLIND})
+        self.scores = by_name({name: SegmentationScore(classes) for name in BLIND})
 
     def update(self, mask: Tensor) -> None:
         """Count one label map (H, W)."""

@@ -136,6 +136,7 @@ class Readout:
         labels = torch.tensor(list(classes), device=maps.device)[pixels.argmax(dim=0)]
         if background is None:
             return labels
+        assert self.background is not None, "a class without a name needs a level"
         reached = (pixels if self.normalisation == "minmax" else frame.upsample(scaled)).amax(dim=0)
         return torch.where(reached < self.background, background, labels)
 

@@ -30,8 +30,8 @@ def draw_and_answer(backbone: Backbone, prompts: Sequence[ToyPrompt], seeds: int
         for first in range(0, len(prompts), at_once):
             own = slice(first, first + at_once)
             images += backbone.sample([prompt.text for prompt in prompts[own]], seeds=list(own_seeds[own]), **sampling)
-        for own, prompt, image in zip(answers, prompts, images, strict=True):
-            own.append(answer(prompt, find(image)))
+        for given, prompt, image in zip(answers, prompts, images, strict=True):
+            given.append(answer(prompt, find(image)))
     return answers
 
 

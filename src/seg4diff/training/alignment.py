@@ -10,6 +10,7 @@ from torch import Tensor
 from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t, i2t_per_head
 from seg4diff.backbones.base import TextCondition
+from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import Batch, present_classes
 from seg4diff.errors import UserError
 from seg4diff.segmentation.prompts import Prompt
@@ -121,6 +122,6 @@ def nameless_regions(batch: Batch) -> list[Regions]:
     """The regions of each image of a batch: those it comes with, without the padding around it, or one per class of its label map."""
     if batch.regions is None:
         return [named_regions(mask, present_classes(mask)) for mask in batch.masks]
-    canvas = tuple(batch.images.shape[-2:])
+    canvas = size_of(batch.images)
     inside = [window.paste(masks.new_ones(window.size), canvas, False) for masks, window in zip(batch.regions, batch.windows, strict=True)]
     return [Regions(masks, counted) for masks, counted in zip(batch.regions, inside, strict=True)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
+from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import Batch, Vocabulary, collate, tensor_to_image
 from seg4diff.disk import whole_file
 from seg4diff.evaluation.report import VARIANTS
@@ -53,7 +54,7 @@ class SampleImages(L.Callback):
 
     def __init__(self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: tuple[int, int], output_dir: str) -> None:
         self._prompts, self._folder = list(prompts), Path(output_dir)
-        self._seed, self._options = seed, {"steps": steps, "guidance": guidance, "size": tuple(size)}
+        self._seed, self._options = seed, dict[str, Any](steps=steps, guidance=guidance, size=tuple(size))
         self._base: list[Image.Image] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -162,7 +163,7 @@ def picture_row(batch: Batch, k: int, names: Sequence[str], labels: Sequence[Ten
     """Image k of a batch without its padding, and its true and predicted label maps laid over it, at most `LONGEST` pixels long."""
     window = batch.windows[k]
     image = tensor_to_image(window.cut(batch.images[k]))
-    row = [image.resize(tuple(reversed(batch.masks[k].shape))), *(overlay(image, own, names) for own in [batch.masks[k], *labels])]
+    row = [image.resize(size_of(batch.masks[k])[::-1]), *(overlay(image, own, names) for own in [batch.masks[k], *labels])]
     for picture in row:
         picture.thumbnail((LONGEST, LONGEST))
     return row

@@ -2,7 +2,7 @@
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
@@ -10,6 +10,7 @@ from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
+from seg4diff.evaluation.metrics import by_name
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import Prompt, cut_to_fit
@@ -84,7 +85,7 @@ class MagnetModule(L.LightningModule):
             self.backbone.check_device(self.trainer.strategy.root_device)
         # New ones for each loop: a validation before training leaves tensors of inference mode, which one within training cannot update.
         self.block_scores = BlockScores(segment=self._segment, blocks=[self.expert_layer], classes=len(self.vocabulary))
-        self.val_terms = nn.ModuleDict({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
+        self.val_terms = by_name({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
 
     def on_train_start(self) -> None:
         self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
