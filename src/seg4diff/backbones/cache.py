@@ -57,6 +57,10 @@ class EncodingCache:
                 _write(self._path(kind, name), save(entries[name], _metadata(entries[name])))
         return [entries[name] for name in names]
 
+    def count(self, kind: str) -> int:
+        """Entries of a kind, "text" or "image", that this model has."""
+        return sum(1 for _ in (self._folder / kind).glob("*/*.safetensors"))
+
     def _path(self, kind: str, name: str) -> Path:
         return self._folder / kind / name[:2] / f"{name}.safetensors"
 

@@ -103,6 +103,10 @@ class PipelineBackbone(Backbone):
         model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": str(self._text_options)}
         return EncodingCache(self.runtime.cache, model, self._origin.stamp(self.encoders))
 
+    def encodings_held(self) -> dict[str, int]:
+        """Images and prompts that the cache holds of this model; none without a cache."""
+        return {kind: self._cache.count(kind) if self._cache else 0 for kind in ("image", "text")}
+
     def _adopt(self, pipeline: DiffusionPipeline) -> None:
         """Take over a pipeline.
 

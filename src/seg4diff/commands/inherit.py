@@ -126,7 +126,8 @@ def take_from_release(config: DictConfig) -> None:
     They are `release`, and `release` of the backbone, because some differ between the families of models.
     """
     set_here = {override.key_or_group for override in chosen(config)}
-    release: Any = OmegaConf.to_container(OmegaConf.merge(config.release, config.backbone.get("release") or {}))
+    parts = [OmegaConf.to_container(part) for part in (config.release, config.backbone.get("release")) if part]
+    release: Any = OmegaConf.to_container(OmegaConf.merge(*parts))
     if "benchmark" in config:  # its entries have data and evaluation of their own
         own = {group: release.pop(group) for group in ("data", "evaluation")}
         release["benchmark"] = dict.fromkeys(config.benchmark, own)

@@ -163,7 +163,7 @@ def encode(config: DictConfig) -> dict[str, Any]:
         raise UserError("mode=encode encodes what mask alignment needs: choose an experiment with model=magnet.")
     with open_trainer(config) as trainer:
         trainer.predict(module, data, return_predictions=False)
-    held = {kind: len(list((Path(config.runtime.cache) / kind).rglob("*.safetensors"))) for kind in ("image", "text")}
+    held = module.backbone.encodings_held()
     log.info("%s holds %d images and %d prompts: train with runtime.cache=%s", config.runtime.cache, *held.values(), config.runtime.cache)
     return held
 
