@@ -5,7 +5,7 @@ from PIL import Image
 
 from seg4diff.commands.sweep import summarise, summarise_folder
 from seg4diff.disk import write_json
-from seg4diff.evaluation.table import Row, print_table, write_table
+from seg4diff.evaluation.comparison import print_table, write_table
 from seg4diff.screen import plain_text, screen
 
 NAMES = ["[red]", "[/]", "[bold]x[/bold]", ":cat:", "a [b] c", "[link=file]", "\\[x]", "[", "$x$", "$\\frac", "5$ and 6$", "雨 [é]"]
@@ -24,7 +24,7 @@ def wide(monkeypatch):
 
 def test_tables_and_plots_of_benchmarks_show_titles_as_they_are(tmp_path, capsys, wide):
     report = {"base/miou": 0.5, "base/miou_low": 0.4, "base/miou_high": 0.6, "floor/constant": 0.1, "ceiling/miou": 0.9}
-    rows = [Row(name, name, "stretch", report | {"protocol": "oracle", "images": 3}) for name in NAMES]
+    rows = [Entry(name, name, "stretch", report | {"protocol": "oracle", "images": 3}) for name in NAMES]
     print_table(rows, None)
     write_table(rows, tmp_path)
     said = capsys.readouterr().out

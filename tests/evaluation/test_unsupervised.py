@@ -14,9 +14,9 @@ from seg4diff.data.geometry import Window
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.protocol import BlockScores
-from seg4diff.evaluation.unsupervised import BlindFloors, ProposalSegmenter, UnsupervisedModule, tiles
+from seg4diff.evaluation.unsupervised import ProposalSegmenter, UnsupervisedModule
+from seg4diff.segmentation.proposals import ProposalReadout
 from seg4diff.segmentation.readout import Readout
-from seg4diff.segmentation.unsupervised import ProposalReadout
 
 PROPOSALS = ProposalReadout(readout=Readout(sigma=0.3, scores="joint", normalisation="none", seed=0), threshold=0.0, rounds=0)
 QUARTERS = torch.tensor([[2, 2, 0], [2, 2, 0], [1, 1, 0], [1, IGNORE, 0]]).repeat_interleave(8, 0).repeat_interleave(16, 1)
@@ -53,28 +53,6 @@ def test_proposals_of_a_letterboxed_image_meet_its_mask(monkeypatch):
     mask = torch.tensor([[1] * 40 + [2] * 20] * 7)
     labels = ProposalSegmenter(PROPOSALS, 3, None)(None, batch(mask, Window(8, 0, 16, 48)), [0])[0][0]
     assert set(labels.flatten().tolist()) == {1, 2} and (labels == mask).float().mean() > 0.9
-
-
-@pytest.mark.parametrize(("size", "parts"), [((4, 6), 2), ((5, 7), 3), ((9, 2), 3)])
-def test_tiles_are_equal_up_to_rounding(size, parts):
-    numbers = tiles(size, parts)
-    areas = torch.bincount(numbers.flatten())
-    rows, columns = (torch.bincount(torch.arange(length) * parts // length) for length in size)
-    assert areas[areas > 0].tolist() == [int(row * column) for row in rows for column in columns if row * column]
-    assert tiles((4, 6), 2).tolist() == [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2
-
-
-def test_floors_by_hand():
-    floors = BlindFloors(3, None)
-    truth = torch.zeros(6, 6, dtype=torch.long)
-    truth[:2, :2], truth[5, 5] = 1, IGNORE
-    floors.update(truth)
-    floors.update(torch.full((3, 3), 2))
-    found = floors.compute()
-    # One proposal is class 0 in the first image (31 of 35 pixels) and class 2, all of it, in the second.
-    assert float(found["single"]) == pytest.approx((31 / 35 + 0 + 1) / 3)
-    # Nine tiles: four pixels of class 0, class 1 exactly, and one pixel of class 2.
-    assert float(found["tiles"]) == pytest.approx((4 / 31 + 1 + 1 / 9) / 3)
 
 
 def module(matching):

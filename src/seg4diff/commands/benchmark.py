@@ -21,8 +21,8 @@ from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
+from seg4diff.evaluation.comparison import print_table, write_table
 from seg4diff.evaluation.report import BASES
-from seg4diff.evaluation.table import Row, print_table, write_table
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _run_entry(
 def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One table and one plot over all entries."""
     rows = [
-        Row(
+        Entry(
             name=name,
             title=entry.title,
             geometry=entry.data.geometry,

@@ -15,8 +15,8 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
+from seg4diff.evaluation.baselines import GuessBaselines, grid_upper_bound
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
-from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
@@ -66,7 +66,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         """How a batch of this data set is segmented. Raises UserError for what cannot work."""
 
     @abstractmethod
-    def make_floors(self, vocabulary: Vocabulary) -> Metric:
+    def make_baselines(self, vocabulary: Vocabulary) -> Metric:
         """What is scored without the model: `update` takes a label map, `compute` returns figures by name."""
 
     def setup(self, stage: str) -> None:
@@ -79,7 +79,7 @@ class SplitEvaluation(L.LightningModule, ABC):
             {name: BlockScores(segment=self._segment, blocks=blocks, classes=classes) for name, blocks in variants.items()}
         )
         self.image_counts = nn.ModuleDict({name: ImageCounts(classes) for name in variants})
-        self.floors, self.ceiling = self.make_floors(vocabulary), SegmentationScore(classes)
+        self.baselines, self.upper_bound = self.make_baselines(vocabulary), SegmentationScore(classes)
         self.add_counts()
         if self.progress_folder is not None:
             self._progress = Progress(self.progress_folder, self.trainer.global_rank, self.trainer.world_size)
@@ -97,8 +97,8 @@ class SplitEvaluation(L.LightningModule, ABC):
         predictions = self._each_variant(lambda variant: self.evaluate_variant(variant, batch))
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         for mask, frame in zip(batch.masks, frames(batch), strict=True):
-            self.floors.update(mask)
-            self.ceiling.update(grid_ceiling(mask.cpu(), grid, frame), mask.cpu())
+            self.baselines.update(mask)
+            self.upper_bound.update(grid_upper_bound(mask.cpu(), grid, frame), mask.cpu())
         if self._progress is not None:
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
         return predictions
@@ -126,7 +126,7 @@ class SplitEvaluation(L.LightningModule, ABC):
 
     def figures(self) -> dict:
         """The report: plain numbers by name, scores and floors in [0, 1]."""
-        names, ceiling = self.trainer.datamodule.vocabulary.names, float(self.ceiling.compute()["miou"])
+        names, ceiling = self.trainer.datamodule.vocabulary.names, float(self.upper_bound.compute()["miou"])
         if math.isnan(ceiling):
             raise UserError("no pixel of these images has a label, so nothing can be scored: choose another split or correct its masks.")
         report: dict = {"protocol": self._protocol, "expert_layer": self.expert_layer}
@@ -146,7 +146,7 @@ class SplitEvaluation(L.LightningModule, ABC):
             images, counts[variant] = own.compute()
             self.image_scores[variant] = dict(zip(images, mean_iou(counts[variant]).tolist(), strict=True))
         report |= {"images": len(counts["base"])} | intervals(counts, self._resamples, self._seed)
-        report |= {f"floor/{name}": float(value) for name, value in self.floors.compute().items()}
+        report |= {f"floor/{name}": float(value) for name, value in self.baselines.compute().items()}
         report["ceiling/miou"] = ceiling
         return report
 
@@ -189,8 +189,8 @@ class EvaluationModule(SplitEvaluation):
             log.info("the %d class names take %d prompts", len(vocabulary), len(make_prompts.everything))
         return PromptedSegmenter(self._readout, make_prompts)
 
-    def make_floors(self, vocabulary: Vocabulary) -> Metric:
-        return Floors(len(vocabulary), oracle=self._protocol == "oracle", background=vocabulary.background)
+    def make_baselines(self, vocabulary: Vocabulary) -> Metric:
+        return GuessBaselines(len(vocabulary), oracle=self._protocol == "oracle", background=vocabulary.background)
 
     def add_counts(self) -> None:
         self.flow = nn.ModuleDict({name: MeanMetric() for name in self.block_scores})

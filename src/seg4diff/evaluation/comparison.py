@@ -15,7 +15,7 @@ from seg4diff.screen import plain_text, screen
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """One evaluation.
 
     Attributes:
@@ -53,65 +53,65 @@ class Row:
         return f"{base}\n{' / '.join(loras)}"
 
 
-def print_table(rows: Sequence[Row], model: str | None) -> None:
+def print_table(entries: Sequence[Entry], model: str | None) -> None:
     """Print our figures and the paper's, in the width of a terminal of 80 columns.
 
     Args:
-        rows: the evaluations.
+        entries: the evaluations.
         model: name of the model in the paper's tables; None = it is in none.
     """
     console, table = screen(), Table(title="mIoU (%)")
-    variants = [name for name in VARIANTS if any(f"{name}/miou" in row.report for row in rows)]
-    published = any(row.paper for row in rows)
+    variants = [name for name in VARIANTS if any(f"{name}/miou" in entry.report for entry in entries)]
+    published = any(entry.paper for entry in entries)
     table.add_column("benchmark", no_wrap=True)
     for title in [*(VARIANTS[name] for name in variants), "floor\nceiling", *([f"paper: {model}\n+ COCO / SA-1B"] if published else [])]:
         table.add_column(title, justify="right")
-    for row in rows:
-        name = f"{row.title}\n{row.report['protocol']}, {row.geometry}"
-        table.add_row(name, *(row.interval(variant) for variant in variants), row.bounds(), *([row.published()] if published else []))
+    for entry in entries:
+        name = f"{entry.title}\n{entry.report['protocol']}, {entry.geometry}"
+        table.add_row(name, *(entry.interval(variant) for variant in variants), entry.bounds(), *([entry.published()] if published else []))
     console.print(table)
-    for protocol in dict.fromkeys(row.report["protocol"] for row in rows):
+    for protocol in dict.fromkeys(entry.report["protocol"] for entry in entries):
         console.print(f"{protocol}: {EXPLANATION[protocol][0]}.")
-    sizes = ", ".join(dict.fromkeys(f"{row.title} {row.report['images']}" for row in rows))
+    sizes = ", ".join(dict.fromkeys(f"{entry.title} {entry.report['images']}" for entry in entries))
     console.print(
         "In brackets: 95 % interval, bootstrap over images. Floor: the better score of those that look at no image; ceiling: the true "
         f"masks on the token grid. Images: {sizes}."
     )
-    print_bases(rows[0].report, console)
+    print_bases(entries[0].report, console)
 
 
-def write_table(rows: Sequence[Row], folder: Path) -> None:
+def write_table(entries: Sequence[Entry], folder: Path) -> None:
     """Write benchmark.csv and benchmark.png into `folder`."""
-    figures = list(dict.fromkeys(key for row in rows for key, value in row.report.items() if isinstance(value, int | float)))
+    figures = list(dict.fromkeys(key for entry in entries for key, value in entry.report.items() if isinstance(value, int | float)))
     with whole_file(folder / "benchmark.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["benchmark", "title", "protocol", "geometry", "paper base", "paper COCO", "paper SA-1B", *figures])
-        for row in rows:
-            paper = [row.paper.get(key, "") for key in ("base", "COCO", "SA-1B")]
-            own = [row.report.get(key, "") for key in figures]
-            writer.writerow([row.name, row.title, row.report["protocol"], row.geometry, *paper, *own])
+        for entry in entries:
+            paper = [entry.paper.get(key, "") for key in ("base", "COCO", "SA-1B")]
+            own = [entry.report.get(key, "") for key in figures]
+            writer.writerow([entry.name, entry.title, entry.report["protocol"], entry.geometry, *paper, *own])
     with plain_text():
-        plot_table(rows, folder / "benchmark.png")
+        plot_table(entries, folder / "benchmark.png")
 
 
-def plot_table(rows: Sequence[Row], path: Path) -> None:
+def plot_table(entries: Sequence[Entry], path: Path) -> None:
     """Bars for base and LoRA with their intervals, marks for the floor and the paper's base model."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.0, 1.3 * len(rows) + 2), 4), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 1.3 * len(entries) + 2), 4), layout="constrained")
     axes = figure.subplots()
     for shift, (variant, title), colour in zip((-0.2, 0.2), VARIANTS.items(), ("tab:blue", "tab:green"), strict=True):
-        places = [k for k, row in enumerate(rows) if f"{variant}/miou" in row.report]
-        values, low, high = ([100 * rows[k].report[f"{variant}/{part}"] for k in places] for part in ("miou", "miou_low", "miou_high"))
+        places = [k for k, entry in enumerate(entries) if f"{variant}/miou" in entry.report]
+        values, low, high = ([100 * entries[k].report[f"{variant}/{part}"] for k in places] for part in ("miou", "miou_low", "miou_high"))
         if places:
             reach = [[v - a for v, a in zip(values, low, strict=True)], [b - v for v, b in zip(values, high, strict=True)]]
             axes.bar([k + shift for k in places], values, 0.38, yerr=reach, label=title, color=colour, error_kw={"linewidth": 1})
-    for k, row in enumerate(rows):
-        axes.hlines(row.floor(), k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "floor")
-    known = [(k, row.paper["base"]) for k, row in enumerate(rows) if "base" in row.paper]
+    for k, entry in enumerate(entries):
+        axes.hlines(entry.floor(), k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "floor")
+    known = [(k, entry.paper["base"]) for k, entry in enumerate(entries) if "base" in entry.paper]
     if known:
         axes.scatter(*zip(*known, strict=True), marker="D", s=30, color="black", label="paper, base", zorder=4)
-    axes.set_xticks(range(len(rows)), [fill(f"{row.title}, {row.report['protocol']}", 16) for row in rows], fontsize=8)
+    axes.set_xticks(range(len(entries)), [fill(f"{entry.title}, {entry.report['protocol']}", 16) for entry in entries], fontsize=8)
     axes.set(ylabel="mIoU (%)", ylim=(0, 100), title="Base model and LoRA")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     with whole_file(path) as partial:
