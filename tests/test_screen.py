@@ -5,7 +5,7 @@ from PIL import Image
 
 from seg4diff.commands.sweep import summarise, summarise_folder
 from seg4diff.disk import write_json
-from seg4diff.evaluation.comparison import print_table, write_table
+from seg4diff.evaluation.comparison import Entry, print_table, write_table
 from seg4diff.screen import plain_text, screen
 
 NAMES = ["[red]", "[/]", "[bold]x[/bold]", ":cat:", "a [b] c", "[link=file]", "\\[x]", "[", "$x$", "$\\frac", "5$ and 6$", "雨 [é]"]

@@ -21,7 +21,7 @@ from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
-from seg4diff.evaluation.comparison import print_table, write_table
+from seg4diff.evaluation.comparison import Entry, print_table, write_table
 from seg4diff.evaluation.report import BASES
 
 log = logging.getLogger(__name__)
