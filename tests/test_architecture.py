@@ -29,8 +29,8 @@ ORDER = [
     "model",
     "evaluation",
     "tiny",
-    "training",
     "loggers",
+    "training",
     "commands",
     "__main__",
 ]

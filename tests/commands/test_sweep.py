@@ -38,7 +38,7 @@ def test_runs_are_read_in_order(sweep):
     runs = read_runs(sweep)
     assert [run["run"] for run in runs] == ["0", "1", "2", "3", "4"]
     assert runs[2]["overrides"] == {"expert_layer": "10", "seed": "0"} and runs[4]["figures"] == {}
-    assert runs[2]["figures"]["miou_block_10"] == 0.6 and "protocol" not in runs[2]["figures"]
+    assert runs[2]["figures"]["miou_per_block/10"] == 0.6 and "protocol" not in runs[2]["figures"]
 
 
 def test_overrides_of_every_form(sweep):

@@ -88,17 +88,17 @@ def test_evaluation_ends_in_a_report(tmp_path, assets, world, capsys):
         "trainer.accelerator=cpu",
     ]
     report = evaluate(compose_config("evaluate", tmp_path, "ckpt=base", *arguments))
-    assert {f"base/{name}" for name in PROMISED} | {"floor/single", "floor/tiles", "ceiling/miou"} <= report.keys()
+    assert {f"base/{name}" for name in PROMISED} | {"baseline/single", "baseline/tiles", "upper_bound"} <= report.keys()
     assert report["images"] == 6 and list(report["miou_per_block"]) == [0, 1, 2, 3]
     assert report["base/miou_low"] <= report["base/miou"] <= report["base/miou_high"]
     assert json.loads((tmp_path / "metrics.json").read_text())["base/miou"] == report["base/miou"] == report["miou_per_block"][1]
     printed = capsys.readouterr().out
     assert f"{100 * report['base/miou']:.1f} [{100 * report['base/miou_low']:.1f}, {100 * report['base/miou_high']:.1f}]" in printed
-    assert "floor: single" in printed and "Hungarian" in printed and "flow loss" not in printed
+    assert "one proposal" in printed and "Hungarian" in printed and "flow loss" not in printed
     rows = list(csv.DictReader((tmp_path / "per-class.csv").open()))
     assert len(rows) == len(report["base/iou_per_class"]) and (tmp_path / "pictures" / "overlays-test-000000.png").exists()
     merged = evaluate(compose_config("evaluate", tmp_path / "merged", "ckpt=base", *arguments, "backbone.merging.threshold=100"))
-    assert merged["base/miou"] == merged["floor/single"], "the threshold is read: everything is one proposal"
+    assert merged["base/miou"] == merged["baseline/single"], "the threshold is read: everything is one proposal"
 
 
 def test_base_and_lora_stand_side_by_side(tmp_path, assets, world, capsys):

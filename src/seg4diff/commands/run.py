@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
-from seg4diff.evaluation.report import print_report, write_report
+from seg4diff.evaluation.display import print_report, write_report
+from seg4diff.evaluation.report import Report, numbers
+from seg4diff.loggers import log_figures, log_picture
 from seg4diff.provenance import provenance
 from seg4diff.training.checkpoints import FIGURES, read_checkpoint
 from seg4diff.training.magnet import MagnetModule
@@ -95,7 +98,7 @@ def _train(config: DictConfig, output_dir: Path, ckpt_path: str | None) -> dict[
         trainer.strategy.barrier()
         metrics = {"seed": config.seed, "steps": trainer.global_step} | figures(trainer, checkpoint)
         if config.get("evaluation") is not None:
-            metrics |= evaluate_module(config, trainer, module.backbone, data)
+            metrics |= evaluate_module(config, trainer, module.backbone, data).metrics()
         if trainer.is_global_zero:
             write_json(output_dir / "metrics.json", metrics)
             log.info("everything about this run is in %s", output_dir)
@@ -120,12 +123,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         load_lora(config, backbone, lora, trained_for)
         with open_trainer(config) as trainer:
             record(config, output_dir)
-            report = {"ckpt": str(config.ckpt), "split": config.split}
-            report |= evaluate_module(config, trainer, backbone, data, about=other_base(config, lora))
+            metrics = {"ckpt": str(config.ckpt), "split": config.split}
+            metrics |= evaluate_module(config, trainer, backbone, data, bases=other_base(config, lora)).metrics()
             if trainer.is_global_zero:
-                write_json(output_dir / "metrics.json", report)
+                write_json(output_dir / "metrics.json", metrics)
                 log.info("table, overlays and metrics.json are in %s", output_dir)
-    return report
+    return metrics
 
 
 def load_lora(config: DictConfig, backbone: Backbone, lora: Path | None, trained_for: int | None) -> None:
@@ -133,7 +136,7 @@ def load_lora(config: DictConfig, backbone: Backbone, lora: Path | None, trained
     if lora is None:
         return
     if other := other_base(config, lora):
-        log.warning("the LoRA %s was trained on %s, and this is %s", lora, other["lora/base_model"], other["base_model"])
+        log.warning("the LoRA %s was trained on %s, and this is %s", lora, *reversed(other))
     backbone.load_lora(lora)
     if config.expert_layer not in [*adapted_blocks(backbone), trained_for]:
         raise UserError(
@@ -174,19 +177,24 @@ def evaluate_module(
     backbone: Backbone,
     data: SegmentationDataModule,
     progress_folder: Path | None = None,
-    about: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot.
+    bases: tuple[str, str] | None = None,
+) -> Report:
+    """Test base (and LoRA, where there is one); rank 0 prints the table, writes report, table and plot, and sends them to the loggers.
 
-    With a `progress_folder`, see `SplitEvaluation`; `about` is added to the report.
+    With a `progress_folder`, see `SplitEvaluation`; for `bases`, see `other_base`.
     """
     evaluation = build(config.evaluation, backbone=backbone)
     evaluation.progress_folder = progress_folder
     trainer.test(evaluation, data, verbose=False)
-    report = evaluation.report | dict(about or {})
+    report = evaluation.report
+    if bases is not None:
+        report = replace(report, base_model=bases[0], lora=replace(report.lora, base_model=bases[1]))
     if trainer.is_global_zero:
         print_report(report)
-        write_report(report, Path(config.paths.output_dir))
+        picture = write_report(report, Path(config.paths.output_dir))
+        log_figures(trainer.loggers, numbers(report.metrics()), trainer.global_step)
+        if picture is not None:
+            log_picture(trainer.loggers, "blocks", picture, trainer.global_step)
     return report
 
 

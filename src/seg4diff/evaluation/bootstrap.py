@@ -1,7 +1,5 @@
 """How far a score would move with other images of the same kind: percentile bootstrap over images (Efron and Tibshirani 1993)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -69,7 +67,7 @@ def resampled_miou(counts: Tensor, resamples: int, seed: int) -> Tensor:
     return torch.cat(found)
 
 
-def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str, float]:
+def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str, tuple[float, float]]:
     """95 % intervals of the mean IoU of each variant, and of what a LoRA adds to the base model.
 
     Args:
@@ -78,19 +76,16 @@ def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str,
         seed: seed of the draws.
 
     Returns:
-        {"<variant>/miou_low", "<variant>/miou_high"}; with a LoRA also {"gain/miou", "gain/miou_low", "gain/miou_high"}.
+        (low, high) by variant; with a LoRA also of the "gain".
     """
     found = {variant: resampled_miou(own, resamples, seed) for variant, own in counts.items()}
-    report = {}
     if "lora" in counts:
-        whole = {variant: mean_iou(own.sum(dim=0)) for variant, own in counts.items()}
-        found["gain"], report["gain/miou"] = found["lora"] - found["base"], float(whole["lora"] - whole["base"])
-    for name, values in found.items():
-        report[f"{name}/miou_low"], report[f"{name}/miou_high"] = percentile_interval(values)
-    return report
+        found["gain"] = found["lora"] - found["base"]
+    return {name: percentile_interval(values) for name, values in found.items()}
 
 
-def percentile_interval(values: Tensor, inside: float = 0.95) -> Sequence[float]:
+def percentile_interval(values: Tensor, inside: float = 0.95) -> tuple[float, float]:
     """The middle share `inside` of values (R,): (low, high), without NaN, the score of a resample in which nothing is labelled."""
     tail = (1 - inside) / 2
-    return torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    low, high = torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return low, high

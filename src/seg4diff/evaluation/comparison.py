@@ -1,17 +1,21 @@
-"""Several evaluations side by side: one table on screen, one CSV, one plot; ours, the paper's, and what guessing scores."""
+"""Several evaluations side by side: one table on screen, one CSV, one plot; ours, the paper's, and the image-blind baselines."""
 
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 from rich.table import Table
 
 from seg4diff.disk import whole_file
-from seg4diff.evaluation.report import EXPLANATION, VARIANTS, print_bases
+from seg4diff.evaluation.display import print_bases, protocol_text
+from seg4diff.evaluation.report import Report, as_text, numbers, title
 from seg4diff.screen import plain_text, screen
+
+COLOURS = {"base": "tab:blue", "lora": "tab:green"}
+PAPER = ("base", "COCO", "SA-1B")
+"""The paper's variants of a model: without a LoRA, and with one that was aligned on these data sets."""
 
 
 @dataclass(frozen=True)
@@ -22,34 +26,33 @@ class Entry:
         name: what the configuration calls it.
         title: what people call its data set.
         geometry: how images met the canvas.
-        report: see `SplitEvaluation.report`.
-        paper: mIoU in % of the paper's model of this name: {"base"} and, where published, {"COCO", "SA-1B"} with a LoRA aligned on these.
+        report: what was found.
+        paper: mIoU in % of the paper's model of this name, of those of `PAPER` that are published.
     """
 
     name: str
     title: str
     geometry: str
-    report: dict[str, Any]
+    report: Report
     paper: dict[str, float] = field(default_factory=dict)
 
-    def interval(self, variant: str) -> str:
-        """Our mIoU in % and, below it, its 95 % interval; empty where there is none."""
-        if f"{variant}/miou" not in self.report:
-            return ""
-        value, low, high = (f"{100 * self.report[f'{variant}/{part}']:.1f}" for part in ("miou", "miou_low", "miou_high"))
-        return f"{value}\n[{low}, {high}]"
+    @property
+    def best_baseline(self) -> float:
+        """The best score of those that look at no image."""
+        return max(self.report.baseline.values())
 
-    def floor(self) -> float:
-        """The best score of those that look at no image, in %."""
-        return max(100 * value for name, value in self.report.items() if name.startswith("floor/"))
+    def estimate(self, variant: str) -> str:
+        """Our mIoU in % and, below it, its 95 % interval; empty where there is none."""
+        scores = self.report.variants
+        return scores[variant].text().replace(" ", "\n", 1) if variant in scores else ""
 
     def bounds(self) -> str:
-        """Floor and, below it, ceiling in %."""
-        return f"{self.floor():.1f}\n{100 * self.report['ceiling/miou']:.1f}"
+        """Best baseline and, below it, upper bound in %."""
+        return f"{as_text('baseline', self.best_baseline)}\n{as_text('upper_bound', self.report.upper_bound)}"
 
     def published(self) -> str:
         """The paper's figures: the base model, below it its two LoRAs."""
-        base, *loras = (f"{self.paper[key]:.1f}" for key in ("base", "COCO", "SA-1B") if key in self.paper) if self.paper else ("",)
+        base, *loras = (f"{self.paper[key]:.1f}" for key in PAPER if key in self.paper) if self.paper else ("",)
         return f"{base}\n{' / '.join(loras)}"
 
 
@@ -61,57 +64,66 @@ def print_table(entries: Sequence[Entry], model: str | None) -> None:
         model: name of the model in the paper's tables; None = it is in none.
     """
     console, table = screen(), Table(title="mIoU (%)")
-    variants = [name for name in VARIANTS if any(f"{name}/miou" in entry.report for entry in entries)]
+    variants = [name for name in COLOURS if any(name in entry.report.variants for entry in entries)]
     published = any(entry.paper for entry in entries)
     table.add_column("benchmark", no_wrap=True)
-    for title in [*(VARIANTS[name] for name in variants), "floor\nceiling", *([f"paper: {model}\n+ COCO / SA-1B"] if published else [])]:
-        table.add_column(title, justify="right")
+    headers = [
+        *map(title, variants),
+        "baseline\n" + title("upper_bound").replace(" ", "\n"),
+        *([f"paper: {model}\n+ COCO / SA-1B"] if published else []),
+    ]
+    for header in headers:
+        table.add_column(header, justify="right")
     for entry in entries:
-        name = f"{entry.title}\n{entry.report['protocol']}, {entry.geometry}"
-        table.add_row(name, *(entry.interval(variant) for variant in variants), entry.bounds(), *([entry.published()] if published else []))
+        name = f"{entry.title}\n{entry.report.protocol}, {entry.geometry}"
+        own = [*(entry.estimate(variant) for variant in variants), entry.bounds()]
+        table.add_row(name, *own, *([entry.published()] if published else []))
     console.print(table)
-    for protocol in dict.fromkeys(entry.report["protocol"] for entry in entries):
-        console.print(f"{protocol}: {EXPLANATION[protocol][0]}.")
-    sizes = ", ".join(dict.fromkeys(f"{entry.title} {entry.report['images']}" for entry in entries))
+    for name, text in {entry.report.protocol: protocol_text(entry.report) for entry in entries}.items():
+        console.print(f"{name}: {text}.")
+    sizes = ", ".join(dict.fromkeys(f"{entry.title} {entry.report.images}" for entry in entries))
     console.print(
-        "In brackets: 95 % interval, bootstrap over images. Floor: the better score of those that look at no image; ceiling: the true "
-        f"masks on the token grid. Images: {sizes}."
+        "In brackets: 95 % interval, bootstrap over images. Baseline: the best image-blind baseline. Upper bound: the true masks, averaged "
+        f"on the token grid and upsampled. Images: {sizes}."
     )
     print_bases(entries[0].report, console)
 
 
 def write_table(entries: Sequence[Entry], folder: Path) -> None:
     """Write benchmark.csv and benchmark.png into `folder`."""
-    figures = list(dict.fromkeys(key for entry in entries for key, value in entry.report.items() if isinstance(value, int | float)))
+    found = [numbers(entry.report.metrics()) for entry in entries]
+    keys = list(dict.fromkeys(key for own in found for key in own))
     with whole_file(folder / "benchmark.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["benchmark", "title", "protocol", "geometry", "paper base", "paper COCO", "paper SA-1B", *figures])
-        for entry in entries:
-            paper = [entry.paper.get(key, "") for key in ("base", "COCO", "SA-1B")]
-            own = [entry.report.get(key, "") for key in figures]
-            writer.writerow([entry.name, entry.title, entry.report["protocol"], entry.geometry, *paper, *own])
+        writer.writerow(["benchmark", "title", "protocol", "geometry", *(f"paper {key}" for key in PAPER), *keys])
+        for entry, own in zip(entries, found, strict=True):
+            paper = [entry.paper.get(key, "") for key in PAPER]
+            about = [entry.name, entry.title, entry.report.protocol, entry.geometry]
+            writer.writerow([*about, *paper, *(own.get(key, "") for key in keys)])
     with plain_text():
         plot_table(entries, folder / "benchmark.png")
 
 
 def plot_table(entries: Sequence[Entry], path: Path) -> None:
-    """Bars for base and LoRA with their intervals, marks for the floor and the paper's base model."""
+    """Bars for base and LoRA with their intervals, marks for the best baseline and the paper's base model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(6.0, 1.3 * len(entries) + 2), 4), layout="constrained")
     axes = figure.subplots()
-    for shift, (variant, title), colour in zip((-0.2, 0.2), VARIANTS.items(), ("tab:blue", "tab:green"), strict=True):
-        places = [k for k, entry in enumerate(entries) if f"{variant}/miou" in entry.report]
-        values, low, high = ([100 * entries[k].report[f"{variant}/{part}"] for k in places] for part in ("miou", "miou_low", "miou_high"))
-        if places:
-            reach = [[v - a for v, a in zip(values, low, strict=True)], [b - v for v, b in zip(values, high, strict=True)]]
-            axes.bar([k + shift for k in places], values, 0.38, yerr=reach, label=title, color=colour, error_kw={"linewidth": 1})
+    for shift, (variant, colour) in zip((-0.2, 0.2), COLOURS.items(), strict=True):
+        scores = {k: entry.report.variants[variant] for k, entry in enumerate(entries) if variant in entry.report.variants}
+        if scores:
+            values = [100 * score.miou for score in scores.values()]
+            reach = [[100 * (score.miou - score.miou_low) for score in scores.values()]]
+            reach += [[100 * (score.miou_high - score.miou) for score in scores.values()]]
+            style = {"label": title(variant), "color": colour, "error_kw": {"linewidth": 1}}
+            axes.bar([k + shift for k in scores], values, 0.38, yerr=reach, **style)
     for k, entry in enumerate(entries):
-        axes.hlines(entry.floor(), k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "floor")
+        axes.hlines(100 * entry.best_baseline, k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "baseline")
     known = [(k, entry.paper["base"]) for k, entry in enumerate(entries) if "base" in entry.paper]
     if known:
         axes.scatter(*zip(*known, strict=True), marker="D", s=30, color="black", label="paper, base", zorder=4)
-    axes.set_xticks(range(len(entries)), [fill(f"{entry.title}, {entry.report['protocol']}", 16) for entry in entries], fontsize=8)
+    axes.set_xticks(range(len(entries)), [fill(f"{entry.title}, {entry.report.protocol}", 16) for entry in entries], fontsize=8)
     axes.set(ylabel="mIoU (%)", ylim=(0, 100), title="Base model and LoRA")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     with whole_file(path) as partial:

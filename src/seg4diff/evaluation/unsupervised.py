@@ -43,7 +43,13 @@ class UnsupervisedModule(SplitEvaluation):
         if matching not in MATCHING_TEXT:
             raise UserError(f"evaluation.matching must be one of {', '.join(MATCHING_TEXT)}, found '{matching}'.")
         super().__init__(
-            backbone=backbone, protocol=matching, expert_layer=expert_layer, base_blocks=base_blocks, resamples=resamples, seed=seed
+            backbone=backbone,
+            protocol="unsupervised",
+            matching=matching,
+            expert_layer=expert_layer,
+            base_blocks=base_blocks,
+            resamples=resamples,
+            seed=seed,
         )
         self._proposals = proposals
 
@@ -54,7 +60,7 @@ class UnsupervisedModule(SplitEvaluation):
         return TileBaselines(len(vocabulary), self._shared(vocabulary))
 
     def _shared(self, vocabulary: Vocabulary) -> int | None:
-        if self._protocol == "one_to_one":
+        if self._matching == "one_to_one":
             return None
         if vocabulary.background is None:
             raise UserError(
