@@ -14,6 +14,7 @@ import pytest
 from lightning.pytorch.callbacks import timer
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seg4diff.commands.run import train
 from seg4diff.training.checkpoints import read_checkpoint
@@ -121,6 +122,10 @@ def test_two_processes_train_and_evaluate_like_one(assets, world, tmp_path):
         assert reports[0][name] == reports[1][name]
     assert reports[0]["base/flow_loss"] == pytest.approx(reports[1]["base/flow_loss"], rel=1e-6)
     assert len(list((two / "wandb").glob("offline-run-*"))) == 1, "one wandb run for all processes"
+    with (two / "csv" / "version_0" / "metrics.csv").open(newline="") as file:
+        assert [float(row["lora/miou"]) for row in csv.DictReader(file) if row["lora/miou"]] == [reports[1]["lora/miou"]], "logged once"
+    events = EventAccumulator(str(two / "tensorboard")).Reload()
+    assert [len(events.Scalars(name)) for name in ("lora/miou", "miou_per_block/0", "upper_bound")] == [1, 1, 1]
 
 
 def test_two_processes_share_a_cache_and_draw_samples(assets, world, tmp_path):
@@ -144,12 +149,20 @@ def start_sweep(folder, *arguments):
 
 
 def test_a_sweep_ends_in_a_table_and_a_plot_also_when_a_run_failed(assets, world, tmp_path):
-    arguments = [*overrides(assets, world), *SMALL_RUN, "expert_layer=0,2,9", "trainer.max_steps=2"]
+    arguments = [
+        *overrides(assets, world),
+        *SMALL_RUN,
+        "expert_layer=0,2,9",
+        "trainer.max_steps=2",
+        "logger=wandb",
+        "logger.wandb.offline=true",
+    ]
     done, rows = start_sweep(tmp_path, *arguments)
     assert done.returncode == 1 and "error: block 9 does not exist" in done.stderr and "Traceback" not in done.stderr
     assert "Error executing job" not in done.stderr
     assert "sweep over expert_layer" in done.stdout and (tmp_path / "sweep.png").stat().st_size > 1000
     assert [json.loads((tmp_path / k / "metrics.json").read_text())["expert_layer"] for k in "01"] == [0, 2]
+    assert {OmegaConf.load(tmp_path / k / "config.yaml").logger.wandb.group for k in "01"} == {tmp_path.name}
     assert [row["expert_layer"] for row in rows] == ["0", "2", "9"] and [bool(row["lora/miou"]) for row in rows] == [True, True, False]
 
 

@@ -91,6 +91,12 @@ def test_a_run_whose_figures_are_damaged_has_an_empty_row(sweep, caplog, capsys)
         assert [row["lora/miou"] for row in csv.DictReader(file)] == ["0.5", "", "0.7", "0.71", ""]
 
 
+def test_a_run_of_an_earlier_version_has_an_empty_row_and_is_named(sweep, caplog, capsys):
+    (sweep / "2" / "metrics.json").write_text(json.dumps({"lora/miou": 0.7, "ceiling/miou": 0.9}))
+    assert [bool(run["figures"]) for run in read_runs(sweep)] == [True, True, False, True, False]
+    assert f"{sweep}/2/metrics.json is of an earlier version" in caplog.text
+
+
 def test_a_search_has_a_plot_for_each_setting_and_a_grid_one(tmp_path, capsys):
     widths = []
     for name, settings in (("grid", [(0.1, 4), (0.1, 8), (0.7, 4), (0.7, 8)]), ("search", [(0.31, 4), (0.12, 8), (0.55, 4)])):

@@ -187,7 +187,8 @@ def evaluate_module(
     evaluation.progress_folder = progress_folder
     trainer.test(evaluation, data, verbose=False)
     report = evaluation.report
-    if bases is not None:
+    assert report is not None, "the test loop is over"
+    if bases is not None and report.lora is not None:
         report = replace(report, base_model=bases[0], lora=replace(report.lora, base_model=bases[1]))
     if trainer.is_global_zero:
         print_report(report)
