@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from seg4diff.commands.run import evaluate, train
 from seg4diff.commands.trainers import make_trainer
 from seg4diff.evaluation.report import numbers
-from seg4diff.loggers import log_figures, wandb_logger
+from seg4diff.loggers import finished, log_figures, wandb_logger
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, compose_config, overrides
 
@@ -102,17 +102,19 @@ def test_the_lora_is_an_artifact_of_its_training_alone(recorded):
     assert call.args[0].type == "lora" and not evaluated.log_artifact.called
 
 
-def test_an_artifact_is_written_offline_too(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
+def test_a_run_of_wandb_that_is_offline_takes_figures_and_the_lora(tmp_path):
     logger = wandb_logger(save_dir=str(tmp_path), project="test", name="one", group=None, offline=True, log_lora=True)
     (tmp_path / "last-lora").mkdir()
     (tmp_path / "last-lora" / "weights.safetensors").write_bytes(b"weights")
     logger.after_save_checkpoint(SimpleNamespace(last_model_path=str(tmp_path / "last.ckpt"), best_model_path=""))
-    log_figures([logger], {"base/miou": 0.5}, 3)
-    assert logger.experiment.summary["base/miou"] == 0.5 and logger.experiment.summary["trainer/global_step"] == 3
-    logger.finalize("success")
-    wandb.finish()
-    assert f"lora-{logger.version}".encode() in next(tmp_path.rglob("*.wandb")).read_bytes()
+    with finished([logger]):
+        log_figures([logger], {"base/miou": 0.5}, 3)
+        assert logger.experiment.summary["base/miou"] == 0.5 and logger.experiment.summary["trainer/global_step"] == 3
+        kept = MagicMock(wraps=logger.experiment.log_artifact)
+        logger.experiment.log_artifact = kept
+        logger.finalize("success")
+        logger.finalize("success")
+    assert [call.args[0].name for call in kept.call_args_list] == [f"lora-{logger.version}"], "once"
 
 
 def test_figures_without_a_value_are_left_out():

@@ -41,7 +41,7 @@ class WholeCSVLogger(CSVLogger):
 class LoraWandbLogger(WandbLogger):
     """A WandbLogger that keeps the LoRA folder of the last checkpoint as an artifact of its run, once the training has succeeded.
 
-    Offline, the artifact is in the folder of the run, and `wandb sync` uploads it with the rest.
+    Of a run that is offline, `wandb sync` on the same machine uploads it with the rest.
     """
 
     _saved_by: ModelCheckpoint | None = None
