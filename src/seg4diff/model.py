@@ -12,16 +12,16 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import DiffusionPipeline, Source
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
-from seg4diff.backbones.runtime import Runtime, choose_dtype
+from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
-from seg4diff.inputs import Picture, Placed, to_size, words_of_each
+from seg4diff.inputs import CanvasPicture, Picture, to_size, words_of_each
 from seg4diff.presets import Preset, names, run_config
 from seg4diff.results import BlockAttention, Segmentation, by_size
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.proposals import ProposalReadout, label_proposals
-from seg4diff.segmentation.readout import Readout, stretch
+from seg4diff.segmentation.readout import Readout, minmax
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | None = None,
     revision: str | None = None,
-    quantize: str | None = None,
+    quantize: Quantization | None = None,
     cache: str | Path | None = None,
     offload_encoders: bool = False,
 ) -> "Model":
@@ -168,9 +168,10 @@ class Model:
     ) -> None:
         if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
             raise UserError(f"block must be a whole number and sigma a number, found {block!r} and {sigma!r}.")
-        if block is None and preset.expert is None:
+        chosen = preset.expert if block is None else block
+        if chosen is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
-        self.backbone, self.block = backbone, preset.expert if block is None else block
+        self.backbone, self.block = backbone, chosen
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
         self._merging, self._readout = preset.merging, Readout(**self._reading)
@@ -193,7 +194,7 @@ class Model:
             pictures: one picture, or a list of them, which is one batch.
             words: what to look for; for a list of pictures also a list of words for each. None: regions, numbered from the largest.
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
-            background: level in [0, 1]; where no word's map, stretched to [0, 1], reaches it, a pixel has no label. None: every pixel has
+            background: level in [0, 1]; where no word's map, scaled to [0, 1], reaches it, a pixel has no label. None: every pixel has
                 the word whose map is highest there.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
@@ -203,16 +204,15 @@ class Model:
         Raises:
             UserError: a picture cannot be read, or a word is empty, repeated or too long.
         """
-        many = isinstance(pictures, list | tuple)
-        sources = list(pictures) if many else [pictures]
+        sources: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
-        placed = [Placed(source, self.image_size, geometry) for source in sources]
+        placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
-        return found if many else found[0]
+        return found if isinstance(pictures, list | tuple) else found[0]
 
-    def _words(self, placed: Sequence[Placed], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
+    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
         readout = self._readout
         if background is not None:
             readout = Readout(**self._reading | {"background": background})
@@ -221,11 +221,11 @@ class Model:
         maps = readout.class_maps(self.backbone, images, prompts, [0] * len(placed), [self.block])[self.block]
         level = None if readout.background is None else IGNORE
         return [
-            one.result(own_names, readout.segment(own, range(len(own_names)), one.frame, level), stretch(own, one.frame))
+            one.result(own_names, readout.segment(own, range(len(own_names)), one.frame, level), minmax(own, one.frame))
             for one, own_names, own in zip(placed, asked, maps, strict=True)
         ]
 
-    def _regions(self, placed: Sequence[Placed], threshold: float | None) -> list[Segmentation]:
+    def _regions(self, placed: Sequence[CanvasPicture], threshold: float | None) -> list[Segmentation]:
         merging = self._merging | ({} if threshold is None else {"threshold": threshold})
         proposals = ProposalReadout(readout=self._readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
@@ -244,8 +244,8 @@ class Model:
         Raises:
             UserError: the picture cannot be read, the prompt is too long, or a block does not exist.
         """
-        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else list(blocks)
-        placed = Placed(picture, self.image_size, "letterbox")
+        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else [int(block) for block in blocks]
+        placed = CanvasPicture(picture, self.image_size, "letterbox")
         image = placed.image[None].to(self.backbone.device)
         with torch.no_grad():
             noisy, sigma = self._readout.noisy(self.backbone, image, [0])

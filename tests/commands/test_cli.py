@@ -39,7 +39,7 @@ def typed(script, *arguments):
 def test_the_door_is_light(script, arguments, code, said):
     done = typed(script, *arguments)
     assert done.returncode == code and said in done.stdout + done.stderr
-    assert "imported: []" in done.stdout and "Traceback" not in done.stderr
+    assert "imported: []" in done.stdout and "Traceback" not in done.stderr and "Error executing job" not in done.stderr
 
 
 def test_the_root_holds_two_scripts():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
@@ -132,7 +133,7 @@ class Runtime:
 
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype)
 
-    def apply(self, transformer: nn.Module, blocks: list[nn.Module]) -> None:
+    def apply(self, transformer: ModelMixin, blocks: list[nn.Module]) -> None:
         """Set up a loaded transformer.
 
         Args:
@@ -173,7 +174,7 @@ class Runtime:
                 "trainer.precision=32-true, or use another device."
             ) from error
 
-    def _set_attention(self, transformer: nn.Module) -> None:
+    def _set_attention(self, transformer: ModelMixin) -> None:
         if not any(hasattr(processor, "_attention_backend") for processor in transformer.attn_processors.values()):
             raise UserError(
                 f"runtime.attention={self._attention} cannot be combined with this model: its blocks call torch's attention directly; "

@@ -1,16 +1,15 @@
 """Image-blind baselines, which segment without looking at the image, and the upper bound that the token grid sets."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from seg4diff.data.geometry import Size
 from seg4diff.data.sample import IGNORE, present_classes
 from seg4diff.evaluation.matching import matched_labels
-from seg4diff.evaluation.metrics import SegmentationScore, mean_iou
+from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou
 from seg4diff.segmentation.frame import Frame
 
 TILES = {"single": 1, "tiles": 3}
@@ -75,7 +74,7 @@ class TileBaselines(nn.Module):
     def __init__(self, classes: int, shared: int | None) -> None:
         super().__init__()
         self._classes, self._shared = classes, shared
-        self.scores = nn.ModuleDict({name: SegmentationScore(classes) for name in TILES})
+        self.scores = by_name({name: SegmentationScore(classes) for name in TILES})
 
     def update(self, mask: Tensor) -> None:
         """Count one label map (H, W)."""
@@ -88,13 +87,13 @@ class TileBaselines(nn.Module):
         return {name: score.compute()["miou"] for name, score in self.scores.items()}
 
 
-def tiles(size: Sequence[int], parts: int) -> Tensor:
+def tiles(size: Size, parts: int) -> Tensor:
     """Proposal numbers of `parts` x `parts` equal rectangles, (H, W)."""
     rows, columns = (torch.arange(length) * parts // length for length in size)
     return rows[:, None] * parts + columns
 
 
-def grid_upper_bound(mask: Tensor, grid: Sequence[int], frame: Frame) -> Tensor:
+def grid_upper_bound(mask: Tensor, grid: Size, frame: Frame) -> Tensor:
     """The label map of perfect attention maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W)."""
     classes = present_classes(mask)
     if not classes:

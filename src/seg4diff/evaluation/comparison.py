@@ -122,7 +122,8 @@ def plot_table(entries: Sequence[Entry], path: Path) -> None:
         axes.hlines(100 * entry.best_baseline, k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "baseline")
     known = [(k, entry.paper["base"]) for k, entry in enumerate(entries) if "base" in entry.paper]
     if known:
-        axes.scatter(*zip(*known, strict=True), marker="D", s=30, color="black", label="paper, base", zorder=4)
+        x, y = zip(*known, strict=True)
+        axes.scatter(x, y, marker="D", s=30, color="black", label="paper, base", zorder=4)
     axes.set_xticks(range(len(entries)), [fill(f"{entry.title}, {entry.report.protocol}", 16) for entry in entries], fontsize=8)
     axes.set(ylabel="mIoU (%)", ylim=(0, 100), title="Base model and LoRA")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

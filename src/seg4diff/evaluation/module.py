@@ -4,7 +4,6 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import lightning as L
 import torch
@@ -17,7 +16,7 @@ from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.baselines import GuessBaselines, grid_upper_bound
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
-from seg4diff.evaluation.metrics import SegmentationScore, mean_iou, scores
+from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou, scores
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
 from seg4diff.evaluation.report import Estimate, Report, Score
@@ -34,40 +33,42 @@ class SplitEvaluation(L.LightningModule, ABC):
     """Test loop over a split, whatever the way of segmenting.
 
     Once the loop is over, `report` holds the result, and `image_scores` the mIoU of every image by variant and number of the image:
-    over the classes in that image, NaN where it has none; to choose pictures by, no score of the data set. With a `progress_folder`
-    the counts are also kept there from time to time, and a loop that was stopped goes on from them.
+    over the classes in that image, NaN where it has none; to choose pictures by, no score of the data set.
 
     Args:
         backbone: the model; where it carries a LoRA, it is evaluated without and with it.
+        vocabulary: the classes of the data set.
         protocol: see `Report`.
         matching: see `Report`.
         expert_layer: block whose score is the headline.
         base_blocks: blocks to score on the base model, "all" or a list; the expert is always among them.
         resamples: number of bootstrap resamples behind the intervals of the headline.
         seed: seed of their draws.
+        progress: what a loop that was stopped had counted; it goes on from there, and keeps its counts there from time to time.
     """
 
     def __init__(
         self,
         *,
         backbone: Backbone,
+        vocabulary: Vocabulary,
         protocol: str,
         matching: str | None,
         expert_layer: int,
         base_blocks: str | Sequence[int],
         resamples: int,
         seed: int,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__()
         if resamples < 1:
             raise UserError(f"evaluation.resamples must be at least 1, found {resamples}.")
         backbone.select_sites([expert_layer])
-        self.backbone, self.expert_layer = backbone, expert_layer
+        self.backbone, self.vocabulary, self.expert_layer = backbone, vocabulary, expert_layer
         self._protocol, self._matching, self._resamples, self._seed = protocol, matching, resamples, seed
         everything = range(len(backbone.attention_sites()))
         self._other_blocks = sorted({*(everything if base_blocks == "all" else base_blocks)} - {expert_layer})
-        self.progress_folder: Path | None = None
-        self._progress: Progress | None = None
+        self._progress = progress
         self.report: Report | None = None
         self.image_scores: dict[str, dict[int, float]] = {}
 
@@ -82,16 +83,14 @@ class SplitEvaluation(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         with self.trainer.precision_plugin.forward_context():
             self.backbone.check_device(self.trainer.strategy.root_device)
-        vocabulary = self.trainer.datamodule.vocabulary
-        classes, self._segment = len(vocabulary), self.make_segmenter(vocabulary)
+        classes, self._segment = len(self.vocabulary), self.make_segmenter(self.vocabulary)
         variants = ["base", "lora"] if has_lora(self.backbone) else ["base"]
-        self.image_counts = nn.ModuleDict({name: ImageCounts(classes) for name in variants})
+        self.image_counts = by_name({name: ImageCounts(classes) for name in variants})
         self.block_scores = BlockScores(segment=self._segment, blocks=self._other_blocks, classes=classes)
-        self.baselines, self.upper_bound = self.make_baselines(vocabulary), SegmentationScore(classes)
+        self.baselines, self.upper_bound = self.make_baselines(self.vocabulary), SegmentationScore(classes)
         self.add_counts()
-        if self.progress_folder is not None:
-            self._progress = Progress(self.progress_folder, self.trainer.global_rank, self.trainer.world_size)
-            self.trainer.datamodule.tested = self._progress.restore(self._counts())
+        if self._progress is not None:
+            self._progress.restore(self._counts())
 
     def add_counts(self) -> None:
         """What a subclass counts besides; called once the variants are known."""
@@ -137,7 +136,7 @@ class SplitEvaluation(L.LightningModule, ABC):
 
     def make_report(self) -> Report:
         """Everything that was counted, on all processes."""
-        names, upper_bound = self.trainer.datamodule.vocabulary.names, float(self.upper_bound.compute()["miou"])
+        names, upper_bound = self.vocabulary.names, float(self.upper_bound.compute()["miou"])
         if math.isnan(upper_bound):
             raise UserError("no pixel of these images has a label, so nothing can be scored: choose another split or correct its masks.")
         counts: dict[str, Tensor] = {}
@@ -179,6 +178,7 @@ class EvaluationModule(SplitEvaluation):
 
     Args:
         backbone: see `SplitEvaluation`.
+        vocabulary: see `SplitEvaluation`.
         readout: how maps are read.
         protocol: which prompts an image gets, "oracle" or "vocabulary".
         expert_layer: see `SplitEvaluation`.
@@ -187,12 +187,14 @@ class EvaluationModule(SplitEvaluation):
             may use another distribution and other prompts, so its own validation loss is another figure).
         resamples: see `SplitEvaluation`.
         seed: seed of the noise of the flow loss, and of the draws of the resamples.
+        progress: see `SplitEvaluation`.
     """
 
     def __init__(
         self,
         *,
         backbone: Backbone,
+        vocabulary: Vocabulary,
         readout: Readout,
         protocol: PromptProtocol,
         expert_layer: int,
@@ -200,29 +202,32 @@ class EvaluationModule(SplitEvaluation):
         sigma: SigmaSampler,
         resamples: int,
         seed: int,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(
             backbone=backbone,
+            vocabulary=vocabulary,
             protocol=protocol,
             matching=None,
             expert_layer=expert_layer,
             base_blocks=base_blocks,
             resamples=resamples,
             seed=seed,
+            progress=progress,
         )
-        self._readout, self._sigma = readout, sigma
+        self._readout, self._prompts_of, self._sigma = readout, protocol, sigma
 
     def make_segmenter(self, vocabulary: Vocabulary) -> Segmenter:
-        make_prompts = PromptMaker(self._protocol, vocabulary, self.backbone.fits)
-        if self._protocol == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:
+        make_prompts = PromptMaker(self._prompts_of, vocabulary, self.backbone.fits)
+        if self._prompts_of == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:
             log.info("the %d class names take %d prompts", len(vocabulary), len(make_prompts.everything))
         return PromptedSegmenter(self._readout, make_prompts)
 
     def make_baselines(self, vocabulary: Vocabulary) -> Metric:
-        return GuessBaselines(len(vocabulary), oracle=self._protocol == "oracle", background=vocabulary.background)
+        return GuessBaselines(len(vocabulary), oracle=self._prompts_of == "oracle", background=vocabulary.background)
 
     def add_counts(self) -> None:
-        self.flow = nn.ModuleDict({name: MeanMetric() for name in self.image_counts})
+        self.flow = by_name({name: MeanMetric() for name in self.image_counts})
 
     def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
         labels = super().evaluate_variant(variant, batch)

@@ -1,5 +1,7 @@
 """What a model of the toy world draws, measured exactly at every validation."""
 
+from typing import Any
+
 import lightning as L
 
 from seg4diff.tiny.answers import means
@@ -24,7 +26,7 @@ class ToyGeneration(L.Callback):
 
     def __init__(self, *, count: int, seeds: int, seed: int, steps: int, guidance: float, size: tuple[int, int], at_once: int) -> None:
         self._prompts, self._seeds = held_out_prompts(count, seed), seeds
-        self._options = {"steps": steps, "guidance": guidance, "size": tuple(size), "at_once": at_once}
+        self._options = dict[str, Any](steps=steps, guidance=guidance, size=tuple(size), at_once=at_once)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         answers = draw_and_answer(pl_module.backbone, self._prompts, self._seeds, **self._options)

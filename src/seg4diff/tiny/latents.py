@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.datamodule import SegmentationDataModule
-from seg4diff.data.sample import Batch
-from seg4diff.data.toyworld.dataset import drawing_code
+from seg4diff.data.toyworld.dataset import ToyWorld, drawing_code
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.errors import UserError
 
@@ -97,12 +97,13 @@ class LatentDataModule(SegmentationDataModule):
             raise UserError(f"data.scenes must be at least 1, found {scenes}.")
         self._scenes, self._root = scenes, Path(root)
 
-    def on_after_batch_transfer(self, batch: Batch | LatentBatch, dataloader_idx: int) -> Batch | LatentBatch:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Scenes that are drawn can all be read."""
         return batch
 
     def train_dataloader(self) -> DataLoader:
         trainer, source = self.trainer, self.source
+        assert isinstance(source, ToyWorld)
         backbone = trainer.lightning_module.backbone
         with torch.no_grad():
             shape = backbone.encode_image(torch.zeros(1, 3, source.side, source.side)).shape[1:]
@@ -113,12 +114,13 @@ class LatentDataModule(SegmentationDataModule):
 
 def _fingerprint(backbone: Backbone) -> str:
     """Of what the latents depend on: the drawing code and the autoencoder."""
-    digest = hashlib.sha256(drawing_code().encode())
-    for name, weight in sorted(backbone.vae.state_dict().items()):
+    digest, vae = hashlib.sha256(drawing_code().encode()), backbone.get_submodule("vae")
+    for name, weight in sorted(vae.state_dict().items()):
         digest.update(name.encode() + weight.cpu().contiguous().numpy().tobytes())
-    digest.update(repr([backbone.vae.config.shift_factor, backbone.vae.config.scaling_factor]).encode())
+    config: Any = vae.config
+    digest.update(repr([config.shift_factor, config.scaling_factor]).encode())
     return digest.hexdigest()[:16]
 
 
-def _as_it_is(batch: LatentBatch) -> LatentBatch:
+def _as_it_is(batch: Any) -> Any:
     return batch

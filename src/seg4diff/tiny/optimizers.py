@@ -29,7 +29,7 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure: nothing here needs the loss
         """Update every matrix that has a gradient."""
         for group in self.param_groups:
             same_shape: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
@@ -44,6 +44,7 @@ class Muon(Optimizer):
 
     def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
         """Take the gradient into its running mean; returns the mean as it will be once more of the same gradient came."""
+        assert weight.grad is not None
         state = self.state[weight]
         mean = state.setdefault("momentum", torch.zeros_like(weight)).lerp_(weight.grad, 1 - momentum)
         return weight.grad.lerp(mean, momentum)
@@ -77,7 +78,7 @@ class JointOptimizer(Optimizer):
         """Share the group dictionaries: a schedule that sets a learning rate here sets it there."""
         self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has two overloads
         """Step each optimizer once; `closure`, if given, computes loss and gradients before that."""
         loss = None
         if closure is not None:

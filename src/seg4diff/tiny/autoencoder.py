@@ -1,15 +1,21 @@
 """Train an autoencoder on images alone."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from seg4diff.data.sample import Batch
 from seg4diff.disk import follow_umask
 from seg4diff.training.checks import check_finite
-from seg4diff.training.schedule import OneCycle
+from seg4diff.training.schedule import RestoredByStep
+
+
+class OneCycle(RestoredByStep, OneCycleLR):
+    """Up to the peak rate and down to nearly nothing, each by half a cosine."""
 
 
 class AutoencoderModule(L.LightningModule):
@@ -35,7 +41,8 @@ class AutoencoderModule(L.LightningModule):
         self, *, vae: nn.Module, lr: float, kl_weight: float, edge_weight: float, latent_noise: float, crop: int, save_to: str
     ) -> None:
         super().__init__()
-        self.vae, self._crop, self._save_to = vae, crop, save_to
+        self.vae: Any = vae  # an AutoencoderKL, which this room does not import
+        self._crop, self._save_to = crop, save_to
         self._lr, self._kl_weight, self._edge_weight, self._latent_noise = lr, kl_weight, edge_weight, latent_noise
         self.register_buffer("moments", torch.tensor([0.0, 1.0]))
 
