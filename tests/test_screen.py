@@ -5,8 +5,9 @@ from PIL import Image
 
 from seg4diff.commands.sweep import summarise, summarise_folder
 from seg4diff.disk import write_json
-from seg4diff.evaluation.table import Row, print_table, write_table
+from seg4diff.evaluation.comparison import Entry, print_table, write_table
 from seg4diff.screen import plain_text, screen
+from tests.reports import make_report
 
 NAMES = ["[red]", "[/]", "[bold]x[/bold]", ":cat:", "a [b] c", "[link=file]", "\\[x]", "[", "$x$", "$\\frac", "5$ and 6$", "雨 [é]"]
 
@@ -23,10 +24,9 @@ def wide(monkeypatch):
 
 
 def test_tables_and_plots_of_benchmarks_show_titles_as_they_are(tmp_path, capsys, wide):
-    report = {"base/miou": 0.5, "base/miou_low": 0.4, "base/miou_high": 0.6, "floor/constant": 0.1, "ceiling/miou": 0.9}
-    rows = [Row(name, name, "stretch", report | {"protocol": "oracle", "images": 3}) for name in NAMES]
-    print_table(rows, None)
-    write_table(rows, tmp_path)
+    entries = [Entry(name, name, "stretch", make_report()) for name in NAMES]
+    print_table(entries, None)
+    write_table(entries, tmp_path)
     said = capsys.readouterr().out
     assert not [name for name in NAMES if f" {name} " not in said] and "[40.0, 60.0]" in said
     assert Image.open(tmp_path / "benchmark.png").width > 100

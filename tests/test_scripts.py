@@ -1,5 +1,6 @@
 """train.py and evaluate.py as a user starts them: killed, resumed, in several processes."""
 
+import csv
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import timer
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from seg4diff.commands.run import evaluate, train
 from seg4diff.training.checkpoints import read_checkpoint
@@ -123,10 +125,14 @@ def test_two_processes_train_and_evaluate_like_one(two_processes, tmp_path):
     assert max(weight.abs().max() for name, weight in expected.items() if "lora_B" in name) > 0.1, "these began as zeros"
     reports = [json.loads((folder / "metrics.json").read_text()) for folder in (one, two)]
     assert reports[0]["images"] == reports[1]["images"] == 7
-    for name in ("base/miou", "base/pacc", "base/fwiou", "floor/constant", "ceiling/miou", "miou_per_block"):
+    for name in ("base/miou", "base/pacc", "base/fwiou", "baseline/constant", "upper_bound", "miou_per_block"):
         assert reports[0][name] == reports[1][name]
-    assert reports[0]["base/val_flow_loss"] == pytest.approx(reports[1]["base/val_flow_loss"], rel=1e-6)
+    assert reports[0]["base/flow_loss"] == pytest.approx(reports[1]["base/flow_loss"], rel=1e-6)
     assert len(list((two / "wandb").glob("offline-run-*"))) == 1, "one wandb run for all processes"
+    with (two / "csv" / "version_0" / "metrics.csv").open(newline="") as file:
+        assert [float(row["lora/miou"]) for row in csv.DictReader(file) if row["lora/miou"]] == [reports[1]["lora/miou"]], "logged once"
+    events = EventAccumulator(str(two / "tensorboard")).Reload()
+    assert [len(events.Scalars(name)) for name in ("lora/miou", "miou_per_block/0", "upper_bound")] == [1, 1, 1]
 
 
 def test_two_processes_share_a_cache_and_draw_samples(two_processes, tmp_path):

@@ -18,11 +18,13 @@ def start_sweep(folder, *arguments):
 
 def test_a_sweep_ends_in_a_table_and_a_plot_also_when_a_run_failed(assets, world, tmp_path):
     arguments = [*overrides(assets, world), *SMALL_RUN, "expert_layer=0,2,9", "trainer.max_steps=2"]
+    arguments += ["logger=wandb", "logger.wandb.offline=true"]
     done, rows = start_sweep(tmp_path, *arguments)
     assert done.returncode == 1 and "error: block 9 does not exist" in done.stderr and "Traceback" not in done.stderr
     assert "Error executing job" not in done.stderr
     assert "sweep over expert_layer" in done.stdout and (tmp_path / "sweep.png").stat().st_size > 1000
     assert [json.loads((tmp_path / k / "metrics.json").read_text())["expert_layer"] for k in "01"] == [0, 2]
+    assert {OmegaConf.load(tmp_path / k / "config.yaml").logger.wandb.group for k in "01"} == {tmp_path.name}
     assert [row["expert_layer"] for row in rows] == ["0", "2", "9"] and [bool(row["lora/miou"]) for row in rows] == [True, True, False]
 
 

@@ -20,8 +20,8 @@ from seg4diff.inputs import CanvasPicture, Picture, to_size, words_of_each
 from seg4diff.presets import Preset, names, run_config
 from seg4diff.results import BlockAttention, Segmentation, by_size
 from seg4diff.segmentation.prompts import split_names
+from seg4diff.segmentation.proposals import ProposalReadout, label_proposals
 from seg4diff.segmentation.readout import Readout, minmax
-from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
 
 log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ def test_every_entry_has_a_folder_and_all_have_one_table(arguments, lora, tmp_pa
     metrics = evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments, f"ckpt={lora}"))
     assert list(metrics["benchmarks"]) == ["toyworld_oracle", "toyworld_vocabulary", "toyworld_unsupervised"]
     protocols = [report["protocol"] for report in metrics["benchmarks"].values()]
-    assert protocols == ["oracle", "vocabulary", "one_to_one"]
+    assert protocols == ["oracle", "vocabulary", "unsupervised"]
     for name, report in metrics["benchmarks"].items():
         assert report["images"] == 7 and list(report["miou_per_block"]) == [1], "the expert alone"
         assert metrics[f"{name}/lora/miou"] == report["lora/miou"]
@@ -74,7 +74,7 @@ def test_every_entry_has_a_folder_and_all_have_one_table(arguments, lora, tmp_pa
     assert json.loads((tmp_path / "metrics.json").read_text())["benchmarks"].keys() == metrics["benchmarks"].keys()
     assert (tmp_path / "benchmark.png").stat().st_size > 10_000
     shown = capsys.readouterr().out
-    assert f"{100 * metrics['toyworld_vocabulary/lora/miou']:.1f}" in shown and "floor" in shown
+    assert f"{100 * metrics['toyworld_vocabulary/lora/miou']:.1f}" in shown and "baseline" in shown
 
 
 def test_a_stopped_benchmark_continues_where_it_was(arguments, finished, tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ def test_two_processes_share_a_benchmark(arguments, finished, tmp_path):
     assert done.returncode == 0, done.stderr
     two = json.loads((tmp_path / "metrics.json").read_text())
     for name, report in finished[1]["benchmarks"].items():
-        for key in ("images", "base/miou", "base/miou_low", "floor/random", "ceiling/miou"):
+        for key in ("images", "base/miou", "base/miou_low", "baseline/random", "upper_bound"):
             assert two["benchmarks"][name].get(key) == report.get(key), (name, key)
 
 

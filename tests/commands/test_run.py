@@ -34,11 +34,11 @@ def finished(tmp_path_factory, assets, world):
 def test_metrics_hold_what_is_promised(finished):
     folder, metrics = finished
     assert json.loads((folder / "metrics.json").read_text())["base/miou"] == metrics["base/miou"]
-    promised = {"base/miou", "lora/miou", "base/val_flow_loss", "lora/val_flow_loss", "expert_layer", "seed", "miou_per_block"}
+    promised = {"base/miou", "lora/miou", "base/flow_loss", "lora/flow_loss", "expert_layer", "seed", "miou_per_block"}
     assert promised <= metrics.keys()
     assert list(metrics["miou_per_block"]) == [0, 1, 2, 3]
     assert metrics["miou_per_block"][1] == metrics["base/miou"]
-    assert metrics["lora/val_flow_loss"] != metrics["base/val_flow_loss"], "the adapter had no effect"
+    assert metrics["lora/flow_loss"] != metrics["base/flow_loss"], "the adapter had no effect"
 
 
 def test_run_folder_is_complete(finished):
@@ -147,7 +147,7 @@ def test_evaluate_reads_a_run_and_finds_the_same_scores(finished, tmp_path, asse
     folder, metrics = finished
     (folder / "config-earlier-1.yaml").write_text("expert_layer: 2\n")  # of a start that was given up
     report = evaluate(compose_config("evaluate", tmp_path, f"ckpt={folder}", "trainer.accelerator=cpu"))
-    for name in ("base/miou", "lora/miou", "lora/val_flow_loss", "floor/random", "ceiling/miou"):
+    for name in ("base/miou", "lora/miou", "lora/flow_loss", "baseline/random", "upper_bound"):
         assert report[name] == pytest.approx(metrics[name], rel=1e-6)
 
 
@@ -172,7 +172,7 @@ def test_training_and_evaluation_from_a_full_cache_load_no_encoder_and_end_alike
 
     monkeypatch.setattr(PipelineBackbone, "_encoding", refuse)
     fast = train(compose_config("train", tmp_path / "cached", *cached))
-    for name in ("train/loss", "val/loss", "base/miou", "lora/miou", "lora/val_flow_loss"):
+    for name in ("train/loss", "val/loss", "base/miou", "lora/miou", "lora/flow_loss"):
         assert fast[name] == pytest.approx(plain[name], rel=1e-4), name
     report = evaluate(compose_config("evaluate", tmp_path / "again", f"ckpt={tmp_path}/cached", "trainer.accelerator=cpu"))
     assert report["lora/miou"] == pytest.approx(fast["lora/miou"], rel=1e-6)

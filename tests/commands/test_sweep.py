@@ -38,7 +38,7 @@ def test_runs_are_read_in_order(sweep):
     runs = read_runs(sweep)
     assert [run["run"] for run in runs] == ["0", "1", "2", "3", "4"]
     assert runs[2]["overrides"] == {"expert_layer": "10", "seed": "0"} and runs[4]["figures"] == {}
-    assert runs[2]["figures"]["miou_block_10"] == 0.6 and "protocol" not in runs[2]["figures"]
+    assert runs[2]["figures"]["miou_per_block/10"] == 0.6 and "protocol" not in runs[2]["figures"]
 
 
 def test_overrides_of_every_form(sweep):
@@ -89,6 +89,12 @@ def test_a_run_whose_figures_are_damaged_has_an_empty_row(sweep, caplog, capsys)
     assert f"{figures} is no JSON object" in caplog.text
     with (sweep / "sweep.csv").open(newline="") as file:
         assert [row["lora/miou"] for row in csv.DictReader(file)] == ["0.5", "", "0.7", "0.71", ""]
+
+
+def test_a_run_of_an_earlier_version_has_an_empty_row_and_is_named(sweep, caplog, capsys):
+    (sweep / "2" / "metrics.json").write_text(json.dumps({"lora/miou": 0.7, "ceiling/miou": 0.9}))
+    assert [bool(run["figures"]) for run in read_runs(sweep)] == [True, True, False, True, False]
+    assert f"{sweep}/2/metrics.json is of an earlier version" in caplog.text
 
 
 def test_a_search_has_a_plot_for_each_setting_and_a_grid_one(tmp_path, capsys):

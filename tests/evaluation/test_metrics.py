@@ -1,15 +1,12 @@
-"""Scores against Detectron2's, mmsegmentation's and torchmetrics' definitions and hand-computed cases; floors and ceiling."""
+"""Scores against Detectron2's, mmsegmentation's and torchmetrics' definitions and hand-computed cases."""
 
 import numpy as np
 import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from seg4diff.data.geometry import Window, whole
 from seg4diff.data.sample import IGNORE
-from seg4diff.evaluation.floors import Floors, grid_ceiling
 from seg4diff.evaluation.metrics import SegmentationScore
-from seg4diff.segmentation.frame import Frame
 
 CLASSES = 6
 
@@ -123,95 +120,3 @@ def test_halves_merged_equal_the_whole():
     first.merge_state(second)
     for name, value in whole.compute().items():
         torch.testing.assert_close(first.compute()[name], value, equal_nan=True, atol=0, rtol=0)
-
-
-IMAGE_A = torch.tensor([[0, 0, 0], [0, 1, 1]])
-IMAGE_B = torch.tensor([[1, 2, 2], [IGNORE, IGNORE, IGNORE]])
-
-
-def floors(images, oracle, classes=3):
-    metric = Floors(classes, oracle)
-    for image in images:
-        metric.update(image)
-    return metric
-
-
-@pytest.mark.parametrize(
-    ("oracle", "constant", "random"),
-    [
-        # Oracle: A is filled with 0, B with 1 (the most frequent class it may use); a coin decides between the two classes of each.
-        (True, (4 / 6 + 1 / 5 + 0) / 3, (2 / 5 + 1 / 4 + 2 / 5) / 3),
-        # Vocabulary: everything is 0; each class takes a third of the nine pixels.
-        (False, (4 / 9 + 0 + 0) / 3, (4 / 17 + 1 / 5 + 2 / 13) / 3),
-    ],
-)
-def test_floors_by_hand(oracle, constant, random):
-    result = floors([IMAGE_A, IMAGE_B], oracle).compute()
-    assert float(result["constant"]) == pytest.approx(constant) and float(result["random"]) == pytest.approx(random)
-    unlabelled = floors([IMAGE_A, torch.full((2, 2), IGNORE), IMAGE_B], oracle).compute()
-    assert unlabelled["constant"] == result["constant"] and unlabelled["random"] == result["random"]
-    halves = floors([IMAGE_A], oracle)
-    halves.merge_state(floors([IMAGE_B], oracle))
-    assert halves.compute() == result
-
-
-def test_background_is_a_guess_that_is_always_allowed():
-    """Class 2 is the background: A may be guessed 0, 1 or 2; B, which shows it, as before."""
-    metric = Floors(3, oracle=True, background=2)
-    for image in (IMAGE_A, IMAGE_B):
-        metric.update(image)
-    result = metric.compute()
-    # Each of A's six pixels is guessed to be any class by a third, B's three 1 or 2 by half; A is filled with 0, B with 1.
-    assert float(result["random"]) == pytest.approx(
-        ((4 / 3) / (4 + 2 - 4 / 3) + (2 / 3 + 1 / 2) / (3 + 7 / 2 - 7 / 6) + 1 / (2 + 7 / 2 - 1)) / 3
-    )
-    assert float(result["constant"]) == pytest.approx((4 / 6 + 1 / 5 + 0) / 3)
-
-
-def test_one_class_images_score_full_marks_under_an_oracle_prompt():
-    images = [torch.full((3, 4), 1), torch.tensor([[2, 2, IGNORE]])]
-    oracle, vocabulary = floors(images, True).compute(), floors(images, False).compute()
-    assert oracle["constant"] == 1 and oracle["random"] == 1
-    assert vocabulary["constant"] < 0.5 and vocabulary["random"] < 0.4
-
-
-@pytest.mark.parametrize("oracle", [True, False])
-def test_random_floor_equals_a_monte_carlo_estimate(oracle):
-    generator = torch.Generator().manual_seed(0)
-    present = ([0, 1], [1, 2, 3], [0, 4, IGNORE])
-    masks = [torch.tensor(k)[torch.randint(len(k), (200, 250), generator=generator)] for k in present]
-    guesses = []
-    for mask, ids in zip(masks, present, strict=True):
-        allowed = torch.tensor([k for k in ids if k != IGNORE] if oracle else range(5))
-        guesses.append((allowed[torch.randint(len(allowed), mask.shape, generator=generator)], mask))
-    assert float(floors(masks, oracle, 5).compute()["random"]) == pytest.approx(float(scored(guesses, 5).compute()["miou"]), abs=0.005)
-
-
-def ceiling(mask, grid, canvas=(8, 12), window=None):
-    return grid_ceiling(mask, grid, Frame(canvas, window or whole(canvas), tuple(mask.shape)))
-
-
-def test_ceiling_is_exact_in_the_centres_of_constant_cells():
-    cells = torch.randint(0, 5, (4, 7), generator=torch.Generator().manual_seed(0))
-    mask = cells.repeat_interleave(5, 0).repeat_interleave(3, 1)
-    assert torch.equal(ceiling(mask, (4, 7))[2::5, 1::3], cells)
-
-
-def test_ceiling_of_simple_images():
-    halves = torch.zeros(8, 12, dtype=torch.long)
-    halves[:, 6:] = 3
-    single = torch.full((8, 12), 3)
-    single[0] = IGNORE
-    for mask in (halves, single):
-        assert scored([(ceiling(mask, (2, 4)), mask)]).compute()["miou"] == 1
-    dot = torch.zeros(8, 12, dtype=torch.long)
-    dot[1, 1] = 1
-    assert scored([(ceiling(dot, (2, 4)), dot)]).compute()["miou"] < 0.5, "a thing smaller than half a cell is lost"
-    unlabelled = torch.full((8, 12), IGNORE)
-    assert scored([(ceiling(unlabelled, (2, 4)), unlabelled)]).confusion.sum() == 0
-
-
-def test_ceiling_of_an_image_between_padding_is_that_of_its_tokens():
-    mask = torch.randint(0, 3, (4, 7), generator=torch.Generator().manual_seed(0)).repeat_interleave(5, 0).repeat_interleave(3, 1)
-    padded = ceiling(mask, (6, 9), canvas=(60, 54), window=Window(10, 12, 40, 42))  # 4 x 7 of the 6 x 9 tokens
-    assert (padded != ceiling(mask, (4, 7))).float().mean() < 0.01, "but for rounding at a border"

@@ -14,9 +14,9 @@ from seg4diff.data.geometry import Window
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.protocol import BlockScores
-from seg4diff.evaluation.unsupervised import BlindFloors, ProposalSegmenter, UnsupervisedModule, tiles
+from seg4diff.evaluation.unsupervised import ProposalSegmenter, UnsupervisedModule
+from seg4diff.segmentation.proposals import ProposalReadout
 from seg4diff.segmentation.readout import Readout
-from seg4diff.segmentation.unsupervised import ProposalReadout
 
 PROPOSALS = ProposalReadout(readout=Readout(sigma=0.3, scores="joint", normalisation="none", seed=0), threshold=0.0, rounds=0)
 QUARTERS = torch.tensor([[2, 2, 0], [2, 2, 0], [1, 1, 0], [1, IGNORE, 0]]).repeat_interleave(8, 0).repeat_interleave(16, 1)
@@ -55,28 +55,6 @@ def test_proposals_of_a_letterboxed_image_meet_its_mask(monkeypatch):
     assert set(labels.flatten().tolist()) == {1, 2} and (labels == mask).float().mean() > 0.9
 
 
-@pytest.mark.parametrize(("size", "parts"), [((4, 6), 2), ((5, 7), 3), ((9, 2), 3)])
-def test_tiles_are_equal_up_to_rounding(size, parts):
-    numbers = tiles(size, parts)
-    areas = torch.bincount(numbers.flatten())
-    rows, columns = (torch.bincount(torch.arange(length) * parts // length) for length in size)
-    assert areas[areas > 0].tolist() == [int(row * column) for row in rows for column in columns if row * column]
-    assert tiles((4, 6), 2).tolist() == [[0, 0, 0, 1, 1, 1]] * 2 + [[2, 2, 2, 3, 3, 3]] * 2
-
-
-def test_floors_by_hand():
-    floors = BlindFloors(3, None)
-    truth = torch.zeros(6, 6, dtype=torch.long)
-    truth[:2, :2], truth[5, 5] = 1, IGNORE
-    floors.update(truth)
-    floors.update(torch.full((3, 3), 2))
-    found = floors.compute()
-    # One proposal is class 0 in the first image (31 of 35 pixels) and class 2, all of it, in the second.
-    assert float(found["single"]) == pytest.approx((31 / 35 + 0 + 1) / 3)
-    # Nine tiles: four pixels of class 0, class 1 exactly, and one pixel of class 2.
-    assert float(found["tiles"]) == pytest.approx((4 / 31 + 1 + 1 / 9) / 3)
-
-
 def module(matching):
     options = {"vocabulary": Vocabulary(("wall", "sky")), "proposals": PROPOSALS}
     options |= {"expert_layer": 1, "base_blocks": "all", "resamples": 10, "seed": 0}
@@ -111,17 +89,17 @@ def test_evaluation_ends_in_a_report(tmp_path, assets, world, capsys):
         "trainer.accelerator=cpu",
     ]
     report = evaluate(compose_config("evaluate", tmp_path, "ckpt=base", *arguments))
-    assert {f"base/{name}" for name in PROMISED} | {"floor/single", "floor/tiles", "ceiling/miou"} <= report.keys()
+    assert {f"base/{name}" for name in PROMISED} | {"baseline/single", "baseline/tiles", "upper_bound"} <= report.keys()
     assert report["images"] == 6 and list(report["miou_per_block"]) == [0, 1, 2, 3]
     assert report["base/miou_low"] <= report["base/miou"] <= report["base/miou_high"]
     assert json.loads((tmp_path / "metrics.json").read_text())["base/miou"] == report["base/miou"] == report["miou_per_block"][1]
     printed = capsys.readouterr().out
     assert f"{100 * report['base/miou']:.1f} [{100 * report['base/miou_low']:.1f}, {100 * report['base/miou_high']:.1f}]" in printed
-    assert "floor: single" in printed and "Hungarian" in printed and "flow loss" not in printed
+    assert "one proposal" in printed and "Hungarian" in printed and "flow loss" not in printed
     rows = list(csv.DictReader((tmp_path / "per-class.csv").open()))
     assert len(rows) == len(report["base/iou_per_class"]) and (tmp_path / "pictures" / "overlays-test-000000.png").exists()
     merged = evaluate(compose_config("evaluate", tmp_path / "merged", "ckpt=base", *arguments, "backbone.merging.threshold=100"))
-    assert merged["base/miou"] == merged["floor/single"], "the threshold is read: everything is one proposal"
+    assert merged["base/miou"] == merged["baseline/single"], "the threshold is read: everything is one proposal"
 
 
 def test_base_and_lora_stand_side_by_side(tmp_path, assets, world, capsys):

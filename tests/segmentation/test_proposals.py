@@ -12,8 +12,8 @@ from seg4diff.data.geometry import whole
 from seg4diff.errors import UserError
 from seg4diff.flow import draw, interpolate
 from seg4diff.segmentation.frame import Frame
+from seg4diff.segmentation.proposals import ProposalReadout, distributions, label_proposals, merge, merge_once, symmetric_kl
 from seg4diff.segmentation.readout import Readout
-from seg4diff.segmentation.unsupervised import ProposalReadout, distributions, label_proposals, merge, merge_once, symmetric_kl
 
 GRID = (12, 16)
 READOUT = Readout(sigma=0.3, scores="joint", normalisation="minmax", seed=0)

@@ -21,8 +21,8 @@ from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
-from seg4diff.evaluation.report import BASES
-from seg4diff.evaluation.table import Row, print_table, write_table
+from seg4diff.evaluation.comparison import Entry, print_table, write_table
+from seg4diff.evaluation.report import Report, read_metrics
 from seg4diff.presets import plain
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def entry_config(config: DictConfig, name: str) -> DictConfig:
     """The configuration of one entry: that of an evaluation by itself."""
     entry = copy.deepcopy(config)
     entry.data, entry.evaluation = entry.benchmark[name].data, entry.benchmark[name].evaluation
-    entry.paths.output_dir = f"{config.paths.output_dir}/{name}"
+    entry.paths.output_dir, entry.task_name = f"{config.paths.output_dir}/{name}", f"{config.task_name}-{name}"
     OmegaConf.set_struct(entry, False)
     entry.pop("benchmark")
     return entry
@@ -110,11 +110,11 @@ def _is_limited(entry: DictConfig) -> bool:
     return limit is not None and not (isinstance(limit, float) and limit == 1.0)
 
 
-def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def finished_report(folder: Path, identity: dict[str, Any]) -> Report | None:
     """The report of an entry that was finished earlier, or None.
 
     Raises:
-        UserError: the folder belongs to another setting.
+        UserError: the folder belongs to another setting, or to an earlier version.
     """
     if not (folder / "identity.json").is_file():
         if (folder / "metrics.json").exists() or (folder / "progress").exists():
@@ -127,12 +127,12 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
             raise UserError(
                 f"{folder} holds scores of another setting ({', '.join(odd)} differ): choose another hydra.run.dir, or delete that folder."
             )
-    return read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else None
+    return Report.of_metrics(read_metrics(folder / "metrics.json")) if (folder / "metrics.json").is_file() else None
 
 
 def _run_entry(
-    entry: DictConfig, identity: dict[str, Any], backbone: Backbone, data: SegmentationDataModule, about: dict[str, str]
-) -> dict[str, Any]:
+    entry: DictConfig, identity: dict[str, Any], backbone: Backbone, data: SegmentationDataModule, bases: tuple[str, str] | None
+) -> Report:
     folder = Path(entry.paths.output_dir)
     seed_everything(entry.seed)
     with open_trainer(entry) as trainer:
@@ -140,17 +140,17 @@ def _run_entry(
             write_json(folder / "identity.json", identity)
         record(entry, folder)
         progress = None if _is_limited(entry) else folder / "progress"  # the limit would count from where an evaluation goes on
-        report = evaluate_module(entry, trainer, backbone, data, progress_folder=progress, about=about)
+        report = evaluate_module(entry, trainer, backbone, data, progress_folder=progress, bases=bases)
         if trainer.is_global_zero:
-            write_json(folder / "metrics.json", report)
+            write_json(folder / "metrics.json", report.metrics())
             shutil.rmtree(folder / "progress", ignore_errors=True)
     return report
 
 
-def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, Report]) -> dict[str, Any]:
     """One table and one plot over all entries."""
-    rows = [
-        Row(
+    entries = [
+        Entry(
             name=name,
             title=entry.title,
             geometry=entry.data.geometry,
@@ -159,12 +159,13 @@ def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, dict[str,
         )
         for name, entry in config.benchmark.items()
     ]
-    metrics = {"ckpt": str(config.ckpt), "split": config.split, "benchmarks": reports}
-    metrics |= {key: report[key] for report in reports.values() for key in BASES if key in report}
-    metrics |= {f"{row.name}/{key}": row.report[key] for row in rows for key in ("base/miou", "lora/miou") if key in row.report}
+    metrics = {"ckpt": str(config.ckpt), "split": config.split, "benchmarks": {name: report.metrics() for name, report in reports.items()}}
+    for name, own in metrics["benchmarks"].items():
+        metrics |= {key: own[key] for key in ("base_model", "lora/base_model") if key in own}
+        metrics |= {f"{name}/{key}": own[key] for key in ("base/miou", "lora/miou") if key in own}
     if rank_zero_only.rank == 0:
-        print_table(rows, config.backbone.get("paper"))
-        write_table(rows, output_dir)
+        print_table(entries, config.backbone.get("paper"))
+        write_table(entries, output_dir)
         write_json(output_dir / "metrics.json", metrics)
         log.info("the table, the plot and a folder for every benchmark are in %s", output_dir)
     return metrics

@@ -104,13 +104,13 @@ def relocate(value: Any, moves: Mapping[str, str]) -> Any:
     return value
 
 
-def other_base(config: DictConfig, lora: Path | None) -> dict[str, str]:
-    """The model that is evaluated and the one that the LoRA was trained on, for the report; nothing where they are the same."""
+def other_base(config: DictConfig, lora: Path | None) -> tuple[str, str] | None:
+    """The model that is evaluated and the one that the LoRA was trained on; None where they are the same."""
     run = read_run(config, lora) if lora is not None else None
     if run is None:
-        return {}
+        return None
     here, there = _name_of(config.backbone.model), _name_of(run.backbone.model)
-    return {} if here == there else {"base_model": here, "lora/base_model": there}
+    return None if here == there else (here, there)
 
 
 def _name_of(model: DictConfig) -> str:

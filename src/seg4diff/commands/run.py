@@ -4,6 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
+from seg4diff.evaluation.display import print_report, write_report
 from seg4diff.evaluation.progress import Progress
-from seg4diff.evaluation.report import print_report, write_report
+from seg4diff.evaluation.report import Report, numbers
+from seg4diff.loggers import log_figures, log_picture
 from seg4diff.provenance import provenance
 from seg4diff.training.checkpoints import FIGURES, read_checkpoint
 from seg4diff.training.magnet import MagnetModule
@@ -95,7 +98,7 @@ def _train(config: DictConfig, output_dir: Path, ckpt_path: str | None) -> dict[
         trainer.strategy.barrier()
         metrics = {"seed": config.seed, "steps": trainer.global_step} | figures(trainer, checkpoint)
         if config.get("evaluation") is not None:
-            metrics |= evaluate_module(config, trainer, module.backbone, data)
+            metrics |= evaluate_module(config, trainer, module.backbone, data).metrics()
         if trainer.is_global_zero:
             write_json(output_dir / "metrics.json", metrics)
             log.info("everything about this run is in %s", output_dir)
@@ -120,12 +123,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         load_lora(config, backbone, lora, trained_for)
         with open_trainer(config) as trainer:
             record(config, output_dir)
-            report = {"ckpt": str(config.ckpt), "split": config.split}
-            report |= evaluate_module(config, trainer, backbone, data, about=other_base(config, lora))
+            metrics = {"ckpt": str(config.ckpt), "split": config.split}
+            metrics |= evaluate_module(config, trainer, backbone, data, bases=other_base(config, lora)).metrics()
             if trainer.is_global_zero:
-                write_json(output_dir / "metrics.json", report)
+                write_json(output_dir / "metrics.json", metrics)
                 log.info("table, overlays and metrics.json are in %s", output_dir)
-    return report
+    return metrics
 
 
 def load_lora(config: DictConfig, backbone: Backbone, lora: Path | None, trained_for: int | None) -> None:
@@ -133,7 +136,7 @@ def load_lora(config: DictConfig, backbone: Backbone, lora: Path | None, trained
     if lora is None:
         return
     if other := other_base(config, lora):
-        log.warning("the LoRA %s was trained on %s, and this is %s", lora, other["lora/base_model"], other["base_model"])
+        log.warning("the LoRA %s was trained on %s, and this is %s", lora, *reversed(other))
     backbone.load_lora(lora)
     if config.expert_layer not in [*adapted_blocks(backbone), trained_for]:
         raise UserError(
@@ -174,21 +177,27 @@ def evaluate_module(
     backbone: Backbone,
     data: SegmentationDataModule,
     progress_folder: Path | None = None,
-    about: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot.
+    bases: tuple[str, str] | None = None,
+) -> Report:
+    """Test base (and LoRA, where there is one); rank 0 prints the table, writes report, table and plot, and sends them to the loggers.
 
-    With a `progress_folder` the counts are kept there from time to time, and a test that was stopped goes on from them; `about` is added
-    to the report.
+    With a `progress_folder` the counts are kept there from time to time, and a test that was stopped goes on from them; for `bases`, see
+    `other_base`.
     """
     progress = None if progress_folder is None else Progress(progress_folder, trainer.global_rank, trainer.world_size)
     data.test_from(0 if progress is None else progress.images)
     evaluation = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary, progress=progress)
     trainer.test(evaluation, data, verbose=False)
-    report = evaluation.report | dict(about or {})
+    report = evaluation.report
+    assert report is not None, "the test loop is over"
+    if bases is not None and report.lora is not None:
+        report = replace(report, base_model=bases[0], lora=replace(report.lora, base_model=bases[1]))
     if trainer.is_global_zero:
         print_report(report)
-        write_report(report, Path(config.paths.output_dir))
+        picture = write_report(report, Path(config.paths.output_dir))
+        log_figures(trainer.loggers, numbers(report.metrics()), trainer.global_step)
+        if picture is not None:
+            log_picture(trainer.loggers, "blocks", picture, trainer.global_step)
     return report
 
 

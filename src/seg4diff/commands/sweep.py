@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from seg4diff.commands.console import quiet_libraries
-from seg4diff.disk import read_json, whole_file
+from seg4diff.disk import whole_file
 from seg4diff.errors import UserError
+from seg4diff.evaluation.report import as_text, numbers, read_metrics, title
 from seg4diff.screen import plain_text, screen
 
 if TYPE_CHECKING:
@@ -29,32 +30,27 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHOWN = {
-    "base/miou": "base",
-    "lora/miou": "LoRA",
-    "base/val_flow_loss": "base flow",
-    "lora/val_flow_loss": "LoRA flow",
-    "val/miou": "validation",
-    "floor/constant": "floor: constant",
-    "floor/random": "floor: random",
-    "floor/single": "floor: single",
-    "floor/tiles": "floor: tiles",
-    "ceiling/miou": "ceiling",
-}
-"""Figures that the table shows, where the runs have them, and their titles; flow losses as they are, the others are mIoU in %."""
+SHOWN = (
+    "base/miou",
+    "lora/miou",
+    "base/flow_loss",
+    "lora/flow_loss",
+    "val/miou",
+    "baseline/constant",
+    "baseline/random",
+    "baseline/single",
+    "baseline/tiles",
+    "upper_bound",
+)
+"""Figures that the table shows, where the runs have them."""
 LONGEST_CELL = 20
 """Characters of an override's value that the table shows; the end of a path tells more than its beginning."""
 SHORT = 8
 """Characters up to which a number is shown as it was written."""
 REPLICATES = ("seed", "ckpt")
 """Runs that differ in these alone are repetitions of one setting, and are averaged."""
-LINES = (
-    ("base/miou", "base", "tab:blue"),
-    ("lora/miou", "LoRA", "tab:green"),
-    ("val/miou", "validation", "tab:orange"),
-    ("ceiling/miou", "ceiling", "tab:gray"),
-)
-"""Figure, label and colour of what the plot shows."""
+LINES = {"base/miou": "tab:blue", "lora/miou": "tab:green", "val/miou": "tab:orange", "upper_bound": "tab:gray"}
+"""Figures that the plot shows, and their colours."""
 
 
 class SweepSummary(Callback):
@@ -77,7 +73,7 @@ def search_figure(config: DictConfig, metrics: dict[str, Any]) -> float | None:
     Returns:
         The figure; None where the run has none and no search asks for it.
     """
-    figures = _numbers(metrics)
+    figures = numbers(metrics)
     searching = HydraConfig.get().runtime.choices["hydra/sweeper"] != "basic"
     if searching and config.sweep_objective not in figures:
         raise UserError(f"sweep_objective={config.sweep_objective} is no figure of this run: choose one of {', '.join(figures)}.")
@@ -101,16 +97,14 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
             override.key_or_group: "" if override.is_delete() else override.get_value_string()
             for override in OverridesParser.create().parse_overrides(lines)
         }
-        metrics = _metrics(run / "metrics.json")
-        blocks = {f"miou_block_{block}": value for block, value in metrics.get("miou_per_block", {}).items()}
-        rows.append({"run": run.name, "overrides": overrides, "figures": _numbers(metrics | blocks)})
+        rows.append({"run": run.name, "overrides": overrides, "figures": numbers(_metrics(run / "metrics.json"))})
     return rows
 
 
 def _metrics(file: Path) -> dict[str, Any]:
-    """The figures of a run, none where it has not finished; one damaged file leaves the other runs their table."""
+    """The content of metrics.json, empty where the run has not finished; a file that cannot be read leaves the other runs their table."""
     try:
-        return read_json(file) if file.exists() else {}
+        return read_metrics(file) if file.exists() else {}
     except UserError as error:
         log.warning("%s", error)
         return {}
@@ -134,11 +128,11 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
             plot_sweep(runs, settings or varied, partial)
 
 
-def _table(runs: list[dict[str, Any]], settings: list[str], varied: list[str], title: str) -> Table:
+def _table(runs: list[dict[str, Any]], settings: list[str], varied: list[str], heading: str) -> Table:
     """One row per run, then one of mean ± standard deviation for every setting that was repeated."""
     shown = [name for name in SHOWN if any(name in run["figures"] for run in runs)]
-    table = Table(title=title, caption=None if all(run["figures"] for run in runs) else "a run without figures has not finished")
-    for column in [*(key.rpartition(".")[2] for key in varied), *(SHOWN[name] for name in shown)]:
+    table = Table(title=heading, caption=None if all(run["figures"] for run in runs) else "a run without figures has not finished")
+    for column in [*(key.rpartition(".")[2] for key in varied), *map(title, shown)]:
         table.add_column(column, justify="right")
     for run in runs:
         cells = [_figure(name, [run["figures"][name]]) if name in run["figures"] else "" for name in shown]
@@ -162,7 +156,7 @@ def _add_means(table: Table, runs: list[dict], settings: list[str], shown: list[
 
 
 def plot_sweep(runs: list[dict[str, Any]], settings: list[str], path: Path) -> None:
-    """Plot mIoU: base, LoRA, validation and ceiling, as far as the runs have them.
+    """Plot the figures of `LINES`, as far as the runs have them.
 
     A grid is plotted over its first setting, with one line for each value of the others; what is no grid, such as a search, as points over
     each of its settings.
@@ -177,8 +171,8 @@ def plot_sweep(runs: list[dict[str, Any]], settings: list[str], path: Path) -> N
         if is_grid:
             _draw_lines(axes, runs, key, settings[1:], places)
         else:
-            for name, label, colour in LINES:
-                _draw_points(axes, runs, key, places, name, color=colour, label=label)
+            for name, colour in LINES.items():
+                _draw_points(axes, runs, key, places, name, color=colour, label=title(name))
         _mark(axes, places)
         axes.set(xlabel=key, ylabel="mIoU (%)", title=f"mIoU over {key}", ylim=(0, 100) if is_grid else None)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -205,13 +199,14 @@ def _mark(axes: "Axes", places: dict[str, float]) -> None:
 def _draw_lines(axes: "Axes", runs: list[dict], key: str, others: list[str], places: dict[str, float]) -> None:
     """A line through the means of each figure, for each value of the other settings."""
     groups = list(dict.fromkeys(_setting(run, others) for run in runs))
-    for (name, label, colour), (number, group) in itertools.product(LINES, enumerate(groups)):
+    for (name, colour), (number, group) in itertools.product(LINES.items(), enumerate(groups)):
         members = [run for run in runs if _setting(run, others) == group]
         points = _draw_points(axes, members, key, places, name, color=colour)
         means = [(x, mean(y for other, y in points if other == x)) for x in sorted({x for x, _ in points})]
         if means:
             x, y = zip(*means, strict=True)
-            axes.plot(x, y, label=" ".join([label, *map(_short, group)]), color=colour, linestyle=("-", "--", ":", "-.")[number % 4])
+            label = " ".join([title(name), *map(_short, group)])
+            axes.plot(x, y, label=label, color=colour, linestyle=("-", "--", ":", "-.")[number % 4])
 
 
 def _draw_points(axes: "Axes", runs: list[dict], key: str, places: dict[str, float], name: str, **style: Any) -> list[tuple[float, float]]:
@@ -221,10 +216,6 @@ def _draw_points(axes: "Axes", runs: list[dict], key: str, places: dict[str, flo
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=14, **style)
     return points
-
-
-def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _values(runs: list[dict[str, Any]], key: str) -> list[str]:
@@ -237,9 +228,8 @@ def _setting(run: dict[str, Any], keys: list[str]) -> tuple[str, ...]:
 
 def _figure(name: str, values: list[float]) -> str:
     """A value, or mean and standard deviation of several, as the table shows it."""
-    scale, digits = (1, 4) if name.endswith("flow_loss") else (100, 1)
     parts = [mean(values), stdev(values)] if len(values) > 1 else values
-    return " ± ".join(f"{scale * part:.{digits}f}" for part in parts)
+    return " ± ".join(as_text(name, part) for part in parts)
 
 
 def _number(value: str) -> float | None:

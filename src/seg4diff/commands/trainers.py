@@ -4,6 +4,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -47,14 +48,18 @@ def open_trainer(config: DictConfig) -> Iterator[L.Trainer]:
 
 
 def make_trainer(config: DictConfig) -> L.Trainer:
-    """The trainer with its loggers and callbacks."""
+    """The trainer with its loggers and callbacks; in a sweep, a logger's `group` that is null is the name of the sweep's folder."""
     if config.trainer.precision in ("16-true", "bf16-true"):
         raise UserError(
             f"trainer.precision={config.trainer.precision}: weights in 16 bit are runtime.dtype; use 32-true, 16-mixed or bf16-mixed."
         )
     if config.trainer.get("val_check_interval") == 0:
         raise UserError("trainer.val_check_interval must be above 0: trainer.limit_val_batches=0 leaves validation out.")
-    loggers = [build(node) for node in (config.get("logger") or {}).values() if node]
+    logger_nodes = [node for node in (config.get("logger") or {}).values() if node]
+    for node in logger_nodes:
+        if _in_sweep() and "group" in node and node.group is None:
+            node.group = Path(HydraConfig.get().sweep.dir).name  # the runs of a sweep are found together
+    loggers = [build(node) for node in logger_nodes]
     callbacks = [build(node) for node in (config.get("callbacks") or {}).values() if node]
     if not loggers:
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]  # it insists on a logger

@@ -1,6 +1,6 @@
 """How far a score would move with other images or prompts of the same kind: percentile bootstrap (Efron and Tibshirani 1993)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -89,7 +89,7 @@ def _times_drawn(items: int, resamples: int, seed: int) -> Iterator[Tensor]:
         yield torch.stack([torch.bincount(drawn, minlength=items) for drawn in draws]).double()
 
 
-def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str, float]:
+def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str, tuple[float, float]]:
     """95 % intervals of the mean IoU of each variant, and of what a LoRA adds to the base model.
 
     Args:
@@ -98,19 +98,16 @@ def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str,
         seed: seed of the draws.
 
     Returns:
-        {"<variant>/miou_low", "<variant>/miou_high"}; with a LoRA also {"gain/miou", "gain/miou_low", "gain/miou_high"}.
+        (low, high) by variant; with a LoRA also of the "gain".
     """
     found = {variant: resampled_miou(own, resamples, seed) for variant, own in counts.items()}
-    report = {}
     if "lora" in counts:
-        whole = {variant: mean_iou(own.sum(dim=0)) for variant, own in counts.items()}
-        found["gain"], report["gain/miou"] = found["lora"] - found["base"], float(whole["lora"] - whole["base"])
-    for name, values in found.items():
-        report[f"{name}/miou_low"], report[f"{name}/miou_high"] = percentile_interval(values)
-    return report
+        found["gain"] = found["lora"] - found["base"]
+    return {name: percentile_interval(values) for name, values in found.items()}
 
 
-def percentile_interval(values: Tensor, inside: float = 0.95) -> Sequence[float]:
+def percentile_interval(values: Tensor, inside: float = 0.95) -> tuple[float, float]:
     """The middle share `inside` of values (R,): (low, high), without NaN, the score of a resample in which nothing is labelled."""
     tail = (1 - inside) / 2
-    return torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    low, high = torch.nanquantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
+    return low, high

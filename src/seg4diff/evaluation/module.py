@@ -14,11 +14,12 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
+from seg4diff.evaluation.baselines import GuessBaselines, grid_upper_bound
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
-from seg4diff.evaluation.floors import Floors, grid_ceiling
-from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou
+from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou, scores
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
+from seg4diff.evaluation.report import Estimate, Report, Score
 from seg4diff.finite import require_finite
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.frame import frames
@@ -37,7 +38,8 @@ class SplitEvaluation(L.LightningModule, ABC):
     Args:
         backbone: the model; where it carries a LoRA, it is evaluated without and with it.
         vocabulary: the classes of the data set.
-        protocol: name of the way of segmenting, for the report.
+        protocol: see `Report`.
+        matching: see `Report`.
         expert_layer: block whose score is the headline.
         base_blocks: blocks to score on the base model, "all" or a list; the expert is always among them.
         resamples: number of bootstrap resamples behind the intervals of the headline.
@@ -51,6 +53,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         backbone: Backbone,
         vocabulary: Vocabulary,
         protocol: str,
+        matching: str | None,
         expert_layer: int,
         base_blocks: str | Sequence[int],
         resamples: int,
@@ -62,11 +65,11 @@ class SplitEvaluation(L.LightningModule, ABC):
             raise UserError(f"evaluation.resamples must be at least 1, found {resamples}.")
         backbone.select_sites([expert_layer])
         self.backbone, self.vocabulary, self.expert_layer = backbone, vocabulary, expert_layer
-        self._protocol, self._resamples, self._seed = protocol, resamples, seed
+        self._protocol, self._matching, self._resamples, self._seed = protocol, matching, resamples, seed
         everything = range(len(backbone.attention_sites()))
-        self._base_blocks = sorted({expert_layer, *(everything if base_blocks == "all" else base_blocks)})
+        self._other_blocks = sorted({*(everything if base_blocks == "all" else base_blocks)} - {expert_layer})
         self._progress = progress
-        self.report: dict = {}
+        self.report: Report | None = None
         self.image_scores: dict[str, dict[int, float]] = {}
 
     @abstractmethod
@@ -74,19 +77,17 @@ class SplitEvaluation(L.LightningModule, ABC):
         """How a batch of this data set is segmented. Raises UserError for what cannot work."""
 
     @abstractmethod
-    def make_floors(self, vocabulary: Vocabulary) -> Metric:
+    def make_baselines(self, vocabulary: Vocabulary) -> Metric:
         """What is scored without the model: `update` takes a label map, `compute` returns figures by name."""
 
     def setup(self, stage: str) -> None:
         with self.trainer.precision_plugin.forward_context():
             self.backbone.check_device(self.trainer.strategy.root_device)
         classes, self._segment = len(self.vocabulary), self.make_segmenter(self.vocabulary)
-        variants = {"base": self._base_blocks} | ({"lora": [self.expert_layer]} if has_lora(self.backbone) else {})
-        self.block_scores = by_name(
-            {name: BlockScores(segment=self._segment, blocks=blocks, classes=classes) for name, blocks in variants.items()}
-        )
+        variants = ["base", "lora"] if has_lora(self.backbone) else ["base"]
         self.image_counts = by_name({name: ImageCounts(classes) for name in variants})
-        self.floors, self.ceiling = self.make_floors(self.vocabulary), SegmentationScore(classes)
+        self.block_scores = BlockScores(segment=self._segment, blocks=self._other_blocks, classes=classes)
+        self.baselines, self.upper_bound = self.make_baselines(self.vocabulary), SegmentationScore(classes)
         self.add_counts()
         if self._progress is not None:
             self._progress.restore(self._counts())
@@ -103,8 +104,8 @@ class SplitEvaluation(L.LightningModule, ABC):
         predictions = self._each_variant(lambda variant: self.evaluate_variant(variant, batch))
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         for mask, frame in zip(batch.masks, frames(batch), strict=True):
-            self.floors.update(mask)
-            self.ceiling.update(grid_ceiling(mask.cpu(), grid, frame), mask.cpu())
+            self.baselines.update(mask)
+            self.upper_bound.update(grid_upper_bound(mask.cpu(), grid, frame), mask.cpu())
         if self._progress is not None:
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
         return predictions
@@ -114,7 +115,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         return self._each_variant(lambda _: self._segment(self.backbone, batch, [self.expert_layer])[self.expert_layer])
 
     def _each_variant(self, read: Callable[[str], list[Tensor]]) -> dict[str, list[Tensor]]:
-        if "lora" not in self.block_scores:
+        if "lora" not in self.image_counts:
             return {"base": read("base")}
         adapted = read("lora")
         with base_model(self.backbone):
@@ -122,39 +123,54 @@ class SplitEvaluation(L.LightningModule, ABC):
 
     def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
         """Count a batch for the model as it is now; returns the expert's label maps."""
-        labels = self.block_scores[variant].update(self.backbone, batch)[self.expert_layer]
-        for index, predicted, mask in zip(batch.indices, labels, batch.masks, strict=True):
-            self.image_counts[variant].update(index, predicted, mask)
+        others = self._other_blocks if variant == "base" else []
+        predicted = self._segment(self.backbone, batch, sorted([self.expert_layer, *others]))
+        labels = predicted.pop(self.expert_layer)
+        self.block_scores.count(predicted, batch.masks)
+        for index, own, mask in zip(batch.indices, labels, batch.masks, strict=True):
+            self.image_counts[variant].update(index, own, mask)
         return labels
 
     def on_test_epoch_end(self) -> None:
-        self.report = self.figures()
+        self.report = self.make_report()
 
-    def figures(self) -> dict:
-        """The report: plain numbers by name, scores and floors in [0, 1]."""
-        names, ceiling = self.vocabulary.names, float(self.ceiling.compute()["miou"])
-        if math.isnan(ceiling):
+    def make_report(self) -> Report:
+        """Everything that was counted, on all processes."""
+        names, upper_bound = self.vocabulary.names, float(self.upper_bound.compute()["miou"])
+        if math.isnan(upper_bound):
             raise UserError("no pixel of these images has a label, so nothing can be scored: choose another split or correct its masks.")
-        report: dict = {"protocol": self._protocol, "expert_layer": self.expert_layer}
-        report |= {"dtype": str(self.backbone.dtype).removeprefix("torch."), "precision": self.trainer.precision}
-        for variant, blocks in self.block_scores.items():
-            scores = blocks.compute()
-            expert = scores[self.expert_layer]
-            iou = expert.pop("iou")
-            report |= {f"{variant}/{name}": float(value) for name, value in expert.items()}
-            report[f"{variant}/iou_per_class"] = {
-                name: float(value) for name, value in zip(names, iou.reshape(-1), strict=True) if not torch.isnan(value)
-            }
-            if variant == "base":
-                report["miou_per_block"] = {block: float(score["miou"]) for block, score in scores.items()}
-        counts = {}
+        counts: dict[str, Tensor] = {}
         for variant, own in self.image_counts.items():
             images, counts[variant] = own.compute()
             self.image_scores[variant] = dict(zip(images, mean_iou(counts[variant]).tolist(), strict=True))
-        report |= {"images": len(counts["base"])} | intervals(counts, self._resamples, self._seed)
-        report |= {f"floor/{name}": float(value) for name, value in self.floors.compute().items()}
-        report["ceiling/miou"] = ceiling
-        return report
+        ends = intervals(counts, self._resamples, self._seed)
+        found = {name: self._score(name, own.sum(dim=0), ends[name], names) for name, own in counts.items()}
+        others = {block: float(score["miou"]) for block, score in self.block_scores.compute().items()}
+        return Report(
+            protocol=self._protocol,
+            matching=self._matching,
+            expert_layer=self.expert_layer,
+            dtype=str(self.backbone.dtype).removeprefix("torch."),
+            precision=self.trainer.precision,
+            images=len(counts["base"]),
+            base=found["base"],
+            lora=found.get("lora"),
+            gain=Estimate(found["lora"].miou - found["base"].miou, *ends["gain"]) if "lora" in found else None,
+            miou_per_block=dict(sorted((others | {self.expert_layer: found["base"].miou}).items())),
+            baseline={name: float(value) for name, value in self.baselines.compute().items()},
+            upper_bound=upper_bound,
+        )
+
+    def _score(self, variant: str, counts: Tensor, ends: tuple[float, float], names: Sequence[str]) -> Score:
+        figures = scores(counts)
+        iou = {name: float(value) for name, value in zip(names, figures.pop("iou"), strict=True) if not torch.isnan(value)}
+        low, high = ends
+        plain = {name: float(value) for name, value in figures.items()}
+        return Score(**plain, miou_low=low, miou_high=high, iou_per_class=iou, flow_loss=self.flow_loss(variant))
+
+    def flow_loss(self, variant: str) -> float | None:
+        """Flow loss of a variant; None where it is not measured."""
+        return None
 
 
 class EvaluationModule(SplitEvaluation):
@@ -192,6 +208,7 @@ class EvaluationModule(SplitEvaluation):
             backbone=backbone,
             vocabulary=vocabulary,
             protocol=protocol,
+            matching=None,
             expert_layer=expert_layer,
             base_blocks=base_blocks,
             resamples=resamples,
@@ -206,11 +223,11 @@ class EvaluationModule(SplitEvaluation):
             log.info("the %d class names take %d prompts", len(vocabulary), len(make_prompts.everything))
         return PromptedSegmenter(self._readout, make_prompts)
 
-    def make_floors(self, vocabulary: Vocabulary) -> Metric:
-        return Floors(len(vocabulary), oracle=self._prompts_of == "oracle", background=vocabulary.background)
+    def make_baselines(self, vocabulary: Vocabulary) -> Metric:
+        return GuessBaselines(len(vocabulary), oracle=self._prompts_of == "oracle", background=vocabulary.background)
 
     def add_counts(self) -> None:
-        self.flow = by_name({name: MeanMetric() for name in self.block_scores})
+        self.flow = by_name({name: MeanMetric() for name in self.image_counts})
 
     def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
         labels = super().evaluate_variant(variant, batch)
@@ -224,5 +241,5 @@ class EvaluationModule(SplitEvaluation):
         self.flow[variant].update(errors)
         return labels
 
-    def figures(self) -> dict:
-        return super().figures() | {f"{variant}/val_flow_loss": float(flow.compute()) for variant, flow in self.flow.items()}
+    def flow_loss(self, variant: str) -> float:
+        return float(self.flow[variant].compute())

@@ -62,7 +62,7 @@ class PromptedSegmenter:
         make_prompts: which prompts an image with a given label map gets.
 
     Raises:
-        UserError: the vocabulary has a background class and the read-out no level for it.
+        UserError: the vocabulary has a background class and `readout` no level for it.
     """
 
     def __init__(self, readout: Readout, make_prompts: PromptMaker) -> None:
@@ -104,10 +104,14 @@ class BlockScores(nn.Module):
     def update(self, backbone: Backbone, batch: Batch) -> dict[int, list[Tensor]]:
         """Segment a batch with every block and count it; returns what the segmenter does."""
         predictions = self._segment(backbone, batch, [int(block) for block in self.scores])
-        for block, labels in predictions.items():
-            for predicted, mask in zip(labels, batch.masks, strict=True):
-                self.scores[str(block)].update(predicted, mask)
+        self.count(predictions, batch.masks)
         return predictions
+
+    def count(self, predictions: dict[int, list[Tensor]], masks: Sequence[Tensor]) -> None:
+        """Count label maps of each block, and the true ones."""
+        for block, labels in predictions.items():
+            for predicted, mask in zip(labels, masks, strict=True):
+                self.scores[str(block)].update(predicted, mask)
 
     def compute(self) -> dict[int, dict[str, Tensor]]:
         """Scores of each block over everything counted, on all processes."""

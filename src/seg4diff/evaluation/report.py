@@ -1,131 +1,170 @@
-"""The result of an evaluation for people: a table on screen, a CSV per class, a plot over the blocks."""
+"""The report of an evaluation: its figures, their names in metrics.json, and their titles in every table and plot."""
 
-import csv
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
+from seg4diff.disk import read_json
+from seg4diff.errors import UserError
 
-from seg4diff.disk import whole_file
-from seg4diff.evaluation.matching import MATCHING_TEXT
-from seg4diff.evaluation.protocol import PROTOCOL_TEXT
-from seg4diff.screen import Console, screen
-
-VARIANTS = {"base": "base", "lora": "LoRA"}
-"""Variant in the report -> what people read."""
-GAIN = "gain"
-"""Name in the report of what a LoRA adds to the base model."""
-BASES = ("base_model", "lora/base_model")
-"""Names in the report of the model that was evaluated and of the one that the LoRA was trained on, where they differ."""
-BLOCKS_PER_ROW = 10  # what a terminal of 80 columns takes
-COLUMNS = {"miou": "mIoU", "macc": "mACC", "pacc": "pACC", "fwiou": "fwIoU", "miou_union": "mIoU (any union)", "val_flow_loss": "flow loss"}
-BOUNDS = {
-    "floor/constant": "floor: constant",
-    "floor/random": "floor: random",
-    "floor/single": "floor: single",
-    "floor/tiles": "floor: tiles",
-    "ceiling/miou": "ceiling: grid",
+TITLES = {
+    "base": "base",
+    "lora": "LoRA",
+    "gain": "LoRA - base",
+    "val": "validation",
+    "miou": "mIoU",
+    "macc": "mACC",
+    "pacc": "pACC",
+    "fwiou": "fwIoU",
+    "miou_union": "mIoU (any union)",
+    "flow_loss": "flow loss",
+    "baseline/constant": "baseline: constant class",
+    "baseline/random": "baseline: random class",
+    "baseline/single": "baseline: one proposal",
+    "baseline/tiles": "baseline: 3 x 3 tiles",
+    "upper_bound": "upper bound",
 }
-"""Figure in the report -> what people read; an evaluation has the floors that belong to its protocol."""
-GUESS_TEXT = "Floors guess among the classes that the read-out may answer with: one per image, or a random one per pixel."
-BLIND_TEXT = "Floors match proposals that look at no image: all of it as a single one, or 3 x 3 equal tiles."
-EXPLANATION = {name: (text, GUESS_TEXT) for name, text in PROTOCOL_TEXT.items()}
-EXPLANATION |= {name: (text, BLIND_TEXT) for name, text in MATCHING_TEXT.items()}
-"""Protocol -> what it is, what its floors are."""
+"""Figure of metrics.json, or part of the name of one, -> what people read."""
+NESTED = ("base", "lora", "gain", "baseline")
+"""Fields of a report whose figures have names of two parts in metrics.json."""
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print the tables of an `EvaluationModule.report`."""
-    console = screen()
-    expert = report["expert_layer"]
-    blocks = report["miou_per_block"]
-    if len(blocks) > 1:
-        for first in range(0, len(blocks), BLOCKS_PER_ROW):
-            part = dict(list(blocks.items())[first : first + BLOCKS_PER_ROW])
-            table = Table(title="" if first else "zero-shot mIoU of every block, base model (%)")
-            for block in part:
-                table.add_column(f"{block}*" if block == expert else str(block), justify="right")
-            table.add_row(*(Text(f"{100 * value:.1f}", "bold" if block == expert else "") for block, value in part.items()))
-            console.print(table)
-        console.print(f"* block {expert} is the expert block of this run.")
-    console.print(_headline(report))
-    protocol, floors = EXPLANATION[report["protocol"]]
-    console.print(
-        f"Protocol: {protocol}.\nIn brackets: 95 % interval, bootstrap over images.\n{floors} Ceiling: the "
-        "true masks, averaged on the token grid and upsampled."
-    )
-    print_bases(report, console)
+def title(key: str) -> str:
+    """What people read for a figure: "lora/flow_loss" is the "LoRA flow loss"."""
+    return TITLES[key] if key in TITLES else " ".join(TITLES[part] for part in key.split("/"))
 
 
-def print_bases(report: dict[str, Any], console: Console) -> None:
-    """Say so where the LoRA was trained on another model than the one that was evaluated."""
-    if BASES[1] in report:
-        here, there = (report[name] for name in BASES)
-        console.print(f"The LoRA was trained on another model, {there}; evaluated was {here}.", markup=False, highlight=False)
+def as_text(key: str, value: float) -> str:
+    """A figure as every table shows it: a flow loss as it is, all others in %."""
+    return f"{value:.4f}" if key.endswith("flow_loss") else f"{100 * value:.1f}"
 
 
-def _headline(report: dict[str, Any]) -> Table:
-    """The table of the expert block: base, LoRA and their difference, floors and ceiling."""
-    columns = {name: title for name, title in COLUMNS.items() if f"base/{name}" in report}
-    table = Table(title=f"block {report['expert_layer']} on {report['images']} images (%)")
-    table.add_column("", no_wrap=True)
-    for name, title in columns.items():
-        table.add_column(title, justify="right", no_wrap=name == "miou")
-    for variant, title in VARIANTS.items():
-        if f"{variant}/miou" in report:
-            others = (_figure(name, report[f"{variant}/{name}"]) for name in columns if name != "miou")
-            table.add_row(title, _with_interval(report, variant), *others)
-    if f"{GAIN}/miou" in report:
-        table.add_row("LoRA - base", _with_interval(report, GAIN))
-    table.add_section()
-    for name, title in BOUNDS.items():
-        if name in report:
-            table.add_row(title, _figure(name, report[name]))
-    return table
+@dataclass(frozen=True)
+class Estimate:
+    """A mean IoU in [0, 1], or a difference of two, and its 95 % interval.
+
+    Attributes:
+        miou: see `seg4diff.evaluation.metrics.scores`.
+        miou_low: lower end of the interval.
+        miou_high: upper end of the interval.
+    """
+
+    miou: float
+    miou_low: float
+    miou_high: float
+
+    def text(self, sign: str = "") -> str:
+        """In %, as in 79.3 [78.1, 80.4]; with the sign "+", every number has its sign."""
+        value, low, high = (f"{100 * part:{sign}.1f}" for part in (self.miou, self.miou_low, self.miou_high))
+        return f"{value} [{low}, {high}]"
 
 
-def _figure(name: str, value: float) -> str:
-    return f"{value:.4f}" if name == "val_flow_loss" else f"{100 * value:.1f}"
+@dataclass(frozen=True)
+class Score(Estimate):
+    """Figures of one variant of the model, read at the expert block; see `seg4diff.evaluation.metrics.scores`.
+
+    Attributes:
+        miou_union: mean IoU over the classes that occur in ground truth or prediction.
+        macc: mean recall.
+        pacc: share of pixels that are right.
+        fwiou: IoU weighted by pixels.
+        iou_per_class: IoU by name of the class, without those that occur nowhere.
+        flow_loss: mean squared error of the predicted velocity; None = not measured.
+        base_model: of a LoRA, the model that it was trained on where another one is evaluated, else None.
+    """
+
+    miou_union: float
+    macc: float
+    pacc: float
+    fwiou: float
+    iou_per_class: dict[str, float]
+    flow_loss: float | None = None
+    base_model: str | None = None
 
 
-def _with_interval(report: dict[str, Any], name: str) -> str:
-    """The mIoU and its interval, as in 79.3 [78.1, 80.4]; a difference has its sign."""
-    sign = "+" if name == GAIN else ""
-    value, low, high = (f"{100 * report[f'{name}/{part}']:{sign}.1f}" for part in ("miou", "miou_low", "miou_high"))
-    return f"{value} [{low}, {high}]"
+@dataclass(frozen=True)
+class Report:
+    """Everything that an evaluation found.
+
+    Attributes:
+        protocol: "oracle" or "vocabulary" prompts, or "unsupervised".
+        matching: how proposals without words were matched with classes; None = prompts name the classes.
+        expert_layer: the block that `base` and `lora` were read at.
+        dtype: of the weights.
+        precision: of the trainer.
+        images: how many were evaluated.
+        base: the base model.
+        lora: the model with its LoRA, if there is one.
+        gain: what the LoRA adds, paired by image.
+        miou_per_block: of the base model, for each block that was evaluated.
+        baseline: mIoU of each image-blind baseline by name.
+        upper_bound: mIoU of the true masks at the resolution of the token grid.
+        base_model: the model that was evaluated, where the LoRA was trained on another one.
+    """
+
+    protocol: str
+    matching: str | None
+    expert_layer: int
+    dtype: str
+    precision: str
+    images: int
+    base: Score
+    lora: Score | None
+    gain: Estimate | None
+    miou_per_block: dict[int, float]
+    baseline: dict[str, float]
+    upper_bound: float
+    base_model: str | None = None
+
+    @property
+    def variants(self) -> dict[str, Score]:
+        """What was evaluated: the base model, and the LoRA if there is one."""
+        return {"base": self.base} if self.lora is None else {"base": self.base, "lora": self.lora}
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json; what is None is left out."""
+        found = asdict(self)
+        for name in NESTED:
+            found |= {f"{name}/{part}": value for part, value in (found.pop(name) or {}).items()}
+        return {key: value for key, value in found.items() if value is not None}
+
+    @classmethod
+    def of_metrics(cls, metrics: Mapping[str, Any]) -> "Report":
+        """The inverse of `metrics`, also after a way through JSON."""
+        nested: dict[str, dict] = {name: {} for name in NESTED}
+        plain: dict[str, Any] = {"matching": None}
+        for key, value in metrics.items():
+            name, _, part = key.partition("/")
+            if part:
+                nested[name][part] = value
+            else:
+                plain[key] = value
+        plain["miou_per_block"] = {int(block): value for block, value in plain["miou_per_block"].items()}
+        lora, gain = nested["lora"], nested["gain"]
+        return cls(
+            **plain,
+            base=Score(**nested["base"]),
+            lora=Score(**lora) if lora else None,
+            gain=Estimate(**gain) if gain else None,
+            baseline=nested["baseline"],
+        )
 
 
-def write_report(report: dict[str, Any], folder: Path) -> None:
-    """Write per-class.csv into `folder`, and blocks.png where there are several blocks."""
-    variants = [variant for variant in VARIANTS if f"{variant}/iou_per_class" in report]
-    names = list(report["base/iou_per_class"])
-    with whole_file(folder / "per-class.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", *(f"{variant} IoU" for variant in variants)])
-        for name in names:
-            writer.writerow([name, *(f"{report[f'{variant}/iou_per_class'].get(name, float('nan')):.4f}" for variant in variants)])
-    if len(report["miou_per_block"]) > 1:
-        plot_blocks(report, folder / "blocks.png")
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of metrics.json that tables, sweeps and loggers take: finite numbers, also those of every block, by name."""
+    blocks = {f"miou_per_block/{block}": value for block, value in metrics.get("miou_per_block", {}).items()}
+    return {key: value for key, value in {**metrics, **blocks}.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
-def plot_blocks(report: dict[str, Any], path: Path) -> None:
-    """Bars: zero-shot mIoU of each block of the base model; lines: LoRA, floors and ceiling."""
-    from matplotlib.figure import Figure
+def read_metrics(file: Path) -> dict[str, Any]:
+    """The content of metrics.json.
 
-    blocks = report["miou_per_block"]
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    colours = ["tab:orange" if block == report["expert_layer"] else "tab:blue" for block in blocks]
-    axes.bar(range(len(blocks)), [100 * value for value in blocks.values()], color=colours)
-    axes.set_xticks(range(len(blocks)), [str(block) for block in blocks])
-    lines = [("lora/miou", "LoRA on the expert", "tab:green"), ("ceiling/miou", "ceiling of the token grid", "tab:gray")]
-    lines += [("floor/constant", "floor: constant class", "tab:red"), ("floor/random", "floor: random class", "tab:brown")]
-    lines += [("floor/single", "floor: single proposal", "tab:red"), ("floor/tiles", "floor: 3 x 3 tiles", "tab:brown")]
-    for key, label, colour in lines:
-        if key in report:
-            axes.axhline(100 * report[key], label=label, color=colour, linestyle="--", linewidth=1.2)
-    axes.set(xlabel="block", ylabel="mIoU (%)", ylim=(0, 100), title="Zero-shot mIoU by block (orange: expert)")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=120)
+    Raises:
+        UserError: the file is damaged, or its figures have the names of an earlier version.
+    """
+    metrics = read_json(file)
+    if "ceiling/miou" in metrics:
+        raise UserError(f"{file} is of an earlier version, in which figures had other names: evaluate that run again in another folder.")
+    return metrics

@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
+from seg4diff.evaluation.baselines import TileBaselines
 from seg4diff.evaluation.matching import MATCHING_TEXT, Matching, matched_labels
-from seg4diff.evaluation.metrics import SegmentationScore, by_name
 from seg4diff.evaluation.module import SplitEvaluation
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import Segmenter
 from seg4diff.segmentation.frame import frames
-from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
-
-BLIND = {"single": 1, "tiles": 3}
-"""Partitions that look at no image: name -> equal parts along each side."""
+from seg4diff.segmentation.proposals import ProposalReadout, label_proposals
 
 
 class UnsupervisedModule(SplitEvaluation):
@@ -54,7 +50,8 @@ class UnsupervisedModule(SplitEvaluation):
         super().__init__(
             backbone=backbone,
             vocabulary=vocabulary,
-            protocol=matching,
+            protocol="unsupervised",
+            matching=matching,
             expert_layer=expert_layer,
             base_blocks=base_blocks,
             resamples=resamples,
@@ -66,11 +63,11 @@ class UnsupervisedModule(SplitEvaluation):
     def make_segmenter(self, vocabulary: Vocabulary) -> Segmenter:
         return ProposalSegmenter(self._proposals, len(vocabulary), self._shared(vocabulary))
 
-    def make_floors(self, vocabulary: Vocabulary) -> nn.Module:
-        return BlindFloors(len(vocabulary), self._shared(vocabulary))
+    def make_baselines(self, vocabulary: Vocabulary) -> nn.Module:
+        return TileBaselines(len(vocabulary), self._shared(vocabulary))
 
     def _shared(self, vocabulary: Vocabulary) -> int | None:
-        if self._protocol == "one_to_one":
+        if self._matching == "one_to_one":
             return None
         if vocabulary.background is None:
             raise UserError(
@@ -102,33 +99,3 @@ class ProposalSegmenter:
             ]
             for block, per_image in found.items()
         }
-
-
-class BlindFloors(nn.Module):
-    """What proposals that look at no image score under the same matching.
-
-    Args:
-        classes: number of classes.
-        shared: see `matched_labels`.
-    """
-
-    def __init__(self, classes: int, shared: int | None) -> None:
-        super().__init__()
-        self._classes, self._shared = classes, shared
-        self.scores = by_name({name: SegmentationScore(classes) for name in BLIND})
-
-    def update(self, mask: Tensor) -> None:
-        """Count one label map (H, W)."""
-        for name, parts in BLIND.items():
-            labels = matched_labels(tiles(mask.shape, parts).to(mask.device), mask, self._classes, self._shared)
-            self.scores[name].update(labels, mask)
-
-    def compute(self) -> dict[str, Tensor]:
-        """MIoU in [0, 1] of one proposal that is the whole image ("single"), and of nine equal ones ("tiles")."""
-        return {name: score.compute()["miou"] for name, score in self.scores.items()}
-
-
-def tiles(size: Sequence[int], parts: int) -> Tensor:
-    """Proposal numbers of `parts` x `parts` equal rectangles, (H, W)."""
-    rows, columns = (torch.arange(length) * parts // length for length in size)
-    return rows[:, None] * parts + columns

@@ -88,7 +88,7 @@ class PretrainModule(L.LightningModule):
         self._scores.update(self.backbone, batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/miou_block_{block}": score["miou"].float() for block, score in self._scores.compute().items()})
+        self.log_dict({f"val/miou_per_block/{block}": score["miou"].float() for block, score in self._scores.compute().items()})
 
     def flow_loss(self, latents: Tensor, captions: list[str], ids: list[int]) -> Tensor:
         """Unweighted mean squared error of the velocity (Esser et al. 2024); a caption that does not fit is cut after a word."""

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
@@ -16,26 +14,19 @@ from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import Batch, Vocabulary, collate, tensor_to_image
 from seg4diff.disk import whole_file
-from seg4diff.evaluation.report import VARIANTS
+from seg4diff.evaluation.report import title
+from seg4diff.loggers import log_picture
 from seg4diff.pictures import overlay, sheet
 
 LONGEST = 384
 """Longest side in pixels of an overlay; those of whole photographs would make pages of tens of megabytes."""
 
 
-def log_picture(trainer: L.Trainer, name: str, picture: Image.Image, folder: Path) -> None:
+def keep_picture(trainer: L.Trainer, name: str, picture: Image.Image, folder: Path) -> None:
     """Write a picture as `folder/name-step.png` and send it to the loggers that take pictures."""
     with whole_file(folder / f"{name}-{trainer.global_step:06d}.png") as partial:
         picture.save(partial, format="PNG")
-    for logger in trainer.loggers:
-        _send(logger, name, picture, trainer.global_step)
-
-
-def _send(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
-    if isinstance(logger, WandbLogger):
-        logger.log_image(key=name, images=[picture], step=step)
-    elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(name, np.array(picture), step, dataformats="HWC")
+    log_picture(trainer.loggers, name, picture, trainer.global_step)
 
 
 class SampleImages(L.Callback):
@@ -59,7 +50,7 @@ class SampleImages(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not trainer.sanity_checking:
-            log_picture(trainer, "samples", self.draw(pl_module.backbone), self._folder)
+            keep_picture(trainer, "samples", self.draw(pl_module.backbone), self._folder)
 
     def draw(self, backbone: Backbone) -> Image.Image:
         """A sheet with one column per prompt: the base model above, the adapted one below."""
@@ -104,7 +95,7 @@ class Overlays(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._keep(pl_module.vocabulary, batch, {title: outputs[variant] for variant, title in VARIANTS.items() if variant in outputs})
+        self._keep(pl_module.vocabulary, batch, {title(variant): labels for variant, labels in outputs.items()})
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, "overlays")
@@ -119,7 +110,7 @@ class Overlays(L.Callback):
 
     def _write(self, trainer: L.Trainer, name: str) -> None:
         if trainer.is_global_zero and self._rows and not trainer.sanity_checking:
-            log_picture(trainer, name, sheet(self._rows, (), self._titles), self._folder)
+            keep_picture(trainer, name, sheet(self._rows, (), self._titles), self._folder)
         self._rows = []
 
 
@@ -146,8 +137,8 @@ class BestMedianWorst(L.Callback):
             rows.append(picture_row(batch, 0, pl_module.vocabulary.names, [labels[0] for labels in predicted.values()]))
             titles.append(f"{kind} {100 * scores[index]:.0f}")
         if rows:
-            page = sheet(rows, titles, ["image", "truth", *(VARIANTS[variant] for variant in predicted)])
-            log_picture(trainer, "best-median-worst", page, self._folder)
+            page = sheet(rows, titles, ["image", "truth", *map(title, predicted)])
+            keep_picture(trainer, "best-median-worst", page, self._folder)
 
 
 def choose_extremes(scores: dict[int, float], count: int) -> list[tuple[str, int]]:

@@ -1,26 +1,30 @@
-"""What a read-out scores without looking at the image, and the most that the token grid allows."""
+"""Image-blind baselines, which segment without looking at the image, and the upper bound that the token grid sets."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from seg4diff.data.geometry import Size
 from seg4diff.data.sample import IGNORE, present_classes
-from seg4diff.evaluation.metrics import mean_iou
+from seg4diff.evaluation.matching import matched_labels
+from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou
 from seg4diff.segmentation.frame import Frame
 
+TILES = {"single": 1, "tiles": 3}
+"""Baselines of segmentation without words: name -> equal parts along each side of the image."""
 
-class Floors(Metric):
-    """Scores of guessing under the same prompt protocol, computed from label maps alone.
+
+class GuessBaselines(Metric):
+    """Scores of guessing a class under the same prompt protocol, computed from label maps alone.
 
     An oracle prompt tells which classes are present, so an image with one class scores 100 % by construction.
 
     Args:
         classes: number of classes C.
         oracle: True = the guess may use the classes present in each image, False = the whole vocabulary.
-        background: id of the class that the read-out may always answer with, or None.
+        background: id of the class that may be predicted in every image, or None.
     """
 
     full_state_update = False
@@ -59,8 +63,38 @@ def guessed_miou(counts: Tensor, shares: Tensor) -> Tensor:
     return mean_iou(torch.stack([(counts * shares).sum(dim=0), (pixels * shares).sum(dim=0), counts.sum(dim=0)]))
 
 
-def grid_ceiling(mask: Tensor, grid: Size, frame: Frame) -> Tensor:
-    """The read-out of perfect maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W)."""
+class TileBaselines(nn.Module):
+    """Scores of equal tiles as proposals, under the same matching.
+
+    Args:
+        classes: number of classes.
+        shared: see `matched_labels`.
+    """
+
+    def __init__(self, classes: int, shared: int | None) -> None:
+        super().__init__()
+        self._classes, self._shared = classes, shared
+        self.scores = by_name({name: SegmentationScore(classes) for name in TILES})
+
+    def update(self, mask: Tensor) -> None:
+        """Count one label map (H, W)."""
+        for name, parts in TILES.items():
+            labels = matched_labels(tiles(mask.shape, parts).to(mask.device), mask, self._classes, self._shared)
+            self.scores[name].update(labels, mask)
+
+    def compute(self) -> dict[str, Tensor]:
+        """MIoU in [0, 1] of one proposal that is the whole image ("single"), and of nine equal ones ("tiles")."""
+        return {name: score.compute()["miou"] for name, score in self.scores.items()}
+
+
+def tiles(size: Size, parts: int) -> Tensor:
+    """Proposal numbers of `parts` x `parts` equal rectangles, (H, W)."""
+    rows, columns = (torch.arange(length) * parts // length for length in size)
+    return rows[:, None] * parts + columns
+
+
+def grid_upper_bound(mask: Tensor, grid: Size, frame: Frame) -> Tensor:
+    """The label map of perfect attention maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W)."""
     classes = present_classes(mask)
     if not classes:
         return torch.zeros_like(mask)
