@@ -15,7 +15,7 @@ from seg4diff.backbones.lora_files import find_lora
 from seg4diff.backbones.runtime import Runtime, choose_dtype
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import IGNORE
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 from seg4diff.inputs import Picture, Placed, to_size, words_of_each
 from seg4diff.presets import Preset, names, run_config
 from seg4diff.results import BlockAttention, Segmentation, by_size
@@ -26,6 +26,7 @@ from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
 log = logging.getLogger(__name__)
 
 
+@renamed({"path": "`model`"}.get)
 def load(
     model: str | Path | DiffusionPipeline | None = None,
     *,
@@ -101,7 +102,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         place = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not know or cannot reach
-        raise UserError(f"there is no device '{device}' here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
+        raise UserError(f"`device={device}` cannot be used here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
     return place
 
 
@@ -112,7 +113,7 @@ def _add_lora(backbone: Backbone, adapter: Path, run: Any, preset: Preset, block
     block = aligned if block is None else block
     chosen = preset.expert if block is None else block
     if chosen not in [*adapted_blocks(backbone), aligned]:
-        raise UserError(f"the LoRA {adapter} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set block=.")
+        raise UserError(f"the LoRA {adapter} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set `block`.")
     return block
 
 
@@ -167,9 +168,9 @@ class Model:
         image_size: int | Sequence[int] | None = None,
     ) -> None:
         if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
-            raise UserError(f"block must be a whole number and sigma a number, found {block!r} and {sigma!r}.")
+            raise UserError(f"`block` must be a whole number and `sigma` a number, found {block!r} and {sigma!r}.")
         if block is None and preset.expert is None:
-            raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
+            raise UserError("no expert block is known for this model: say which block is to be read, as in `block=9`.")
         self.backbone, self.block = backbone, preset.expert if block is None else block
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
@@ -207,7 +208,7 @@ class Model:
         sources = list(pictures) if many else [pictures]
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
-            raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+            raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         placed = [Placed(source, self.image_size, geometry) for source in sources]
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
         return found if many else found[0]

@@ -100,7 +100,7 @@ class Preset:
                 return preset
         raise UserError(
             f"{what} is a {pipeline_class} of another size than those that are known ({', '.join(preset.name for preset in family)}): say "
-            "which of them it is to be read like, as in like='" + family[0].name + "'."
+            f"which of them it is to be read like, as in `like={family[0].name}`."
         )
 
 

@@ -85,7 +85,7 @@ def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
 
 def _check(scores: str) -> None:
     if scores not in get_args(Scores):
-        raise UserError(f"scores must be one of {get_args(Scores)}, found '{scores}'.")
+        raise UserError(f"`scores` must be one of {', '.join(get_args(Scores))}, found '{scores}'.")
 
 
 def _logits(rows: Tensor, columns: Tensor, scale: float) -> Tensor:

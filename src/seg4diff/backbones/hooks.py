@@ -82,7 +82,7 @@ def handle_attention(name: str, module: nn.Module, handle: Handler) -> Iterator[
         if not calls[-1][0].handled:
             raise UserError(
                 f"the attention of {name} was not computed by torch's scaled_dot_product_attention, so it can be neither read nor edited: "
-                "unset the attention backend (runtime.attention, DIFFUSERS_ATTN_BACKEND)."
+                "unset the attention backend (`attention`, or the variable DIFFUSERS_ATTN_BACKEND)."
             )
 
     hooks = [module.register_forward_pre_hook(enter), module.register_forward_hook(check)]

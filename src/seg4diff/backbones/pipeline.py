@@ -214,7 +214,7 @@ class PipelineBackbone(Backbone):
             most = "" if limit is None else f" and at most {limit * step}"
             raise UserError(
                 f"image size {height} x {width} does not fit this model: height and width must be multiples of {step}{most}; set "
-                "data.image_size (image_size in Python, --image-size on the command line)."
+                "`image_size`."
             )
         return rows, columns
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seg4diff.commands.arguments import for_hydra
+from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import results_folder
 from seg4diff.commands.trainers import build
 from seg4diff.commands.values import fit
@@ -72,7 +73,8 @@ def check_data(
         OmegaConf.update(config, next(place for place in places if OmegaConf.select(config, place) is not None), str(root))
     with results_folder(out, "check") as folder:
         config.paths.output_dir = str(folder)
-        return check(config)
+        with keys_named(config.data):
+            return check(config)
 
 
 def check(config: DictConfig) -> dict[str, Any]:

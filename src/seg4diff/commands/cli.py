@@ -31,6 +31,7 @@ def main() -> None:
 
 @app.command(epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
 def segment(
+    context: typer.Context,
     pictures: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.", metavar="PICTURE")],
     words: Annotated[list[str] | None, typer.Argument(help="What to look for; without words there are numbered regions.")] = None,
     words_file: Annotated[Path | None, typer.Option("--words", help="A text file with one word per line, instead of WORDS.")] = None,
@@ -54,6 +55,7 @@ def segment(
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
+    from seg4diff.commands.keys import options_named
     from seg4diff.commands.segment import segment_files
 
     options = {
@@ -66,17 +68,18 @@ def segment(
         "quantize": quantize,
         "cache": cache,
     }
-    segment_files(
-        pictures,
-        words or None,
-        words_file=words_file,
-        recursive=recursive,
-        out=out,
-        geometry=geometry,
-        background=background,
-        threshold=threshold,
-        load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
-    )
+    with options_named(context):
+        segment_files(
+            pictures,
+            words or None,
+            words_file=words_file,
+            recursive=recursive,
+            out=out,
+            geometry=geometry,
+            background=background,
+            threshold=threshold,
+            load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
+        )
 
 
 @app.command(epilog="Example: seg4diff check coco_stuff --root /data/coco")

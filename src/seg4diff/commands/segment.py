@@ -62,10 +62,10 @@ def segment_files(
     if words_file is not None:
         if words:
             raise UserError("give words or a file of words, not both.")
-        words = read_classes(words_file, "--words")
+        words = read_classes(words_file, "words_file")
     asked = None if words is None else check_words(words)
     if geometry not in GEOMETRIES:
-        raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+        raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
     with results_folder(out, "segment") as folder:
         quiet_hosts()

@@ -1,6 +1,7 @@
 """A node of the configuration becomes an object; the trainer becomes one that is stopped and closed as it should be."""
 
 import logging
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,23 +18,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.runtime import choose_precision, own_device
 from seg4diff.commands.console import INTERRUPTED, interruptible
+from seg4diff.commands.keys import exactly
 from seg4diff.commands.values import check_values
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 from seg4diff.loggers import finished
 
 log = logging.getLogger(__name__)
 
 
 def build(config: DictConfig, **given: Any) -> Any:
-    """Instantiate a node, with some arguments given; an error that the user can fix comes out as itself."""
+    """Instantiate a node, with some arguments given; an error that the user can fix comes out as itself and names keys."""
     check_values(config)
     try:
         return instantiate(config, **given, _convert_="all")
     except InstantiationException as error:
-        cause = error.__cause__
+        cause, key = error.__cause__, re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
         if not isinstance(cause, UserError | OSError):
             raise
-    raise cause  # here, because above each would be what the other came from
+    with renamed(exactly(config._get_root(), key[1] if key else "")):
+        raise cause  # here, because above each would be what the other came from
 
 
 @contextmanager

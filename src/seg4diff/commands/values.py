@@ -1,7 +1,6 @@
 """Values of the configuration against the constructors that they are for: 1e4 is a whole number, and banana is no seed."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from inspect import isclass
@@ -12,6 +11,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from seg4diff.commands.keys import key_to_set
 from seg4diff.errors import UserError
 
 Kinds = Mapping[str, Any]
@@ -68,7 +68,8 @@ def check_values(config: DictConfig) -> None:
             check_values(node)
         if name not in kinds or any("_target_" in node for node in nodes):
             continue
-        key, plain = _origin(config, name), OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        key = key_to_set(config._get_root(), config._get_full_key(name))
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         try:
             fitted = fit(plain, kinds[name])
         except Misfit:
@@ -171,22 +172,6 @@ def _nodes(value: Any) -> Sequence[DictConfig]:
     if isinstance(value, DictConfig):
         return [value]
     return [own for own in value if isinstance(own, DictConfig)] if isinstance(value, ListConfig) else []
-
-
-def _origin(config: DictConfig, name: str) -> str:
-    """The key where a value stands: that which an interpolation leads to, because it is the one to set."""
-    key, root = config._get_full_key(name), config._get_root()
-    while (raw := _raw(root, key)) and (reference := re.fullmatch(r"\$\{([\w.]+)\}", raw)):
-        key = reference[1]
-    return key
-
-
-def _raw(root: DictConfig, key: str) -> str | None:
-    folder, _, name = key.rpartition(".")
-    parent = OmegaConf.select(root, folder) if folder else root
-    if not isinstance(parent, DictConfig) or name not in parent or not OmegaConf.is_interpolation(parent, name):
-        return None
-    return OmegaConf.to_container(parent, resolve=False)[name]
 
 
 def _shown(value: Any) -> str:

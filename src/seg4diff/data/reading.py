@@ -85,6 +85,6 @@ def check_skipped(unreadable: Mapping[str, str], allowed: int) -> None:
     if len(unreadable) == 1:
         raise UnreadableError(f"{next(iter(unreadable.values()))} {ALL_OF_THEM}.")
     raise UnreadableError(
-        f"{len(unreadable)} training images cannot be read, and data.skip_unreadable allows {allowed}: {first_few(list(unreadable))}; "
+        f"{len(unreadable)} training images cannot be read, and `skip_unreadable` allows {allowed}: {first_few(list(unreadable))}; "
         f"fix them, leave them out of the data set, or allow more. {ALL_OF_THEM}, and what is wrong with it."
     )

@@ -147,7 +147,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples whose images have one size."""
     sizes = {tuple(sample.image.shape) for sample in samples}
     if len(sizes) > 1:
-        raise UserError(f"images of one batch must have one size, found {sorted(sizes)}: set data.image_size=[height,width].")
+        raise UserError(f"images of one batch must have one size, found {sorted(sizes)}: set `image_size` to [height, width].")
     regions = [sample.regions for sample in samples if sample.regions is not None]
     assert len(regions) in (0, len(samples)), "one data set has regions for all of its images or for none"
     return Batch(

@@ -50,7 +50,7 @@ class SplitEvaluation(L.LightningModule, ABC):
     ) -> None:
         super().__init__()
         if resamples < 1:
-            raise UserError(f"evaluation.resamples must be at least 1, found {resamples}.")
+            raise UserError(f"`resamples` must be at least 1, found {resamples}.")
         backbone.select_sites([expert_layer])
         self.backbone, self.expert_layer = backbone, expert_layer
         self._protocol, self._resamples, self._seed = protocol, resamples, seed

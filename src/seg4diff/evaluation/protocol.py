@@ -42,7 +42,7 @@ class PromptMaker:
 
     def __init__(self, protocol: PromptProtocol, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> None:
         if protocol not in PROTOCOL_TEXT:
-            raise UserError(f"prompt protocol must be one of {list(PROTOCOL_TEXT)}, found '{protocol}'.")
+            raise UserError(f"`protocol` must be one of {', '.join(PROTOCOL_TEXT)}, found '{protocol}'.")
         self._protocol, self._names, self._fits, self.background = protocol, vocabulary.names, fits, vocabulary.background
         self.everything = self._name(range(len(vocabulary)))
 
@@ -68,7 +68,7 @@ class PromptedSegmenter:
     def __init__(self, readout: Readout, make_prompts: PromptMaker) -> None:
         if make_prompts.background is not None and readout.background is None:
             raise UserError(
-                "this data set has a background class, which no prompt names: set backbone.readout.background to the level in [0, 1] that "
+                "this data set has a background class, which no prompt names: set `readout.background` to the level in [0, 1] that "
                 "the map of a named class must reach, or take a data set without that class."
             )
         self._readout, self._make_prompts = readout, make_prompts

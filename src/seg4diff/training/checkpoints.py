@@ -104,9 +104,7 @@ class LoraCheckpoint(SafeCheckpoint):
         try:
             trainer.lightning_module.backbone.save_lora(folder, self._comfyui)
         except SafetensorError as error:
-            raise UserError(
-                f"the adapter {folder} cannot be written ({error}): make room there, or choose another hydra.run.dir."
-            ) from error
+            raise UserError(f"the adapter {folder} cannot be written ({error}): make room there, or write elsewhere.") from error
 
     def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._remove_checkpoint(trainer, filepath)

@@ -65,12 +65,12 @@ class MagnetModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if prompt not in ("names", "caption"):
-            raise UserError(f"model.prompt must be 'names' or 'caption', found '{prompt}'.")
+            raise UserError(f"`prompt` must be 'names' or 'caption', found '{prompt}'.")
         if align not in ("names", "regions", "tokens"):
-            raise UserError(f"model.align must be 'names', 'regions' or 'tokens', found '{align}'.")
+            raise UserError(f"`align` must be 'names', 'regions' or 'tokens', found '{align}'.")
         if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
             found = f"{lr}, {weight_decay}, {warmup_steps}"
-            raise UserError(f"model.lr must be above 0, model.weight_decay and model.warmup_steps 0 or more, found {found}.")
+            raise UserError(f"`lr` must be above 0, `weight_decay` and `warmup_steps` 0 or more, found {found}.")
         backbone.select_sites([expert_layer])
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.readout = backbone, expert_layer, readout
@@ -186,8 +186,8 @@ class MagnetModule(L.LightningModule):
         if own != found:
             odd = sorted(set(own.items()) ^ set(found.items()))[0]
             raise UserError(
-                f"the checkpoint's LoRA does not fit this model (first difference: {odd[0]} {odd[1]}): resume with the expert_layer, lora "
-                "and backbone it was trained with."
+                f"the checkpoint's LoRA does not fit this model (first difference: {odd[0]} {odd[1]}): continue with the block, the LoRA "
+                "and the backbone it was trained with."
             )
 
 
