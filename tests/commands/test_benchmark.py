@@ -229,7 +229,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path, assets):
         evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
     parts = ["VOC_ROOT", "COCO_ROOT", "PASCAL_CONTEXT_ROOT", "ADE20K_ROOT", "CITYSCAPES_ROOT", "/nowhere/model"]
     assert [part for part in parts if str(error.value).count(part) != 1 and part != "/nowhere/model"] == []
-    assert "(Here data is benchmark.voc20.data, benchmark.voc21_unsupervised.data.)" in str(error.value)
+    assert "benchmark.voc20.data.source.root or benchmark.voc21_unsupervised.data.source.root" in str(error.value)
     assert "/nowhere/model" in str(error.value) and "train2017 " not in str(error.value), "the training images are not asked for"
 
 

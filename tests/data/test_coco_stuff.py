@@ -85,7 +85,7 @@ def test_subset_is_a_function_of_the_seed_and_concerns_training_alone(root):
     assert len({tuple(chosen) for chosen in drawn.values()}) > 1
     assert stems(source(root)) == stems(source(root, subset=50)) == everything
     for none in (0, -5):
-        with pytest.raises(UserError, match=rf"data.source.subset must be .* at least 1, or null for all, found {none}"):
+        with pytest.raises(UserError, match=rf"`subset` must be .* at least 1, found {none}"):
             source(root, subset=none)
     assert stems(source(root, subset=1), "validation") == stems(source(root), "test") == everything[:2]
 

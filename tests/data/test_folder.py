@@ -88,7 +88,7 @@ def metadata(root: Path) -> Path:
 
 
 BROKEN_FOLDERS = {
-    "no root": (shutil.rmtree, r"no data folder at .*own: set data\.source\.root"),
+    "no root": (shutil.rmtree, r"no data folder at .*own: set `root`"),
     "no classes": (lambda root: (root / "classes.txt").unlink(), r"own/classes\.txt: write one class name per line"),
     "a class twice": (lambda root: (root / "classes.txt").write_text("road\nsky\nroad\n"), r"\['road'\] occur more than once"),
     "no metadata": (

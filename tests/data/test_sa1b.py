@@ -227,7 +227,7 @@ def test_captions_that_are_missing_are_told_without_an_archive(root, tmp_path):
     voc = Voc(root=str(layouts.VOC.write(tmp_path / "voc")), vocabulary="voc", background=True, **PLAIN)
     with pytest.raises(MissingFileError, match=rf"captions {root}/no\.json \(a JSON file .*\)\. For the captions, set") as error:
         TrainAndEvaluate(train=source(root, captions=str(root / "no.json")), evaluation=voc).prepare()
-    assert "data.source.captions" in str(error.value) and "data.source is data.source.train" in str(error.value)
+    assert "set `train.captions`" in str(error.value)
     assert "SA1B_ROOT" not in str(error.value)
 
 
@@ -236,7 +236,7 @@ def test_everything_missing_of_both_is_told_at_once(tmp_path):
     with pytest.raises(MissingFileError) as error:
         TrainAndEvaluate(train=source(tmp_path / "sa1b"), evaluation=coco).prepare()
     message = str(error.value)
-    for word in (str(tmp_path / "sa1b"), "SA1B_ROOT", "data.source.train.root", "val2017", "COCO_ROOT", "data.source.evaluation.root"):
+    for word in (str(tmp_path / "sa1b"), "SA1B_ROOT", "`train.root`", "val2017", "COCO_ROOT", "`evaluation.root`"):
         assert word in message
     assert "train2017 (" not in message
 

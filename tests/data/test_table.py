@@ -137,12 +137,12 @@ LABEL = datasets.ClassLabel(names=["day", "night"])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "/nowhere/own.parquet"}, r"of /nowhere/own\.parquet cannot be read .*set data\.source\.path"),
+        ({"path": "/nowhere/own.parquet"}, r"of /nowhere/own\.parquet cannot be read .*set `path`"),
         ({"splits": {"train": "train", "validation": "val", "test": "val"}}, r"the split 'val' of .*data\.source\.splits"),
         ({"splits": {"train": "train"}}, r"data\.source\.splits says nothing about the split 'validation'"),
         ({"columns": COLUMNS | {"mask": "label"}}, r"has the columns \['image', 'mask', .*name one for the image"),
         ({"columns": COLUMNS | {"mask": None}}, r"has the columns .*name one for the image and one for the mask"),
-        ({"classes": "/nowhere/classes.txt"}, r"no list of classes at /nowhere/classes\.txt: .*set data\.source\.classes"),
+        ({"classes": "/nowhere/classes.txt"}, r"no list of classes at /nowhere/classes\.txt: .*set `classes`"),
     ],
 )
 def test_what_is_missing_is_told_before_the_run(changes, message, tmp_path):
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_parquet(tmp_path):
 
 def test_an_image_level_label_is_not_taken_for_the_classes_of_the_masks(tmp_path):
     rows = table(columns={"source": [0] * 6}, features={"source": LABEL}).remove_columns("classes")
-    with pytest.raises(UserError, match=r"the column 'source' of .* names one class for a whole image.* set data\.source\.classes"):
+    with pytest.raises(UserError, match=r"the column 'source' of .* names one class for a whole image.* set `classes`"):
         source(write(tmp_path / "own.parquet", rows)).prepare()
 
 

@@ -55,7 +55,7 @@ class Source:
         """Raise UserError if the model is not of the class that the adapter reads."""
         found = self._pipeline_class()
         if found != expected.__name__:
-            advice = f"load it as {FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
+            advice = f"choose the preset {FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
             raise UserError(f"the model {self.path} is a {found}, but this backbone reads a {expected.__name__}: {advice}.")
 
     def _pipeline_class(self) -> str:

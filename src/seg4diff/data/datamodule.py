@@ -125,7 +125,7 @@ class SegmentationDataModule(L.LightningDataModule):
         trainer = self.trainer
         for name in ("max_steps", "accumulate_grad_batches"):
             if getattr(trainer, name) < 1:
-                raise UserError(f"the trainer's `{name}` must be at least 1, found {getattr(trainer, name)}.")
+                raise UserError(f"`{name}` must be at least 1, found {getattr(trainer, name)}.")
         if self._images not in (None, size):
             raise UserError(
                 f"the run was trained on {self._images} images and the data set has {size} now, which makes another order of them: "
@@ -136,7 +136,7 @@ class SegmentationDataModule(L.LightningDataModule):
         limit = trainer.limit_train_batches
         if (limit if isinstance(limit, int) else int(limit * batches)) % trainer.accumulate_grad_batches:
             raise UserError(
-                f"the trainer's `limit_train_batches={limit}` would end within a step: make it a multiple of "
+                f"`limit_train_batches={limit}` would end within a step: make it a multiple of "
                 f"`accumulate_grad_batches={trainer.accumulate_grad_batches}`."
             )
         return EndlessBatchSampler(
