@@ -1,4 +1,4 @@
-"""Numbers that are not finite never become a label, a loss or a figure."""
+"""Stop at NaN and infinite values, before they become a label, a loss or a figure."""
 
 from torch import Tensor
 

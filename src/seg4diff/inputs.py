@@ -1,4 +1,4 @@
-"""What a person hands to a model: pictures of any kind, words, a size."""
+"""Inputs of `Model`: pictures of any kind, words, a size."""
 
 import copy
 from collections.abc import Sequence

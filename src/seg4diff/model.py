@@ -1,4 +1,4 @@
-"""What a person holds: `seg4diff.load(...)` gives a `Model`, which segments pictures and shows what its blocks attend to."""
+"""`seg4diff.load(...)` gives a `Model`, which segments pictures and shows the attention of its blocks."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def load(
     Args:
         model: name of a file in conf/backbone such as "sd3_medium"; a folder in the layout of diffusers; a hub id; the folder of a run of
             train.py, with its LoRA; or a diffusers pipeline, which is used as it is, on its device, in its dtype and with its LoRA, and
-            goes on working. None: the model that `lora` was trained on, or else the tiny model that comes with the package.
+            still works afterwards. None: the model that `lora` was trained on, or else the tiny model that comes with the package.
         lora: run folder, .ckpt, LoRA folder or .pth of the authors' release.
         like: name of the preset that a model of unknown size is read like.
         block: block that is read; None: the one that the LoRA's run aligned, or else the model's expert.
@@ -89,7 +89,7 @@ def load(
 
 
 def _adopt(pipeline: DiffusionPipeline, preset: Preset, given: tuple) -> Backbone:
-    """A backbone around a pipeline that somebody else has loaded."""
+    """A backbone around a pipeline that the caller has loaded."""
     if any(option is not None for option in given):
         raise UserError("a pipeline is used as it is: set its device, its dtype and its memory options on the pipeline itself.")
     runtime = Runtime(dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
@@ -235,7 +235,7 @@ class Model:
         return [one.result(numbers, labels, torch.zeros(0, 1, 1)) for one, labels, numbers in regions]
 
     def attention(self, picture: Picture, prompt: str, *, blocks: Sequence[int] | str = "all") -> Iterator[BlockAttention]:
-        """What each block attends to in one noisy pass over a picture, one block after the other; nothing is kept between them.
+        """The attention of each block in one pass over a noisy picture, one block after the other; nothing is kept between them.
 
         Args:
             picture: the picture, padded to `image_size`.

@@ -1,4 +1,4 @@
-"""What is known about a model: which adapter reads it, which block is its expert, how its maps are read. One file in conf/backbone each."""
+"""Presets, the files of conf/backbone: a model's adapter, its expert block, and how its maps are read."""
 
 import difflib
 from collections.abc import Mapping

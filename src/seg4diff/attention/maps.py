@@ -29,7 +29,7 @@ def i2t(joint: Joint, scores: Scores) -> Tensor:
         return _head_mean_logits(joint)
     mass = text_mass(joint) if scores == "joint" else None
     heads = joint.image_query.shape[1]
-    # Head by head: the maps of all heads together are the largest tensor of a read-out.
+    # Head by head: the maps of all heads together would be the largest tensor.
     return sum(_i2t_softmax(joint, head, None if mass is None else mass[:, head]) for head in range(heads)) / heads
 
 
@@ -54,8 +54,8 @@ def quadrant_mass(joint: Joint) -> dict[str, Tensor]:
     """Share of attention that falls into each quadrant, mean over its queries (paper, section 3.3).
 
     Returns:
-        {"i2i", "i2t", "t2i", "t2t"}: (B, heads) each, in [0, 1]; "i2i" + "i2t" = 1 and "t2i" + "t2t" = 1. Attention that looks at
-        nothing would give N / (N + T) and T / (N + T).
+        {"i2i", "i2t", "t2i", "t2t"}: (B, heads) each, in [0, 1]; "i2i" + "i2t" = 1 and "t2i" + "t2t" = 1. Uniform attention
+        gives N / (N + T) and T / (N + T).
     """
     image, text = text_mass(joint).mean(dim=-1), text_mass(joint, of="text").mean(dim=-1)
     return {"i2i": 1 - image, "i2t": image, "t2i": 1 - text, "t2t": text}

@@ -49,7 +49,7 @@ class EncodingCache:
             raise UserError(f"the cache {folder} holds encodings of {_words(found)}, this run uses {_words(model)}: choose another folder.")
 
     def fetch(self, kind: str, contents: Sequence[bytes], encode: Callable[[list[int]], list[Entry]]) -> list[Entry]:
-        """Entries of these contents, in order; what is not there is encoded and kept.
+        """Entries of these contents, in order; missing ones are encoded and stored.
 
         Args:
             kind: name of the subfolder, "text" or "image".

@@ -18,7 +18,7 @@ Handler = Callable[[Tensor, Tensor, Tensor, float, Attend], Tensor]
 """(query, key, value, factor on the scores, the model's own attention) -> what the block takes as the output of its attention."""
 
 _handling: ContextVar[bool] = ContextVar("handling", default=False)
-"""Whether a handler is at work: the attention that it computes for itself is nobody's to handle."""
+"""Whether a handler runs: the attention that it computes itself is not handled again."""
 
 
 class _AttentionCall(TorchFunctionMode):

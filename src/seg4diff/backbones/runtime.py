@@ -1,4 +1,4 @@
-"""How a model sits on the machine: number format, quantisation, attention kernels, memory savers, caches."""
+"""Options for speed and memory: dtype, quantisation, attention kernels, checkpointing, caches."""
 
 import logging
 from functools import partial
@@ -45,7 +45,7 @@ def own_device() -> str:
 
 
 def choose_dtype(preferred: str, device: str) -> str:
-    """The dtype that "auto" takes on a device: the preferred one, or float32 where that is slow, which is said."""
+    """The dtype that "auto" takes on a device: the preferred one, or float32 where that is slow, with a line in the log."""
     if computes_fast(getattr(torch, preferred), device):
         return preferred
     log.info("dtype auto: float32, because this machine's %s computes slowly in %s, the model's own", device, preferred)
@@ -53,7 +53,7 @@ def choose_dtype(preferred: str, device: str) -> str:
 
 
 def choose_precision(preferred: str, device: str) -> str:
-    """The precision of the trainer that "auto" takes on a device: the preferred one, or 32-true where that is slow, which is said."""
+    """The trainer's precision that "auto" takes on a device: the preferred one, or 32-true where that is slow, with a line in the log."""
     if preferred not in AUTOCAST or computes_fast(AUTOCAST[preferred], device):
         return preferred
     log.info("precision auto: 32-true, because this machine's %s computes slowly in %s, the model's own", device, preferred)
@@ -136,7 +136,7 @@ class Runtime:
         """Set up a loaded transformer.
 
         Args:
-            transformer: the host model.
+            transformer: the diffusers transformer.
             blocks: its transformer blocks.
 
         Raises:

@@ -26,7 +26,7 @@ class SD3Backbone(PipelineBackbone):
         pipeline: the loaded pipeline.
         t5_length: number of zero tokens that stand in for the absent T5 encoder; they take softmax mass, so the number matters
             (the release uses 77 for SD3).
-        runtime: how the model sits on the machine.
+        runtime: options for speed and memory.
         source: where the pipeline came from; None = it is complete.
     """
 

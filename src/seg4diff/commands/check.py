@@ -1,4 +1,4 @@
-"""Check a data set without a model: is everything there, can it be read, do the labels mean what they should, how does it look."""
+"""Check a data set without a model: missing and broken files, statistics of the labels, a sheet of images with masks."""
 
 import logging
 from collections.abc import Sequence
@@ -154,7 +154,7 @@ def _draw(samples: SampleDataset, indices: Sequence[int], data: SegmentationData
 
 
 def _entry(samples: SampleDataset, index: int, data: SegmentationDataModule) -> tuple[list[Image.Image], str]:
-    """The part of an image that models see, the same under its labels or regions, and what there is to say about it."""
+    """The part of an image that models see, the same with its labels or regions laid over it, and a line about it."""
     row, labels = samples.read(index)
     window = data.shown(tuple(labels.shape))
     image, labels = row.image.crop(window.corners), window.cut(labels)
@@ -184,7 +184,7 @@ def _shares(labels: Tensor, vocabulary: Vocabulary) -> str:
 
 
 def _print(summaries: dict[str, Summary], report: dict[str, Any]) -> None:
-    """What a person needs to see of it."""
+    """Print the table, the most frequent classes, shared images and problems."""
     console, table = screen(), Table("", *summaries)
     columns = [_column(summary) for summary in summaries.values()]
     for title in columns[0]:
@@ -206,7 +206,7 @@ def _print(summaries: dict[str, Summary], report: dict[str, Any]) -> None:
 
 
 def _overlaps(report: dict[str, Any]) -> dict[str, list[str]]:
-    """What a person needs to know about an image that is in several places -> the images."""
+    """Images that are in several places, by the phrase that says so."""
     found = {"are in it more than once": [name for group in report["repeated"] for name in group]}
     found |= {f"are in {other} too": names for other, names in report["shared"].items()}
     return {kind: names for kind, names in found.items() if names}

@@ -1,4 +1,4 @@
-"""The console command `seg4diff`: what a person does with one line and no configuration. Nothing heavy is imported before it must be."""
+"""The console command `seg4diff`, with ordinary arguments. Heavy libraries are imported inside the commands that need them."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(
     name="seg4diff",
-    help="Segment pictures with the attention of a text-to-image transformer, and look after what training needs.",
+    help="Segment pictures with the attention of a text-to-image transformer; check data sets, tabulate sweeps.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -92,7 +92,7 @@ def check(
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/check/<time>.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE as train.py takes it; may be repeated.")] = None,
 ) -> None:
-    """Look into a data set before you train on it: what is missing or broken, what the masks hold, how it looks. Loads no model."""
+    """Check a data set before you train on it: missing and broken files, labels, a sheet of images with masks. Loads no model."""
     from seg4diff.commands.check import check_data
 
     check_data(data, root=root, split=split, decode=decode, images=images, out=out, settings=settings or ())

@@ -1,4 +1,4 @@
-"""A node of the configuration becomes an object; the trainer becomes one that is stopped and closed as it should be."""
+"""Build objects from nodes of the configuration; build, stop and close the trainer."""
 
 import logging
 import re

@@ -36,11 +36,11 @@ TOP: Kinds = {
     "backbone.samples": {"guidance": float, "steps": int, "size": tuple[int, int]},
     "backbone.merging": {"threshold": float, "rounds": int},
 }
-"""What the values are that belong to no constructor, by the group that they stand in."""
+"""Types of the values that belong to no constructor, by their group."""
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 EXAMPLES = {int: "[1,2]", float: "[0.5,1.0]"}
 OURS = ("seg4diff.", "lightning.")
-"""Packages whose constructors say of every argument what it is."""
+"""Packages whose constructors have type hints."""
 
 
 class Misfit(ValueError):
@@ -61,7 +61,7 @@ def check_values(config: DictConfig) -> None:
             continue
         try:
             value = config[name] if name in kinds or not OmegaConf.is_interpolation(config, name) else None
-        except InterpolationResolutionError:  # said by whoever needs it
+        except InterpolationResolutionError:  # whoever needs the value reports it
             continue
         nodes = _nodes(value)
         for node in nodes:

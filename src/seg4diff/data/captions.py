@@ -1,4 +1,4 @@
-"""Captions: what counts as one, and the file that may come beside a data set: one JSON object of image stem: caption."""
+"""Captions of a data set, and the optional JSON file {image stem: caption} that holds them."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 root/classes.txt                  one class name per line; line k (from 0) names mask value k
 root/<split>/metadata.jsonl       one row per image: {"file_name": ..., "mask_file_name": ..., "caption": ...}
-root/<split>/...                  the files the rows name; masks are one-channel PNGs of class ids, 255 = ignore
+root/<split>/...                  the files the rows name; masks are one-channel PNGs of class ids, 255 = unlabelled
 """
 
 import logging

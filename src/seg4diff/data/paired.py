@@ -17,8 +17,8 @@ from seg4diff.errors import MissingFileError, UserError
 class PairedFiles(DataSource):
     """A data set whose every image is a file with a mask file beside it.
 
-    A subclass says what it is called, which environment variable its configuration reads for `root`, where it is to be had, and which
-    files make up a split.
+    A subclass gives its title, the environment variable that its configuration reads for `root`, where to get the data, and the files
+    of a split.
 
     Args:
         root: folder of the data set.

@@ -1,4 +1,4 @@
-"""Images and masks read from files: decoded at once, so that what is missing or broken shows here and is named."""
+"""Read images and masks. They are decoded at once, so that the error for a missing or broken file names it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -15,7 +15,7 @@ from seg4diff.data.geometry import Window, whole
 from seg4diff.errors import UserError
 
 IGNORE = 255
-"""Label of pixels that no loss and no metric counts."""
+"""Marks unlabelled pixels; losses and metrics ignore them."""
 Resample = Literal["bicubic", "bilinear"]
 RESAMPLES = get_args(Resample)
 """How an image is resized: "bicubic" over all pixels that a new one covers, so that shrinking makes no false patterns; "bilinear" between
@@ -23,7 +23,7 @@ the four nearest pixels alone, also where it shrinks (the release)."""
 
 
 def words_of(name: str) -> str:
-    """A class name without what makes no difference to a reader: case, kinds and numbers of blanks, underscores for blanks."""
+    """A class name as it is compared: case, kinds and numbers of blanks, and underscores for blanks make no difference."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 

@@ -1,4 +1,4 @@
-"""What a data set is to this project: a vocabulary and splits of samples."""
+"""The interface of data sets: a vocabulary and splits of samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence

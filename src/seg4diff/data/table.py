@@ -28,7 +28,7 @@ class TableData(DataSource):
         path: a .parquet file, a folder of them, or the name of a data set of the Hub.
         splits: split of the table for each split: {"train": "train[:90%]", "validation": "train[90%:]", "test": None}. None: the split of
             the table that is called like it, and where there is none, that of "validation".
-        columns: columns of the "image", the "mask" (class ids, 255 = ignore) and the "caption"; where that is None or blank, the caption
+        columns: columns of the "image", the "mask" (class ids, 255 = unlabelled) and the "caption"; where that is None or blank, it
             is the list of class names in the image, and of a list of captions it is the first.
         classes: text file with one class name per line, line k (from 0) names mask value k; None = the names of the table's column of
             lists of a ClassLabel.

@@ -37,7 +37,7 @@ class PromptMaker:
         background: id of the background class, or None.
 
     Raises:
-        UserError: there is no such protocol, or a class name does not fit by itself; said before any image is seen.
+        UserError: there is no such protocol, or a class name does not fit by itself; raised before any image is read.
     """
 
     def __init__(self, protocol: PromptProtocol, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> None:
@@ -62,7 +62,7 @@ class PromptedSegmenter:
         make_prompts: which prompts an image with a given label map gets.
 
     Raises:
-        UserError: the vocabulary has a background class and the read-out no level for it.
+        UserError: the vocabulary has a background class and the readout no level for it.
     """
 
     def __init__(self, readout: Readout, make_prompts: PromptMaker) -> None:

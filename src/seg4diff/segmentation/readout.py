@@ -1,4 +1,4 @@
-"""Zero-shot read-out: one noisy forward pass per prompt, the I2T maps of a block, class maps, argmax (paper, section 3.4)."""
+"""Zero-shot segmentation: one noisy forward pass per prompt, the I2T maps of a block, class maps, argmax (paper, section 3.4)."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest

@@ -1,4 +1,4 @@
-"""Unsupervised read-out: the maps of an empty prompt's tokens, merged until each is one proposal (paper, section 3.4 and appendix A.4).
+"""Unsupervised segmentation: the maps of an empty prompt's tokens, merged until each is one proposal (paper, section 3.4 and appendix A.4).
 
 DiffSeg is Tian et al. 2024 (arXiv 2308.12469), section 3.2, with self-attention maps in place of ours.
 """
@@ -25,10 +25,10 @@ they are. r differs from model to model, so a value for "own" fits one model; on
 
 
 class ProposalReadout:
-    """How proposals are read from a backbone without a word of text.
+    """How proposals are read from a backbone with the empty prompt.
 
     Args:
-        readout: how the maps of the empty prompt are read; its normalisation and its background are for class maps and play no part.
+        readout: how the maps of the empty prompt are read; its normalisation and its background are for class maps and are not used.
         threshold: symmetric KL divergence in nats below which two maps are of one proposal; 0 merges nothing.
         rounds: how often merging is repeated on its own result.
         contrast: see `Contrast`.

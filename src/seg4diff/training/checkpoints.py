@@ -23,7 +23,7 @@ FIGURES = ("train/", "val/")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A reader never meets a half-written file: the new one replaces the old one in a single step."""
+    """Writes checkpoints atomically: the new file replaces the old one in a single step."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None) -> None:
         target = Path(path)
