@@ -16,10 +16,10 @@ from tests.conf import CONF, KEYS
 from tests.conftest import REPO
 
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md")), REPO / "assets" / "tiny-sd3" / "README.md"]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 SCRIPT, CONSOLE = r"(?:python|srun python|torchrun .*?) (train|evaluate)\.py(.*)", r"(?:python -m )?(seg4diff) (\S+ .+)"
-COMMAND = re.compile(rf"(?:\$ |\w+=\S+ )*(?:{SCRIPT}|{CONSOLE}|(make) (\w+)|(python -m) (\S+).*)")
+COMMAND = re.compile(rf"(?:\$ |\w+=\S+ )*(?:{SCRIPT}|{CONSOLE}|(make) (\w+)|(python -m) (\S+).*|(python -c) (.+))")
 PAIR = re.compile(r"[+~]{0,2}([\w./@]+)=.*")
 
 
@@ -31,7 +31,7 @@ def prose(page: str) -> str:
 def commands(page: str) -> list[tuple[str, str]]:
     """(program, its arguments) of each line of a shell block, and each code span, that is a command."""
     blocks = "".join(code for language, code in FENCE.findall(page) if language in ("", "bash", "console"))
-    lines = [re.sub(r"\s+#.*| &$", "", line) for line in blocks.replace("\\\n", " ").splitlines()]
+    lines = [re.sub(r"\s+#.*| &$", "", line).strip() for line in blocks.replace("\\\n", " ").splitlines()]
     found = map(COMMAND.fullmatch, [*lines, *SPAN.findall(prose(page))])
     return [tuple(part.strip() for part in match.groups() if part is not None) for match in found if match]
 
@@ -64,6 +64,8 @@ def understand(program: str, arguments: str) -> None:
         typer.main.get_command(app).commands[given[0]].make_context(given[0], given[1:])
     elif program == "make":
         assert f"\n{arguments}:" in (REPO / "Makefile").read_text()
+    elif program == "python -c":
+        compile(given[0], "page", "exec")
     elif program == "python -m":
         assert find_spec(arguments) is not None, f"there is no module {arguments}"
 

@@ -150,7 +150,7 @@ def test_scores_of_which_nobody_knows_the_setting_are_not_taken(arguments, tmp_p
     evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
     (tmp_path / "metrics.json").unlink()
     (tmp_path / "toyworld_oracle" / "identity.json").unlink()
-    with pytest.raises(UserError, match=r"toyworld_oracle holds scores, and nothing says of which setting"):
+    with pytest.raises(UserError, match=r"toyworld_oracle holds scores without a record of their setting"):
         evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
 
 

@@ -7,6 +7,7 @@ import pytest
 import seg4diff
 from seg4diff.backbones.lora import LoraSpec
 from seg4diff.backbones.runtime import Runtime
+from seg4diff.commands.check import check_data
 from seg4diff.commands.cli import app
 from seg4diff.commands.keys import exactly, key_to_set, keys_named, naming
 from seg4diff.commands.run import train
@@ -56,6 +57,12 @@ def test_an_option_is_named_where_one_was_typed(capsys, tmp_path):
     picture = tmp_path / "photo.png"
     picture.touch()
     assert "--sigma must be in [0, 1], found 2.0" in said(lambda: app(["segment", str(picture), "--sigma", "2"], standalone_mode=False))
+
+
+def test_the_place_of_a_data_set_that_is_checked_is_an_option(tmp_path):
+    missing = ["data.source.lists.train=list.txt"]
+    sentence = said(lambda: check_data("voc20", root=tmp_path / "nowhere", out=tmp_path / "out", settings=missing))
+    assert "VOC_ROOT or --root to it" in sentence and "data.source.lists says which images" in sentence
 
 
 def test_load_names_its_own_argument():

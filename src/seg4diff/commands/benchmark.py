@@ -116,7 +116,7 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | 
     if not (folder / "identity.json").is_file():
         if (folder / "metrics.json").exists() or (folder / "progress").exists():
             raise UserError(
-                f"{folder} holds scores, and nothing says of which setting: choose another hydra.run.dir, or delete that folder."
+                f"{folder} holds scores without a record of their setting: choose another hydra.run.dir, or delete that folder."
             )
     else:
         earlier, ours = read_json(folder / "identity.json", f"delete {folder}"), json.loads(to_json(identity))

@@ -25,7 +25,7 @@ from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
 from seg4diff.data.source import SPLITS, SampleDataset
 from seg4diff.data.survey import Summary, survey
 from seg4diff.disk import whole_file, write_json
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
 from seg4diff.resources import conf_dir, set_places
 from seg4diff.screen import screen
@@ -73,7 +73,7 @@ def check_data(
         OmegaConf.update(config, next(place for place in places if OmegaConf.select(config, place) is not None), str(root))
     with results_folder(out, "check") as folder:
         config.paths.output_dir = str(folder)
-        with keys_named(config.data):
+        with keys_named(config.data), renamed({"root": "--root", "path": "--root"}.get):
             return check(config)
 
 

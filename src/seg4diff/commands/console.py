@@ -127,7 +127,7 @@ def explain(error: Exception) -> str | None:
         if str(error).startswith("DataLoader worker"):
             return f"a process that loads data has died ({str(error).strip()}): {FEWER_WORKERS}."
         if "gloo/transport" in str(error):
-            return "another process of this run has stopped, and this one with it: the reason is in what that one says."
+            return "another process of this run has stopped, and this one with it: see the error of that process."
     return None
 
 

@@ -120,7 +120,7 @@ def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:
         below = "" if recursive else ", and the folders in it are not searched (--recursive does)"
         raise MissingFileError(f"the folder {path} holds no picture ({', '.join(SUFFIXES)}){below}: it holds {others or 'no file'}.")
     if others:
-        log.info("files of %s that are passed over: %s; read are %s", path, others, ", ".join(SUFFIXES))
+        log.info("files of %s that are skipped: %s; read are %s", path, others, ", ".join(SUFFIXES))
     found: dict[str, Path] = {}
     for file in pictures:
         stem = file.relative_to(path).with_suffix("").as_posix()
