@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.cli import app
 from seg4diff.commands.values import check_values
-from tests.conf import CONF, KEYS
+from tests.conf import CONF, keys
 from tests.conftest import REPO
 
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md")), REPO / "assets" / "tiny-sd3" / "README.md"]
@@ -80,9 +80,9 @@ def test_commands_are_understood(page):
 def test_keys_that_are_shown_exist(page):
     spans = [span.split() for span in SPAN.findall(prose(page.read_text(encoding="utf-8")))]
     pairs = [PAIR.fullmatch(word) for span in spans for word in span if all(map(PAIR.fullmatch, span))]
-    groups = {key.partition(".")[0] for key in KEYS} - {"hydra"}  # whose plugins have keys of their own
+    groups = {key.partition(".")[0] for key in keys()} - {"hydra"}  # whose plugins have keys of their own
     named = {pair[1] for pair in pairs if pair[0][0] != "+" and pair[1].partition(".")[0] in groups}
-    assert named <= KEYS
+    assert named <= keys()
 
 
 @pytest.mark.parametrize(

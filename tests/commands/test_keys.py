@@ -16,7 +16,7 @@ from seg4diff.data.sa1b import Sa1b
 from seg4diff.data.source import TrainAndEvaluate
 from seg4diff.errors import UserError
 from seg4diff.segmentation.readout import Readout
-from tests.conf import GROUPS, KEYS
+from tests.conf import GROUPS, keys
 from tests.conftest import REPO
 from tests.runs import compose_config
 
@@ -112,7 +112,6 @@ def strings(file):
             yield node.lineno, node.value
 
 
-NAMED = KEYS | {f"{group}.{{}}" for group in GROUPS}
 LIBRARY = [file for file in sorted(PACKAGE.rglob("*.py")) if "commands" not in file.parts]
 
 
@@ -120,5 +119,6 @@ LIBRARY = [file for file in sorted(PACKAGE.rglob("*.py")) if "commands" not in f
 def test_the_library_names_no_key(file):
     """Who calls the package from Python has typed none: name the parameter, in backticks."""
     words = [(line, word.strip("'\"().,:;")) for line, text in strings(file) for word in text.split()]
-    named = [(line, word) for line, word in words if word.partition("=")[0] in NAMED and ("." in word or "=" in word)]
+    known = keys() | {f"{group}.{{}}" for group in GROUPS}
+    named = [(line, word) for line, word in words if word.partition("=")[0] in known and ("." in word or "=" in word)]
     assert not named

@@ -29,7 +29,7 @@ def i2t(joint: Joint, scores: Scores) -> Tensor:
         return _head_mean_logits(joint)
     mass = text_mass(joint) if scores == "joint" else None
     heads = joint.image_query.shape[1]
-    # Head by head: the maps of all heads together would be the largest tensor.
+    # Head by head: the maps of all heads together are the largest tensor of a segmentation.
     return sum(_i2t_softmax(joint, head, None if mass is None else mass[:, head]) for head in range(heads)) / heads
 
 

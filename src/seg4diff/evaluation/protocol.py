@@ -62,7 +62,7 @@ class PromptedSegmenter:
         make_prompts: which prompts an image with a given label map gets.
 
     Raises:
-        UserError: the vocabulary has a background class and the readout no level for it.
+        UserError: the vocabulary has a background class and `readout` no level for it.
     """
 
     def __init__(self, readout: Readout, make_prompts: PromptMaker) -> None:

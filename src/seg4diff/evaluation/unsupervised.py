@@ -16,7 +16,7 @@ from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
 
 BLIND = {"single": 1, "tiles": 3}
-"""Image-blind partitions: name -> equal parts along each side."""
+"""Partitions that look at no image: name -> equal parts along each side."""
 
 
 class UnsupervisedModule(SplitEvaluation):
@@ -93,7 +93,7 @@ class ProposalSegmenter:
 
 
 class BlindFloors(nn.Module):
-    """Scores of image-blind proposals under the same matching.
+    """What proposals that look at no image score under the same matching.
 
     Args:
         classes: number of classes.

@@ -27,7 +27,7 @@ class Prompt:
 
 
 def list_names(names: Sequence[str], classes: Sequence[int]) -> Prompt:
-    """The prompt for segmentation: class names joined by spaces, no template (paper, section 3.4).
+    """The prompt that an image is segmented with: class names joined by spaces, no template (paper, section 3.4).
 
     Args:
         names: all names of the vocabulary.

@@ -1,4 +1,4 @@
-"""Unsupervised segmentation: the maps of an empty prompt's tokens, merged until each is one proposal (paper, section 3.4 and appendix A.4).
+"""Segmentation without words: maps of an empty prompt's tokens, merged until each is one proposal (paper, section 3.4, appendix A.4).
 
 DiffSeg is Tian et al. 2024 (arXiv 2308.12469), section 3.2, with self-attention maps in place of ours.
 """

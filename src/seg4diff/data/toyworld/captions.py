@@ -1,4 +1,4 @@
-"""A small grammar that says what a scene shows; some captions are bare lists of nouns, as the prompts for segmentation are."""
+"""A small grammar that says what a scene shows; some captions are bare lists of nouns, as the prompts of segmentation are."""
 
 from collections import Counter
 from collections.abc import Sequence
