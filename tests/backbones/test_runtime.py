@@ -144,7 +144,7 @@ def test_a_dtype_that_the_device_cannot_run_is_refused():
     runtime.dtype = torch.float8_e4m3fn  # stands for a dtype that some device lacks
     with pytest.raises(UserError, match=r"the device 'cpu' cannot run this model in float8_e4m3fn .*: set `dtype=float32`"):
         runtime.check_device(torch.device("cpu"))
-    with pytest.raises(UserError, match=r"int8 overflows in float16 on the CPU: set `dtype=bfloat16`"):
+    with pytest.raises(UserError, match=r"`quantize=int8` overflows in float16 on the CPU: set `dtype=bfloat16`"):
         Runtime(quantize="int8", dtype="float16").check_device(torch.device("cpu"))
     with pytest.raises(UserError, match=r"cannot run this model in float32 with `attention=_native_cudnn`"):
         Runtime(attention="_native_cudnn").check_device(torch.device("cpu"))

@@ -103,7 +103,7 @@ def test_caption_is_the_json_entry_or_else_the_class_names(root):
 def test_everything_missing_is_told_at_once(root):
     shutil.rmtree(root / "val2017")
     shutil.rmtree(root / "stuffthingmaps" / "train2017")
-    with pytest.raises(UserError, match=r"set COCO_ROOT or data\.source\.root") as error:
+    with pytest.raises(UserError, match=r"set COCO_ROOT or `root`") as error:
         source(root, captions=str(root / "no.json")).prepare()
     message = str(error.value)
     for path in ("val2017 (from val2017.zip)", "stuffthingmaps/train2017 (from stuffthingmaps_trainval2017.zip)", "no.json"):

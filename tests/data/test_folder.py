@@ -93,7 +93,7 @@ BROKEN_FOLDERS = {
     "a class twice": (lambda root: (root / "classes.txt").write_text("road\nsky\nroad\n"), r"\['road'\] occur more than once"),
     "no metadata": (
         lambda root: metadata(root).unlink(),
-        r"missing: .*train/metadata\.jsonl \(one JSON row per image .*data\.source\.splits",
+        r"missing: .*train/metadata\.jsonl \(one JSON row per image .*`splits`",
     ),
     "no metadata of another split": (lambda root: (root / "val" / "metadata.jsonl").unlink(), r"val/metadata\.jsonl \(one JSON row"),
     "bad JSON": (
@@ -106,7 +106,7 @@ BROKEN_FOLDERS = {
     ),
     "one file missing": (
         lambda root: (root / "train/masks/scene1.png").unlink(),
-        r"1 of 8 files of .*own/train/masks/scene1\.png\. Restore .*data\.source\.root",
+        r"1 of 8 files of .*own/train/masks/scene1\.png\. Restore .*`root`",
     ),
 }
 

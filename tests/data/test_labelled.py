@@ -156,7 +156,7 @@ def test_files_without_a_partner_are_counted_and_named_before_the_run(case, root
     mask_gone.unlink()
     image_gone.unlink()
     variable, images, masks = ARCHIVES[case.source]
-    with pytest.raises(MissingFileError, match=rf"set {variable} or data\.source\.root") as error:
+    with pytest.raises(MissingFileError, match=rf"set {variable} or `root`") as error:
         case.read(root).prepare()
     assert f"1 of 4 masks, {mask_gone} (from {masks}" in str(error.value)
     assert f"1 of 4 images, {image_gone} (from {images.format(short='val')}" in str(error.value)
@@ -225,11 +225,11 @@ def test_a_list_says_which_images_make_up_a_split(case, root):
     source.prepare()
     assert stems(source, "train") == [case.layout.pair(root, "train", k)[0].stem for k in (2, 1)]
     assert len(stems(source, "validation")) == 4
-    with pytest.raises(MissingFileError, match=r"list .*no\.txt \(from data\.source\.lists\)"):
+    with pytest.raises(MissingFileError, match=r"list .*no\.txt \(from `lists`\)"):
         case.read(root, lists={"test": str(root / "no.txt")}).prepare(["test"])
     layouts.lines(root / "empty.txt", [])
     empty = case.read(root, lists={"test": str(root / "empty.txt")})
-    with pytest.raises(MissingFileError, match=r"list .*empty\.txt \(from data\.source\.lists\), which is empty"):
+    with pytest.raises(MissingFileError, match=r"list .*empty\.txt \(from `lists`\), which is empty"):
         empty.prepare(["test"])
     with pytest.raises(UserError, match=r"list .*empty\.txt .*write one image per line"):
         empty.rows("test")

@@ -157,7 +157,7 @@ def test_batches_hold_any_number_of_masks(root):
 def test_files_without_a_partner_are_named(root):
     (root / "sa_0.json").unlink()
     (root / "sa_000020/sa_223751.jpg").unlink()
-    with pytest.raises(MissingFileError, match=r"SA-1B is incomplete.*set SA1B_ROOT or data\.source\.root") as error:
+    with pytest.raises(MissingFileError, match=r"SA-1B is incomplete.*set SA1B_ROOT or `root`") as error:
         source(root).prepare(["train"])
     assert f"1 of 3 masks, {root}/sa_0.json" in str(error.value) and "1 of 3 images" in str(error.value)
 
@@ -193,7 +193,7 @@ def test_masks_of_another_size_and_missing_masks_are_named(root):
 
 @pytest.mark.parametrize("change", [{"smallest": 1.5}, {"most": 0}])
 def test_odd_limits_are_refused(change, root):
-    with pytest.raises(UserError, match="smallest must be a fraction"):
+    with pytest.raises(UserError, match="`smallest` must be a fraction"):
         source(root, **change)
 
 
