@@ -28,9 +28,9 @@ ORDER = [
     "inputs",
     "model",
     "evaluation",
-    "tiny",
     "training",
     "loggers",
+    "tiny",
     "commands",
     "__main__",
 ]
@@ -41,7 +41,7 @@ OWNERS = {
     "omegaconf": {"commands", "presets"},
     "diffusers": {"backbones"},
     "peft": {"backbones"},
-    "lightning": {"data", "evaluation", "training", "loggers", "commands"},
+    "lightning": {"data", "evaluation", "training", "loggers", "tiny", "commands"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

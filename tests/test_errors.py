@@ -94,12 +94,8 @@ def test_bad_values(argument, expected, capsys, tmp_path, assets, world):
     assert expected in sentence(capsys, training(tmp_path, assets, world, argument))
 
 
-def test_a_cache_of_another_model(capsys, tmp_path, assets, world):
-    cache = f"runtime.cache={tmp_path}/cache"
-    training(tmp_path, assets, world, cache)()
-    said = sentence(capsys, training(tmp_path / "again", assets, world, cache, "runtime.dtype=float64"))
-    assert f"the cache {tmp_path}/cache holds encodings of" in said and "this run uses" in said and said.endswith("choose another folder.")
-    config = compose_config("train", tmp_path / "third", *overrides(assets, world))
+def test_encoding_without_a_folder(capsys, tmp_path, assets, world):
+    config = compose_config("train", tmp_path, *overrides(assets, world), "runtime.cache=null")
     assert "mode=encode needs a folder to fill: set runtime.cache=<folder>" in sentence(capsys, lambda: encode(config))
 
 

@@ -22,7 +22,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1]."""
 
 
-class Placed:
+class CanvasPicture:
     """A picture on the canvas that the model sees."""
 
     def __init__(self, source: Picture, canvas: tuple[int, int], geometry: str) -> None:

@@ -16,11 +16,11 @@ from seg4diff.backbones.runtime import Runtime, choose_dtype
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError, renamed
-from seg4diff.inputs import Picture, Placed, to_size, words_of_each
+from seg4diff.inputs import CanvasPicture, Picture, to_size, words_of_each
 from seg4diff.presets import Preset, names, run_config
 from seg4diff.results import BlockAttention, Segmentation, by_size
 from seg4diff.segmentation.prompts import split_names
-from seg4diff.segmentation.readout import Readout, stretch
+from seg4diff.segmentation.readout import Readout, minmax
 from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class Model:
             pictures: one picture, or a list of them, which is one batch.
             words: what to look for; for a list of pictures also a list of words for each. None: regions, numbered from the largest.
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
-            background: level in [0, 1]; where no word's map, stretched to [0, 1], reaches it, a pixel has no label. None: every pixel has
+            background: level in [0, 1]; where no word's map, scaled to [0, 1], reaches it, a pixel has no label. None: every pixel has
                 the word whose map is highest there.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
@@ -209,11 +209,11 @@ class Model:
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
-        placed = [Placed(source, self.image_size, geometry) for source in sources]
+        placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
         return found if many else found[0]
 
-    def _words(self, placed: Sequence[Placed], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
+    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
         readout = self._readout
         if background is not None:
             readout = Readout(**self._reading | {"background": background})
@@ -222,11 +222,11 @@ class Model:
         maps = readout.class_maps(self.backbone, images, prompts, [0] * len(placed), [self.block])[self.block]
         level = None if readout.background is None else IGNORE
         return [
-            one.result(own_names, readout.segment(own, range(len(own_names)), one.frame, level), stretch(own, one.frame))
+            one.result(own_names, readout.segment(own, range(len(own_names)), one.frame, level), minmax(own, one.frame))
             for one, own_names, own in zip(placed, asked, maps, strict=True)
         ]
 
-    def _regions(self, placed: Sequence[Placed], threshold: float | None) -> list[Segmentation]:
+    def _regions(self, placed: Sequence[CanvasPicture], threshold: float | None) -> list[Segmentation]:
         merging = self._merging | ({} if threshold is None else {"threshold": threshold})
         proposals = ProposalReadout(readout=self._readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
@@ -246,7 +246,7 @@ class Model:
             UserError: the picture cannot be read, the prompt is too long, or a block does not exist.
         """
         wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else list(blocks)
-        placed = Placed(picture, self.image_size, "letterbox")
+        placed = CanvasPicture(picture, self.image_size, "letterbox")
         image = placed.image[None].to(self.backbone.device)
         with torch.no_grad():
             noisy, sigma = self._readout.noisy(self.backbone, image, [0])

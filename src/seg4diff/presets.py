@@ -1,6 +1,7 @@
 """Presets, the files of conf/backbone: a model's adapter, its expert block, and how its maps are read."""
 
 import difflib
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -30,6 +31,7 @@ class Preset:
         image_size: (height, width) that the model sees.
         readout: arguments of `Readout`.
         merging: arguments of `ProposalReadout` besides the readout.
+        samples: guidance, steps and size (height, width) with which images are generated.
         known_by: values of the transformer's configuration by which the model is recognised.
     """
 
@@ -43,6 +45,7 @@ class Preset:
     image_size: tuple[int, int]
     readout: dict[str, Any]
     merging: dict[str, Any]
+    samples: dict[str, Any]
     known_by: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -56,7 +59,7 @@ class Preset:
             near = difflib.get_close_matches(name, names(), n=1)
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(f"there is no model called '{name}'{meant}: choose {', '.join(names())}, a folder or a hub id.")
-        return cls.of(name, OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
+        return cls.of(name, _composed(f"/backbone/{name}"))
 
     @classmethod
     def of(cls, name: str, backbone: Any) -> Self:
@@ -76,6 +79,7 @@ class Preset:
             image_size=tuple(node["image_size"]),
             readout={key: value for key, value in readout.items() if key != "_target_"},
             merging=dict(node["merging"]),
+            samples=node["samples"] | {"size": tuple(node["samples"]["size"])},
             known_by=node.get("known_by") or {},
         )
 
@@ -107,7 +111,14 @@ class Preset:
 def names() -> list[str]:
     """The pretrained models of conf/backbone."""
     files = sorted((conf_dir() / "backbone").glob("*.yaml"))
-    return [file.stem for file in files if "from_pretrained" in file.read_text(encoding="utf-8")]
+    return [file.stem for file in files if "from_scratch" not in file.read_text(encoding="utf-8")]
+
+
+def _composed(name: str) -> DictConfig:
+    """conf<name>.yaml over the files that its defaults name, as Hydra composes them; choices of groups in its defaults are left out."""
+    own = OmegaConf.load(f"{conf_dir()}{name}.yaml")
+    named = [entry.partition("@")[0] for entry in own.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    return OmegaConf.merge(*(_composed(posixpath.join(posixpath.dirname(name), file)) for file in named), own)
 
 
 def run_config(place: Path) -> DictConfig | None:

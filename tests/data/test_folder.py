@@ -181,7 +181,7 @@ def test_what_is_missing_of_all_splits_is_told_at_once(root):
     (root / "val/metadata.jsonl").unlink()
     with pytest.raises(MissingFileError) as error:
         source(root).prepare()
-    for words in (f"{root}/train/scene2.png", f"{root}/val/metadata.jsonl (one JSON row per image", "data.source.splits"):
+    for words in (f"{root}/train/scene2.png", f"{root}/val/metadata.jsonl (one JSON row per image", "`splits`"):
         assert words in str(error.value)
     source(root).rows("train")
 

@@ -1,7 +1,7 @@
 """The one sample type that every data set yields and every consumer reads."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -53,6 +53,10 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def without_background(self, classes: Iterable[int]) -> list[int]:
+        """Those of these classes that a prompt may name."""
+        return [k for k in classes if k != self.background]
 
 
 @dataclass(frozen=True)

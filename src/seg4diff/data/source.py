@@ -219,5 +219,4 @@ class SampleDataset(Dataset):
         return torch.stack(seen) if seen else torch.zeros(0, *(canvas if self._resize_mask else shown.size), dtype=torch.bool)
 
     def _class_names(self, mask: Tensor) -> str:
-        names, background = self._vocabulary.names, self._vocabulary.background
-        return " ".join(names[k] for k in present_classes(mask) if k != background)
+        return " ".join(self._vocabulary.names[k] for k in self._vocabulary.without_background(present_classes(mask)))

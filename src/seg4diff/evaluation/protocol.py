@@ -43,11 +43,11 @@ class PromptMaker:
     def __init__(self, protocol: PromptProtocol, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> None:
         if protocol not in PROTOCOL_TEXT:
             raise UserError(f"`protocol` must be one of {', '.join(PROTOCOL_TEXT)}, found '{protocol}'.")
-        self._protocol, self._names, self._fits, self.background = protocol, vocabulary.names, fits, vocabulary.background
+        self._protocol, self._vocabulary, self._fits, self.background = protocol, vocabulary, fits, vocabulary.background
         self.everything = self._name(range(len(vocabulary)))
 
     def _name(self, classes: Sequence[int]) -> list[Prompt]:
-        return split_names(self._names, [k for k in classes if k != self.background], self._fits)
+        return split_names(self._vocabulary.names, self._vocabulary.without_background(classes), self._fits)
 
     def __call__(self, mask: Tensor) -> list[Prompt]:
         """The prompts of an image with this label map (H, W); under "oracle", an image without a named pixel has none."""

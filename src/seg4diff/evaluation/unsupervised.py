@@ -11,6 +11,7 @@ from seg4diff.errors import UserError
 from seg4diff.evaluation.matching import MATCHING_TEXT, Matching, matched_labels
 from seg4diff.evaluation.metrics import SegmentationScore
 from seg4diff.evaluation.module import SplitEvaluation
+from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import Segmenter
 from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
@@ -24,6 +25,7 @@ class UnsupervisedModule(SplitEvaluation):
 
     Args:
         backbone: see `SplitEvaluation`.
+        vocabulary: see `SplitEvaluation`.
         proposals: how proposals are read.
         matching: "one_to_one": a class is one proposal (paper, DiffSeg); "many_to_one": background is all that is left over (DiffCut, for
             data sets with such a class).
@@ -31,23 +33,33 @@ class UnsupervisedModule(SplitEvaluation):
         base_blocks: see `SplitEvaluation`.
         resamples: see `SplitEvaluation`.
         seed: seed of the draws of the resamples.
+        progress: see `SplitEvaluation`.
     """
 
     def __init__(
         self,
         *,
         backbone: Backbone,
+        vocabulary: Vocabulary,
         proposals: ProposalReadout,
         matching: Matching,
         expert_layer: int,
         base_blocks: str | Sequence[int],
         resamples: int,
         seed: int,
+        progress: Progress | None = None,
     ) -> None:
         if matching not in MATCHING_TEXT:
             raise UserError(f"`matching` must be one of {', '.join(MATCHING_TEXT)}, found '{matching}'.")
         super().__init__(
-            backbone=backbone, protocol=matching, expert_layer=expert_layer, base_blocks=base_blocks, resamples=resamples, seed=seed
+            backbone=backbone,
+            vocabulary=vocabulary,
+            protocol=matching,
+            expert_layer=expert_layer,
+            base_blocks=base_blocks,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
         )
         self._proposals = proposals
 

@@ -5,17 +5,18 @@ from pathlib import Path
 import lightning as L
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from seg4diff.backbones.base import Backbone
-from seg4diff.data.sample import Batch
+from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
+from seg4diff.tiny.latents import LatentBatch
+from seg4diff.tiny.optimizers import muon_with_adamw
 from seg4diff.training.checks import check_finite
-from seg4diff.training.latents import LatentBatch
-from seg4diff.training.optimizers import muon_with_adamw
-from seg4diff.training.schedule import sample_ids, warmup_stable_decay
+from seg4diff.training.schedule import FactorOfStep, sample_ids
 
 
 class PretrainModule(L.LightningModule):
@@ -25,6 +26,7 @@ class PretrainModule(L.LightningModule):
 
     Args:
         backbone: the model; its autoencoder stays as it is.
+        vocabulary: the classes of the data set.
         readout: how maps are read in validation.
         sigma: distribution of the noise level.
         muon_lr: peak learning rate of the matrices of the blocks (Muon).
@@ -42,6 +44,7 @@ class PretrainModule(L.LightningModule):
         self,
         *,
         backbone: Backbone,
+        vocabulary: Vocabulary,
         readout: Readout,
         sigma: SigmaSampler,
         muon_lr: float,
@@ -56,10 +59,11 @@ class PretrainModule(L.LightningModule):
         super().__init__()
         self.backbone = backbone
         self.backbone.vae.requires_grad_(False)
-        self._readout, self._sigma, self._muon_lr, self._lr, self._weight_decay = readout, sigma, muon_lr, lr, weight_decay
+        self._sigma, self._muon_lr, self._lr, self._weight_decay = sigma, muon_lr, lr, weight_decay
         self._warmup_steps, self._decay_share = warmup_steps, decay_share
         self._caption_dropout, self._seed, self._save_to = caption_dropout, seed, save_to
         self._batches_seen = 0
+        self._classes, self._segment = len(vocabulary), PromptedSegmenter(readout, PromptMaker("oracle", vocabulary, backbone.fits))
 
     def on_train_start(self) -> None:
         self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -74,9 +78,8 @@ class PretrainModule(L.LightningModule):
         return loss
 
     def on_validation_start(self) -> None:
-        vocabulary, blocks = self.trainer.datamodule.vocabulary, range(len(self.backbone.attention_sites()))
-        segment = PromptedSegmenter(self._readout, PromptMaker("oracle", vocabulary, self.backbone.fits))
-        self._scores = BlockScores(segment=segment, blocks=list(blocks), classes=len(vocabulary)).to(self.device)
+        blocks = range(len(self.backbone.attention_sites()))
+        self._scores = BlockScores(segment=self._segment, blocks=blocks, classes=self._classes).to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.flow_loss(self.backbone.encode_image(batch.images), batch.captions, batch.indices)
@@ -108,3 +111,9 @@ class PretrainModule(L.LightningModule):
 def _coin(seed: int, sample_id: int) -> float:
     """A uniform number in [0, 1) that depends on (seed, sample id) alone."""
     return float(torch.rand((), generator=torch.Generator().manual_seed(seed * 1_000_003 + sample_id)))
+
+
+def warmup_stable_decay(optimizer: Optimizer, warmup_steps: int, decay_share: float, max_steps: int) -> FactorOfStep:
+    """Linear warm-up, constant, then a linear fall to zero over the last `decay_share` of the run."""
+    decay_steps = max(1, round(decay_share * max_steps))
+    return FactorOfStep(optimizer, lambda step: max(0.0, min(1.0, (step + 1) / max(1, warmup_steps), (max_steps - step) / decay_steps)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seg4diff.data.toyworld.scenes import make_scene
-from seg4diff.training.latents import SceneLatents
+from seg4diff.tiny.latents import SceneLatents
 
 
 class Encoder:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from tests.hosts import VAE
 
-from seg4diff.training.autoencoder import AutoencoderModule
+from seg4diff.tiny.autoencoder import AutoencoderModule
+from tests.hosts import VAE
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])

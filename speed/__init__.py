@@ -1,4 +1,4 @@
-"""Ratios of time and memory, measured side by side in one process: `python -m benchmarks`, or one: `python -m benchmarks.capture`."""
+"""Ratios of time and memory, measured side by side in one process: `python -m speed`, or one: `python -m speed.capture`."""
 
 import os
 

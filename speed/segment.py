@@ -4,10 +4,10 @@ from functools import partial
 
 import torch
 
-from benchmarks.measure import Pairs, Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
-from benchmarks.models import TEXT_TOKENS, Inputs, Shape, dense_i2t, new_backbone, new_inputs, read
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.base import Backbone
+from speed.measure import Pairs, Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
+from speed.models import TEXT_TOKENS, Inputs, Shape, dense_i2t, new_backbone, new_inputs, read
 
 EXPERT = 9
 SEVERAL = (7, 8, 9)

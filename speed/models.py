@@ -7,12 +7,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from benchmarks.measure import Settings
 from seg4diff.attention.capture import capture
 from seg4diff.attention.joint import Joint
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.scratch import new_sd3_pipeline
 from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.tiny.tokenizer import build_clip_tokenizer
+from speed.measure import Settings
 
 TEXT_TOKENS = 154
 """77 tokens of CLIP and 77 zeros in place of T5, as the release runs SD3."""
@@ -78,8 +79,7 @@ def new_backbone(shape: Shape, settings: Settings) -> SD3Backbone:
         },
         vae=new_vae(shape.vae_widths),
         text_encoder=text | {"num_attention_heads": max(1, shape.text_width // 64)},
-        words=WORDS,
-        text_length=TEXT_TOKENS // 2,
+        tokenizer=build_clip_tokenizer(WORDS, TEXT_TOKENS // 2),
         shift=3.0,
         pooled_text=True,
         seed=0,

@@ -4,10 +4,10 @@ from functools import partial
 
 import torch
 
-from benchmarks.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, percent, text, times
-from benchmarks.models import TEXT_TOKENS, Inputs, Shape, dense_i2t, forward, new_backbone, new_inputs, read
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.base import Backbone
+from speed.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, percent, text, times
+from speed.models import TEXT_TOKENS, Inputs, Shape, dense_i2t, forward, new_backbone, new_inputs, read
 
 SD3_BLOCKS = 24
 PAIRS = {32: (15, 5), 48: (9, 3), 64: (5, 3)}

@@ -188,7 +188,7 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """The figures of one benchmark.
+    """The figures of one comparison.
 
     Attributes:
         name: the module.
@@ -224,9 +224,9 @@ class Table:
         return {"name": self.name, "title": self.title, "sizes": self.sizes, "rows": rows}
 
 
-def main(benchmarks: Sequence[Callable[[Settings], Table]]) -> None:
-    """Run benchmarks from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Ratios of time and memory, measured side by side.")
+def main(makers: Sequence[Callable[[Settings], Table]]) -> None:
+    """Make and print tables, as the command line asks."""
+    parser = argparse.ArgumentParser(prog="python -m speed", description="Ratios of time and memory, measured side by side.")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one repetition: shows that everything runs")
     found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -241,18 +241,18 @@ def main(benchmarks: Sequence[Callable[[Settings], Table]]) -> None:
     facts = machine(settings)
     console.print(", ".join(f"{name}: {value}" for name, value in facts.items()), highlight=False)
     tables, start = [], time.perf_counter()
-    for benchmark in benchmarks:
+    for make in makers:
         began = time.perf_counter()
-        tables.append(benchmark(settings))
+        tables.append(make(settings))
         tables[-1].print(console)
         console.print(f"{time.perf_counter() - began:.0f} s", highlight=False)
         if arguments.json:  # after each one, so that a run that is stopped has written what it measured
-            content = {"machine": facts, "seconds": time.perf_counter() - start, "benchmarks": [table.figures() for table in tables]}
+            content = {"machine": facts, "seconds": time.perf_counter() - start, "tables": [table.figures() for table in tables]}
             write_json(arguments.json, content)
 
 
 def quiet() -> None:
-    """Only the tables: no progress bars, no advice about files that the benchmarks themselves have just written."""
+    """Only the tables: no progress bars, no advice about files that this program itself has just written."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()

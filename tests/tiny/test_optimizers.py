@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from seg4diff.training.optimizers import Muon, muon_with_adamw, orthogonalise
+from seg4diff.tiny.optimizers import Muon, muon_with_adamw, orthogonalise
 
 
 def small_model() -> nn.Module:

@@ -5,8 +5,8 @@ import random
 import pytest
 from transformers import AutoTokenizer, CLIPTokenizer
 
-from seg4diff.backbones.tokenizer import build_clip_tokenizer
 from seg4diff.data.toyworld.captions import lexicon
+from seg4diff.tiny.tokenizer import build_clip_tokenizer
 
 FAMILIES = ["a", "an", "ant", "ants", "plant", "plants", "s", "apples", "apple", "pineapple", "light", "lights", "sunlight", "sun"]
 """Words inside words, before and after the words that hold them."""

@@ -3,10 +3,17 @@
 import csv
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from tests.runs import compose_config
 
 from seg4diff.commands.run import train
+from seg4diff.data.sample import Vocabulary
+from seg4diff.flow import logit_normal
+from seg4diff.segmentation.prompts import cut_to_fit
+from seg4diff.segmentation.readout import Readout
+from seg4diff.tiny.pretrain import PretrainModule
+from tests.hosts import random_sd3
+from tests.runs import compose_config
 
 SMALL = [
     "experiment=toyworld_pretrain",
@@ -64,3 +71,17 @@ def test_each_validation_says_what_is_drawn_and_what_every_block_grounds(pretrai
 def test_the_pipeline_holds_the_moving_average(pretrain):
     last, first = (weights(pretrain(name, f"callbacks.average.decay={decay}")) for name, decay in (("last", 0), ("slow", 0.9)))
     assert any((last[name] != first[name]).any() for name in last)
+
+
+def test_a_caption_that_does_not_fit_is_cut_after_a_word():
+    backbone, sigma = random_sd3(), logit_normal(mean=0.0, std=1.0)
+    readout = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
+    rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0}
+    module = PretrainModule(
+        backbone=backbone, vocabulary=Vocabulary(("cone", "sand")), readout=readout, sigma=sigma, **rates, seed=0, save_to="unused"
+    )
+    latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    caption = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
+    cut = cut_to_fit(caption, backbone.fits)
+    assert cut != caption
+    assert torch.equal(module.flow_loss(latents, [caption, "sand"], [0, 1]), module.flow_loss(latents, [cut, "sand"], [0, 1]))

@@ -3,26 +3,23 @@
 import argparse
 import math
 import sys
-import tracemalloc
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass
 
 from rich.console import Console
 
-from benchmarks import counts
-from benchmarks.counts import PIXELS, Size
-from benchmarks.measure import Table, number, text
-from benchmarks.scale import exponent
-from seg4diff.data.sa1b import Sa1b
+from speed import counts
+from speed.counts import PIXELS, Size
+from speed.measure import Table, number, text
 
 FOLDERS = 256
 """Folders of a cache for each kind of entry: the first two letters of a hash."""
 CLASSES = 171
 """Those of COCO-Stuff."""
-WEIGHT, ORDER = 4, 16
-"""Bytes of a LoRA weight, and of an image in the order of the samples (two shuffled passes of 64 bit numbers)."""
+WEIGHT = 4
+"""Bytes of a LoRA weight."""
+NAME, ORDER = sys.getsizeof("sa_00000001") + 8, 16
+"""Bytes of an image's name in a list, and of an image in the order of the samples (two shuffled passes of 64 bit numbers)."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,12 @@ class Job:
             f"cache: latents in each of its {FOLDERS} folders": number(self.images / FOLDERS),
         }
 
-    def memory(self, checked: float, held: float) -> dict[str, str]:
-        """Of the names of the images and their order, given the bytes of a name while the files are checked and afterwards."""
+    def memory(self) -> dict[str, str]:
+        """Of the names of the images and their order, and of what an evaluation counts."""
         counted = self.images * counts.evaluated_image(CLASSES)
         return {
-            "memory: names while files are checked": scaled(self.images * checked, "B"),
-            "memory: names and order, in each process": scaled(self.images * (held + ORDER), "B"),
-            "memory: the same, of a shard": scaled(min(self.images, self.shard) * (held + ORDER), "B"),
+            "memory: names and order, in each process": scaled(self.images * (NAME + ORDER), "B"),
+            "memory: the same, of a shard": scaled(min(self.images, self.shard) * (NAME + ORDER), "B"),
             f"memory: counts of an evaluation, {CLASSES} classes": scaled(counted, "B"),
         }
 
@@ -99,7 +95,7 @@ class Job:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the counts of one image and the plan for many."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description="Bytes, files, memory and hours on SD3-medium.")
+    parser = argparse.ArgumentParser(prog="python -m speed.plan", description="Bytes, files, memory and hours on SD3-medium.")
     parser.add_argument("--images", type=int, nargs="+", default=(10_000, 10_000_000, 1_000_000_000), help="how many, e.g. 10_000_000")
     parser.add_argument("--gpus", type=int, nargs="+", default=(2, 64, 1024), help="one number for each number of images")
     parser.add_argument("--side", type=int, default=1024, help="pixels along one side of an image")
@@ -115,60 +111,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     speed = options.pop("peak") * options.pop("utilisation") * 1e12
     pairs = zip(options.pop("images"), options.pop("gpus"), strict=True)
     console = Console() if Console().is_terminal else Console(width=140)
-    for table in (work_of_one(), adapters(), plan([Job(images=images, gpus=gpus, speed=speed, **options) for images, gpus in pairs])):
+    for table in (work_of_one(), plan([Job(images=images, gpus=gpus, speed=speed, **options) for images, gpus in pairs])):
         table.print(console)
 
 
 def work_of_one() -> Table:
-    """TFLOP of one image, along lines through SD3-medium at 1024 x 1024."""
-    base = Size()
-    lines = {
-        "image_tokens": [replace(base, image_tokens=(side // PIXELS) ** 2) for side in (256, 384, 512, 768, 1024)],
-        "text_tokens": [replace(base, text_tokens=tokens) for tokens in (77, 154, 333)],
-        "blocks": [replace(base, blocks=blocks, expert=3 * blocks // 8) for blocks in (6, 12, 24)],
-        "rank": [replace(base, rank=rank) for rank in (4, 16, 64)],
-    }
-    columns = {"segment": counts.segment, "whole pass": counts.forward, "train step": counts.train}
-    columns = {"encode image": lambda size: counts.encode_image(math.isqrt(size.image_tokens) * PIXELS)} | columns
+    """TFLOP of one image on SD3-medium, by its size."""
+    counted = {"segment": counts.segment, "whole pass": counts.forward, "train step": counts.train}
     rows = []
-    for name, sizes in lines.items():
-        values, label = [getattr(size, name) for size in sizes], name.replace("_", " ")
-        work = {column: [count(size) / 1e12 for size in sizes] for column, count in columns.items()}
-        rows += [{"by": label, "at": value} | {column: work[column][k] for column in columns} for k, value in enumerate(values)]
-        rows += [{"by": label, "at": "exponent"} | {column: round(exponent(values, work[column]), 2) + 0.0 for column in columns}, {}]
+    for side in (256, 384, 512, 768, 1024):
+        size = Size(image_tokens=(side // PIXELS) ** 2)
+        row = {"image": f"{side} x {side}", "image tokens": size.image_tokens, "encode image": counts.encode_image(side) / 1e12}
+        rows.append(row | {column: count(size) / 1e12 for column, count in counted.items()})
     return Table(
         name="plan",
         title="TFLOP of one image on SD3-medium",
-        sizes=f"Counted, not measured, through 4096 image tokens (1024 x 1024), 154 text tokens, 24 blocks and rank 16 on the expert. A "
-        f"prompt takes {number(counts.encode_text() / 1e12)} more. segment: early exit at the expert, block 3/8 of the depth. train step: "
-        f"forward and backward pass with mask alignment. exponent: the a of work ~ size^a.",
-        columns={"by": text, "at": text} | dict.fromkeys(columns, number),
-        rows=rows,
-    )
-
-
-def adapters() -> Table:
-    """Bytes of LoRAs, and of what stands and travels with them."""
-    rows = []
-    for blocks in (1, 24):
-        for rank in (4, 16, 64):
-            weights = counts.lora_weights(Size(rank=rank), blocks)
-            row = {"LoRA on": f"{blocks} of 24 blocks", "rank": rank, "weights": weights, "file, gradients": scaled(WEIGHT * weights, "B")}
-            rows.append(row | {"checkpoint": scaled(3 * WEIGHT * weights, "B")})
-    return Table(
-        name="plan",
-        title="adapters of SD3-medium",
-        sizes="gradients: what each process hands over in an optimiser step. checkpoint: the LoRA and the two averages of AdamW.",
-        columns={"LoRA on": text, "rank": text, "weights": number, "file, gradients": text, "checkpoint": text},
+        sizes=f"Counted, not measured: 154 text tokens, 24 blocks, rank 16 on the expert, which is block 9. A prompt takes "
+        f"{number(counts.encode_text() / 1e12)} more. segment: early exit at the expert. train step: forward and backward pass with mask "
+        f"alignment.",
+        columns={"image": text, "image tokens": text} | dict.fromkeys(("encode image", *counted), number),
         rows=rows,
     )
 
 
 def plan(jobs: list[Job]) -> Table:
     """One column for each job."""
-    checked, held = name_bytes()
     columns = {f"{number(job.images)} images, {number(job.gpus)} GPUs": job for job in jobs}
-    parts = {name: (job.storage(), job.memory(checked, held), job.work()) for name, job in columns.items()}
+    parts = {name: (job.storage(), job.memory(), job.work()) for name, job in columns.items()}
     rows = []
     for part in range(3):
         whats = next(iter(parts.values()))[part]
@@ -180,25 +149,10 @@ def plan(jobs: list[Job]) -> Table:
         sizes=f"{number(job.speed / 1e12)} TFLOP/s for each GPU: --peak times --utilisation, to be replaced by what yours reaches. "
         f"{job.passes:g} passes of training, {job.batch} images of a step on each GPU, {job.prompts:g} prompts for each image, "
         f"{job.shard:,} images of a shard. A cache entry has {counts.cached_image(job.side):,} bytes (latents) or "
-        f"{counts.cached_text(Size()):,} (prompt). A name takes {checked:.0f} bytes while its files are checked, then {held:.0f}.",
+        f"{counts.cached_text(Size()):,} (prompt).",
         columns=dict.fromkeys(("", *columns), text),
         rows=rows,
     )
-
-
-def name_bytes(images: int = 20_000) -> tuple[float, float]:
-    """Memory of an image's name while its files are looked for, at most, and afterwards: measured on empty files of SA-1B's layout."""
-    with TemporaryDirectory() as folder:
-        for k in range(images):
-            for suffix in (".jpg", ".json"):
-                (Path(folder) / f"sa_{k:08d}{suffix}").touch()
-        source = Sa1b(root=folder, captions=None, subset=None, seed=0, smallest=0.005, most=32)
-        tracemalloc.start()
-        source.prepare(["train"])
-        checked = tracemalloc.get_traced_memory()[1]
-        keys = source.keys("train")
-        tracemalloc.stop()
-    return checked / images, (sys.getsizeof(keys) + sum(map(sys.getsizeof, keys))) / images
 
 
 def scaled(value: float, unit: str) -> str:

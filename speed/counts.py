@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.models import new_vae
+from speed.models import new_vae
 
 PIXELS = 16
 """Pixels of an image token along one side: 8 per latent of the autoencoder, 2 latents per token."""

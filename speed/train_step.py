@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from benchmarks.counts import PIXELS
-from benchmarks.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
-from benchmarks.models import TEXT_TOKENS, WORDS, Shape, new_backbone
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.base import Backbone, TextCondition
@@ -23,12 +20,14 @@ from seg4diff.flow import draw, interpolate, logit_normal, velocity
 from seg4diff.segmentation.prompts import list_names
 from seg4diff.segmentation.readout import pool_words
 from seg4diff.training.objective import MaskAlignment, named_regions
+from speed.counts import PIXELS
+from speed.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times
+from speed.models import TEXT_TOKENS, WORDS, Shape, new_backbone
 
 EXPERT = 9
 REPETITIONS = 7
 FLOW, ALIGNED, ALL = "flow matching, LoRA on the expert", "+ mask alignment, LoRA on the expert", "+ mask alignment, LoRA on all blocks"
 CACHED, UNCACHED = "encoders cached", "encoders run in the step"
-START_CACHED, START_UNCACHED = "start, encoders cached", "start, encoders loaded"
 
 Encode = Callable[[], tuple[Tensor, TextCondition]]
 """Latents of the image and the encoded prompt."""
@@ -62,10 +61,9 @@ def run(settings: Settings) -> Table:
         title="forward, backward and AdamW",
         sizes=f"{shape}, {shape.tokens} image and {TEXT_TOKENS} text tokens, batch 1, {len(WORDS)} classes at {example.side} x "
         f"{example.side} pixels, rank 16 on the image stream, expert block {EXPERT}; {repetitions} pairs. times as long: median "
-        f"(quartiles) of the pairs, relative to the first row of each group. Encoders outside the step except in the last groups: "
+        f"(quartiles) of the pairs, relative to the first row of each group. Encoders outside the step except in the last group: "
         f"autoencoder of widths {shape.vae_widths}, two CLIP encoders of {shape.text_layers} layers, width {shape.text_width}; the cache "
-        f"is a warm folder. start: loading a model of 2 blocks and its first latents and prompt. kept for backward: what "
-        f"the forward pass leaves for the backward pass.",
+        f"is a warm folder. kept for backward: what the forward pass leaves for the backward pass.",
         columns={"step": text, "steps / s": number, "times as long": times, "peak memory": mebibytes, "kept for backward": mebibytes},
         rows=rows,
     )
@@ -163,19 +161,7 @@ def cached_rows(trainee: Trainee, example: Example, encoders: SD3Backbone, repet
         torch.testing.assert_close(encode[CACHED]()[0], encode[UNCACHED]()[0])  # fills the cache
         runs = {name: partial(trainee.step, example, function, align=True) for name, function in encode.items()}
         kept = {name: partial(trainee.loss, example, function, align=True) for name, function in encode.items()}
-        starts = {
-            START_CACHED: partial(_start, load, Path(folder) / "cache", example),
-            START_UNCACHED: partial(_start, load, None, example),
-        }
-        rows = [*compare(CACHED, [UNCACHED], runs, kept, repetitions, settings), {}]
-        return rows + compare(START_CACHED, [START_UNCACHED], starts, starts, repetitions, settings)
-
-
-def _start(load: Callable[[Path | None], SD3Backbone], cache: Path | None, example: Example) -> SD3Backbone:
-    """From nothing to the first latents and the first prompt."""
-    backbone = load(cache)
-    example.encode(backbone)
-    return backbone
+        return compare(CACHED, [UNCACHED], runs, kept, repetitions, settings)
 
 
 def _load(model: Path, settings: Settings, cache: Path | None) -> SD3Backbone:

@@ -6,12 +6,12 @@ from functools import partial
 
 import torch
 
-from benchmarks.measure import Settings, Table, main, measure_memory, mebibytes, text
-from benchmarks.models import TEXT_TOKENS, Inputs, Shape, forward, new_backbone, new_inputs
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t, quadrant_mass
 from seg4diff.attention.seam import Visit, stream
 from seg4diff.backbones.base import Backbone
+from speed.measure import Settings, Table, main, measure_memory, mebibytes, text
+from speed.models import TEXT_TOKENS, Inputs, Shape, forward, new_backbone, new_inputs
 
 BLOCKS = 24
 FEW = 2

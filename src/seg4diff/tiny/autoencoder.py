@@ -5,11 +5,16 @@ from pathlib import Path
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from seg4diff.data.sample import Batch
 from seg4diff.disk import follow_umask
 from seg4diff.training.checks import check_finite
-from seg4diff.training.schedule import OneCycle
+from seg4diff.training.schedule import RestoredByStep
+
+
+class OneCycle(RestoredByStep, OneCycleLR):
+    """Up to the peak rate and down to nearly nothing, each by half a cosine."""
 
 
 class AutoencoderModule(L.LightningModule):
