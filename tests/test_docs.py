@@ -2,13 +2,17 @@
 
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
+from seg4diff.commands.trainers import build
 from seg4diff.data.toyworld.scenes import make_scene
 from tests.conftest import REPO
+from tests.runs import compose_config
 
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md")), REPO / "assets" / "tiny-sd3" / "README.md"]
 BLOCK = re.compile(r"^(?P<mark><!-- not run: needs .+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -16,7 +20,7 @@ BLOCK = re.compile(r"^(?P<mark><!-- not run: needs .+ -->\n)?```python\n(?P<code
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 NAMED = re.compile(r"(?<![\w/.<>-])(?:src|conf|tests|speed|docs|assets)/[\w./-]+\.(?:py|md|yaml|json)")
 """A file of the repository that a page names."""
-YOURS = {"conf/local/default.yaml"}
+YOURS = {"conf/local/default.yaml", "conf/data/acdc.yaml", "src/seg4diff/data/acdc.py"}
 """Files that readers may make."""
 
 
@@ -70,3 +74,19 @@ def test_links_lead_to_files_and_headings(page):
 @pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
 def test_files_that_are_named_exist(page):
     assert not [name for name in NAMED.findall(text(page)) if name not in YOURS and not (REPO / name).exists()]
+
+
+def test_the_data_set_of_its_page_is_configured_as_shown(desk, monkeypatch):
+    """The class is put where the page says, and the configuration beside those of the project."""
+    page = text(REPO / "docs" / "add-a-data-set.md")
+    first, second = (block["code"] for block in BLOCK.finditer(page))
+    module = ModuleType("seg4diff.data.acdc")
+    exec(first, vars(module))
+    exec(second, vars(module))  # draws a miniature
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (desk / "conf" / "data").mkdir(parents=True)
+    (desk / "conf" / "data" / "acdc.yaml").write_text(re.search(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
+    given = ["data=acdc", f"hydra.searchpath=[file://{desk}/conf]", f"paths.data_dir={desk}", "backbone=sd3_medium"]
+    data = build(compose_config("train", desk / "out", *given).data)
+    data.source.prepare()
+    assert data.vocabulary.names[:2] == ("road", "sidewalk") and len(data.source.rows("validation")) == 4

@@ -69,14 +69,14 @@ def folder_training(tmp_path, assets, photos, *arguments):
         ("expert_layer=9", "block 9 does not exist: this model has 4 joint-attention blocks, 0 to 3"),
         ("lora.targets=[to_z]", "'to_z', which the attention of the adapted blocks does not have"),
         ("lora.blocks=expertt", "lora.blocks must be 'expert', 'all' or a list"),
-        ("backbone.readout.normalisation=min", "readout.normalisation must be one of none, minmax, found 'min'"),
-        ("data.test_split=tset", "the split must be one of train, validation, test, found 'tset'"),
+        ("backbone.readout.normalisation=min", "backbone.readout.normalisation must be one of none, minmax, found 'min'"),
+        ("data.test_split=tset", "data.test_split must be one of train, validation, test, found 'tset'"),
         ("trainer.max_steps=-1", "trainer.max_steps must be at least 1, found -1"),
-        ("backbone.readout.sigma=1.5", "readout.sigma must be in [0, 1], found 1.5"),
+        ("backbone.readout.sigma=1.5", "backbone.readout.sigma must be in [0, 1], found 1.5"),
         ("backbone.model.path=/nowhere/model", "no model folder at /nowhere/model: set backbone.model.path"),
         ("ckpt_path=/nowhere/last.ckpt", "no checkpoint at /nowhere/last.ckpt"),
         ("runtime.dtype=fp16", "runtime.dtype must be auto or one of float32, bfloat16, float16, float64, found 'fp16'"),
-        ("runtime.quantize=int3", "runtime.quantize must be null or one of int8, nf4, found 'int3'"),
+        ("runtime.quantize=int3", "runtime.quantize must be one of int8, nf4, found 'int3'"),
         ("runtime.attention=flash", "runtime.attention=flash cannot be combined with this model"),
         ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches must be at least 1, found 0"),
         ("trainer.val_check_interval=0", "trainer.val_check_interval must be above 0: trainer.limit_val_batches=0 leaves validation out"),
@@ -102,7 +102,7 @@ def test_encoding_without_a_folder(capsys, tmp_path, assets, world):
 def test_a_model_folder_of_another_class(capsys, tmp_path, assets, world):
     random_flux()._pipeline.save_pretrained(tmp_path / "flux")
     said = sentence(capsys, training(tmp_path, assets, world, f"backbone.model.path={tmp_path}/flux"))
-    assert "is a FluxPipeline, but this backbone reads a StableDiffusion3Pipeline: use backbone=flux1_dev or flux1_schnell" in said
+    assert "is a FluxPipeline, but this backbone reads a StableDiffusion3Pipeline: choose the preset flux1_dev or flux1_schnell" in said
 
 
 def test_unknown_experiment_lists_the_known_ones(tmp_path):

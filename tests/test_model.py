@@ -106,7 +106,7 @@ def test_the_blocks_of_a_pass_one_after_the_other(load, photo):
     assert abs(sum(found[1].mass()[name] for name in ("i2i", "i2t")) - 1) < 1e-6
     one = next(iter(model.attention(photo, "apple on grass", blocks=[1])))
     assert torch.equal(one.map("grass"), found[1].map("grass"))
-    with pytest.raises(UserError, match="'cat' does not stand in the prompt 'apple on grass'"):
+    with pytest.raises(UserError, match="'cat' is not in the prompt 'apple on grass'"):
         one.map("cat")
     with pytest.raises(UserError, match="block 7 does not exist"):
         next(model.attention(photo, "apple", blocks=[7]))

@@ -1,4 +1,4 @@
-"""Files that a reader never meets half-written: made beside their place, then renamed."""
+"""Atomic writes: a file is written under another name and renamed, so that no reader finds it half-written."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from seg4diff.errors import UserError
 
 @contextmanager
 def whole_file(path: Path, writer: str = "") -> Iterator[Path]:
-    """Yield where to write; the file takes its place in one step when the block ends, and nothing is left of it when the block fails.
+    """Yield a temporary path; the file is renamed to `path` when the block ends, and removed when the block fails.
 
     Args:
         path: the file; its folder is made.
@@ -43,7 +43,7 @@ def follow_umask(folder: Path) -> None:
 
 def save_tensors(content: dict[str, Any], file: BinaryIO) -> None:
     """torch.save, with the system's own error where the file cannot be written: torch hides it behind one about positions in a file."""
-    import torch  # heavy, and whoever writes tensors has it
+    import torch  # heavy, and loaded already where tensors are written
 
     try:
         torch.save(content, file)

@@ -1,4 +1,4 @@
-"""Numbers that are not finite never become a label, a loss or a figure."""
+"""Stop at NaN and infinite values, before they become a label, a loss or a figure."""
 
 from torch import Tensor
 
@@ -17,6 +17,6 @@ def require_finite(values: Tensor, what: str) -> None:
     """
     if not values.isfinite().all():
         raise UserError(
-            f"{what} are not finite (NaN or infinite): check the files of the model and of its LoRA, lower model.lr if it was being "
-            "trained, or compute in a wider dtype (runtime.dtype=float32 trainer.precision=32-true)."
+            f"{what} are not finite (NaN or infinite): check the files of the model and of its LoRA, lower `lr` if it was being "
+            "trained, or compute in a wider dtype (`dtype=float32`, in training also `precision=32-true`)."
         )

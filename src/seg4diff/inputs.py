@@ -1,4 +1,4 @@
-"""What a person hands to a model: pictures of any kind, words, a size."""
+"""Inputs of `Model`: pictures of any kind, words, a size."""
 
 import copy
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def to_size(size: Any) -> tuple[int, int]:
     """(height, width) from both, or from one number for a square."""
     pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise UserError(f"image_size must be (height, width) in pixels, or one number for a square, found {size!r}.")
+        raise UserError(f"`image_size` must be (height, width) in pixels, or one number for a square, found {size!r}.")
     return pair
 
 
@@ -66,7 +66,7 @@ def check_words(words: Sequence[str]) -> Sequence[str]:
         UserError: one is empty or given twice, or there is none.
     """
     if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) and word.strip() for word in words):
-        raise UserError(f"words must be a list of words, none of them empty, found {words}: leave them out to segment without words.")
+        raise UserError(f"`words` must be a list of words, none of them empty, found {words}: leave them out to segment without words.")
     return Vocabulary(tuple(" ".join(word.split()) for word in words)).names
 
 

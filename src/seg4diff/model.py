@@ -1,4 +1,4 @@
-"""What a person holds: `seg4diff.load(...)` gives a `Model`, which segments pictures and shows what its blocks attend to."""
+"""`seg4diff.load(...)` gives a `Model`, which segments pictures and shows the attention of its blocks."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from seg4diff.backbones.lora_files import find_lora
 from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import IGNORE
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 from seg4diff.inputs import CanvasPicture, Picture, to_size, words_of_each
 from seg4diff.presets import Preset, names, run_config
 from seg4diff.results import BlockAttention, Segmentation, by_size
@@ -26,6 +26,7 @@ from seg4diff.segmentation.readout import Readout, minmax
 log = logging.getLogger(__name__)
 
 
+@renamed({"path": "`model`"}.get)
 def load(
     model: str | Path | DiffusionPipeline | None = None,
     *,
@@ -46,7 +47,7 @@ def load(
     Args:
         model: name of a file in conf/backbone such as "sd3_medium"; a folder in the layout of diffusers; a hub id; the folder of a run of
             train.py, with its LoRA; or a diffusers pipeline, which is used as it is, on its device, in its dtype and with its LoRA, and
-            goes on working. None: the model that `lora` was trained on, or else the tiny model that comes with the package.
+            still works afterwards. None: the model that `lora` was trained on, or else the tiny model that comes with the package.
         lora: run folder, .ckpt, LoRA folder or .pth of the authors' release.
         like: name of the preset that a model of unknown size is read like.
         block: block that is read; None: the one that the LoRA's run aligned, or else the model's expert.
@@ -88,7 +89,7 @@ def load(
 
 
 def _adopt(pipeline: DiffusionPipeline, preset: Preset, given: tuple) -> Backbone:
-    """A backbone around a pipeline that somebody else has loaded."""
+    """A backbone around a pipeline that the caller has loaded."""
     if any(option is not None for option in given):
         raise UserError("a pipeline is used as it is: set its device, its dtype and its memory options on the pipeline itself.")
     runtime = Runtime(dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
@@ -101,7 +102,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         place = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not know or cannot reach
-        raise UserError(f"there is no device '{device}' here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
+        raise UserError(f"`device={device}` cannot be used here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
     return place
 
 
@@ -112,7 +113,7 @@ def _add_lora(backbone: Backbone, adapter: Path, run: Any, preset: Preset, block
     block = aligned if block is None else block
     chosen = preset.expert if block is None else block
     if chosen not in [*adapted_blocks(backbone), aligned]:
-        raise UserError(f"the LoRA {adapter} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set block=.")
+        raise UserError(f"the LoRA {adapter} adapts the blocks {adapted_blocks(backbone)}, and block {chosen} is to be read: set `block`.")
     return block
 
 
@@ -167,10 +168,10 @@ class Model:
         image_size: int | Sequence[int] | None = None,
     ) -> None:
         if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
-            raise UserError(f"block must be a whole number and sigma a number, found {block!r} and {sigma!r}.")
+            raise UserError(f"`block` must be a whole number and `sigma` a number, found {block!r} and {sigma!r}.")
         chosen = preset.expert if block is None else block
         if chosen is None:
-            raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
+            raise UserError("no expert block is known for this model: say which block is to be read, as in `block=9`.")
         self.backbone, self.block = backbone, chosen
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
@@ -207,7 +208,7 @@ class Model:
         sources: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
-            raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+            raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
         return found if isinstance(pictures, list | tuple) else found[0]
@@ -234,7 +235,7 @@ class Model:
         return [one.result(numbers, labels, torch.zeros(0, 1, 1)) for one, labels, numbers in regions]
 
     def attention(self, picture: Picture, prompt: str, *, blocks: Sequence[int] | str = "all") -> Iterator[BlockAttention]:
-        """What each block attends to in one noisy pass over a picture, one block after the other; nothing is kept between them.
+        """The attention of each block in one pass over a noisy picture, one block after the other; nothing is kept between them.
 
         Args:
             picture: the picture, padded to `image_size`.

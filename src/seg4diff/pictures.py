@@ -1,4 +1,4 @@
-"""Pictures for people: label maps in colour, overlays with a legend, sheets of images."""
+"""Visualisation: label maps in colour, overlays with class names, contact sheets."""
 
 from collections.abc import Sequence
 

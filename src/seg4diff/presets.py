@@ -1,4 +1,4 @@
-"""What is known about a model: which adapter reads it, which block is its expert, how its maps are read. One file in conf/backbone each."""
+"""Presets, the files of conf/backbone: a model's adapter, its expert block, and how its maps are read."""
 
 import difflib
 import posixpath
@@ -107,7 +107,7 @@ class Preset:
                 return preset
         raise UserError(
             f"{what} is a {pipeline_class} of another size than those that are known ({', '.join(preset.name for preset in family)}): say "
-            "which of them it is to be read like, as in like='" + family[0].name + "'."
+            f"which of them it is to be read like, as in `like={family[0].name}`."
         )
 
 

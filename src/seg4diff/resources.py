@@ -1,4 +1,4 @@
-"""Where the files are that come with the package: the configuration and the tiny model."""
+"""Where the files that come with the package are: the configuration and the tiny model."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a model says about a picture: a label map, a map for each word, and the pictures that show them."""
+"""Results of `Model`: a label map, a map for each word, and pictures of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ class Segmentation:
         """Write labels/<stem>.png (a palette PNG, 255 = no label), overlays/<stem>.png and, with words, maps/<stem>.png.
 
         Args:
-            folder: where to; its folders are made.
+            folder: output folder; it is created.
             stem: name of the files; None: that of the picture.
         """
         written = {"labels": Image.fromarray(self.labels), "overlays": self.overlay()}
@@ -153,7 +153,7 @@ class BlockAttention:
         """
         found = find_names(self._prompt, [word], [0]) if word.strip() else None
         if found is None or not found.classes:
-            raise UserError(f"'{word}' does not stand in the prompt '{self._prompt}'.")
+            raise UserError(f"'{word}' is not in the prompt '{self._prompt}'.")
         (tokens,) = token_sets(self._condition, 0, found)
         return self.maps(scores)[tokens].mean(dim=0)
 

@@ -1,4 +1,4 @@
-"""Text that people see, on the terminal and in plots, as it is: signs in names of classes, files and settings mean nothing more."""
+"""Text on the terminal and in plots is shown as it is: names of classes, files and settings are never read as markup."""
 
 from contextlib import AbstractContextManager
 
@@ -6,12 +6,12 @@ from rich.console import Console
 
 
 def screen() -> Console:
-    """A console to which brackets are no markup and colons no pictures."""
+    """A console without markup and without emoji codes."""
     return Console(markup=False, emoji=False)
 
 
 def plain_text() -> AbstractContextManager[None]:
-    """While it lasts, dollar signs make no formula of a text in a plot."""
+    """Inside the context, dollar signs in the text of a plot are no formulas."""
     from matplotlib import rc_context
 
     return rc_context({"text.parse_math": False})

@@ -259,5 +259,5 @@ def test_a_block_that_did_not_run_is_an_error(backbone):
 
 def test_an_unknown_kind_of_map_is_refused(backbone):
     record = read(backbone, [1], inputs(backbone))
-    with pytest.raises(UserError, match="scores must be one of"):
+    with pytest.raises(UserError, match="`scores` must be one of"):
         i2t(record[1], "softmax")

@@ -69,7 +69,7 @@ def test_an_attention_backend_reaches_flux_and_is_refused_where_it_would_do_noth
     torch.testing.assert_close(step(flux)[0], step(plain)[0], atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match="cannot be combined with this model: its blocks call torch's attention directly"):
         SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=Runtime(attention="_native_math"))
-    with pytest.raises(UserError, match=r"runtime.attention=flsh cannot be used"):
+    with pytest.raises(UserError, match=r"`attention=flsh` cannot be used"):
         FluxBackbone.from_pretrained(path=str(folder / "flux"), text_length=24, guidance=3.5, runtime=Runtime(attention="flsh"))
 
 
@@ -111,13 +111,13 @@ def test_encoders_leave_the_accelerator_after_use():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"dtype": "fp16"}, "runtime.dtype must be auto or one of float32, bfloat16, float16, float64, found 'fp16'"),
+        ({"dtype": "fp16"}, "`dtype` must be auto or one of float32, bfloat16, float16, float64, found 'fp16'"),
         ({"dtype": "int8"}, "found 'int8'"),
-        ({"dtype": "auto", "preferred": "half"}, "backbone.dtype must be one of float32, bfloat16, float16, float64, found 'half'"),
-        ({"gradient_checkpointing": "maybe"}, "runtime.gradient_checkpointing must be true or false, found 'maybe'"),
-        ({"compile": "foo"}, "runtime.compile must be true, false or a backend of torch.compile, found 'foo'"),
-        ({"cache": 3}, "runtime.cache must be a folder or null, found '3'"),
-        ({"quantize": "int4"}, "runtime.quantize must be null or one of int8, nf4, found 'int4'"),
+        ({"dtype": "auto", "preferred": "half"}, "`preferred` must be one of float32, bfloat16, float16, float64, found 'half'"),
+        ({"gradient_checkpointing": "maybe"}, "`gradient_checkpointing` must be true or false, found 'maybe'"),
+        ({"compile": "foo"}, "`compile` must be true, false or a backend of torch.compile, found 'foo'"),
+        ({"cache": 3}, "`cache` must be a folder, found '3'"),
+        ({"quantize": "int4"}, "`quantize` must be one of int8, nf4, found 'int4'"),
     ],
 )
 def test_unknown_values_are_refused(options, expected):
@@ -127,14 +127,14 @@ def test_unknown_values_are_refused(options, expected):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("seg4diff.backbones.runtime.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"runtime.quantize=nf4 needs the package bitsandbytes: pip install bitsandbytes"):
+    with pytest.raises(UserError, match=r"`quantize=nf4` needs the package bitsandbytes: pip install bitsandbytes"):
         Runtime(quantize="nf4")
 
 
 def test_four_bits_without_an_accelerator_are_refused(monkeypatch):
     monkeypatch.setattr("seg4diff.backbones.runtime.find_spec", lambda name: name)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    with pytest.raises(UserError, match=r"runtime.quantize=nf4 needs an accelerator, and this machine has none: use int8"):
+    with pytest.raises(UserError, match=r"`quantize=nf4` needs an accelerator, and this machine has none: use int8"):
         Runtime(quantize="nf4")
 
 
@@ -142,11 +142,11 @@ def test_a_dtype_that_the_device_cannot_run_is_refused():
     runtime = Runtime()
     runtime.check_device(torch.device("cpu"))
     runtime.dtype = torch.float8_e4m3fn  # stands for a dtype that some device lacks
-    with pytest.raises(UserError, match=r"the device 'cpu' cannot run this model in float8_e4m3fn .*: set runtime.dtype=float32"):
+    with pytest.raises(UserError, match=r"the device 'cpu' cannot run this model in float8_e4m3fn .*: set `dtype=float32`"):
         runtime.check_device(torch.device("cpu"))
-    with pytest.raises(UserError, match=r"int8 overflows in float16 on the CPU: set runtime.dtype=bfloat16"):
+    with pytest.raises(UserError, match=r"`quantize=int8` overflows in float16 on the CPU: set `dtype=bfloat16`"):
         Runtime(quantize="int8", dtype="float16").check_device(torch.device("cpu"))
-    with pytest.raises(UserError, match=r"cannot run this model in float32 with runtime.attention=_native_cudnn"):
+    with pytest.raises(UserError, match=r"cannot run this model in float32 with `attention=_native_cudnn`"):
         Runtime(attention="_native_cudnn").check_device(torch.device("cpu"))
 
 
@@ -156,7 +156,7 @@ def test_auto_takes_the_models_own_dtype_where_it_is_fast_and_says_in_one_line_w
     assert choose_dtype(preferred, "mps") == preferred and not caplog.records
     assert choose_dtype(preferred, "cpu") == "float32"
     assert [record.getMessage() for record in caplog.records] == [
-        f"runtime.dtype=auto: float32, because this machine's cpu computes slowly in {preferred}, the model's own"
+        f"dtype auto: float32, because this machine's cpu computes slowly in {preferred}, the model's own"
     ]
 
 
@@ -188,7 +188,7 @@ def test_a_model_is_loaded_in_what_auto_chose_and_an_explicit_dtype_is_taken_as_
 def test_auto_refuses_a_slower_device_than_that_it_chose_for():
     runtime = Runtime(dtype="auto", preferred="float16")
     runtime.dtype = torch.float16  # as on a machine with an accelerator
-    with pytest.raises(UserError, match=r"this run is on its cpu, which computes slowly in it: set runtime.dtype=float32"):
+    with pytest.raises(UserError, match=r"this run is on its cpu, which computes slowly in it: set `dtype=float32`"):
         runtime.check_device(torch.device("cpu"))
 
 

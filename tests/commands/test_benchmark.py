@@ -158,7 +158,7 @@ def pickled(content):
 
 def test_scores_of_which_nobody_knows_the_setting_are_not_taken(arguments, reached):
     (reached / "toyworld_oracle" / "identity.json").unlink()
-    with pytest.raises(UserError, match=r"toyworld_oracle holds scores, and nothing says of which setting"):
+    with pytest.raises(UserError, match=r"toyworld_oracle holds scores without a record of their setting"):
         evaluate_benchmarks(compose_config("evaluate", reached, *arguments))
 
 
@@ -237,7 +237,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path, assets):
         evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
     parts = ["VOC_ROOT", "COCO_ROOT", "PASCAL_CONTEXT_ROOT", "ADE20K_ROOT", "CITYSCAPES_ROOT", "/nowhere/model"]
     assert [part for part in parts if str(error.value).count(part) != 1 and part != "/nowhere/model"] == []
-    assert "(Here data is benchmark.voc20.data, benchmark.voc21_unsupervised.data.)" in str(error.value)
+    assert "benchmark.voc20.data.source.root or benchmark.voc21_unsupervised.data.source.root" in str(error.value)
     assert "/nowhere/model" in str(error.value) and "train2017 " not in str(error.value), "the training images are not asked for"
 
 

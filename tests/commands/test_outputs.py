@@ -67,7 +67,7 @@ def test_a_disk_without_locks_is_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(outputs.FileLock, "acquire", refuse)
     with claimed(tmp_path):
         pass
-    assert f"the disk of {tmp_path} knows no locks" in caplog.text
+    assert f"the disk of {tmp_path} has no file locks" in caplog.text
 
 
 def test_a_process_may_claim_its_own_folder_again_and_leaves_it_free(tmp_path):

@@ -154,7 +154,7 @@ def test_pictures_whose_results_would_have_one_name(tmp_path):
 def test_bad_input_writes_nothing(run, photos, tmp_path):
     for words, options, said in (
         (["zebra" * 40], {}, r"the class name 'zebrazebra.*too long"),
-        (WORDS, {"geometry": "round"}, "geometry must be one of stretch, crop, letterbox, found 'round'"),
+        (WORDS, {"geometry": "round"}, "--geometry must be one of stretch, crop, letterbox, found 'round'"),
         (["cat", "cat"], {}, r"every class once, but \['cat'\]"),
     ):
         with pytest.raises(UserError, match=said):

@@ -32,10 +32,10 @@ def test_captions_are_needed_for_the_chosen_training_images_alone(case, root, tm
     assert source.split("validation", None, resize_mask=False)[0].caption == plain.caption != ""
     (root / "more.txt").write_text("\n".join(case.layout.name("train", k) for k in range(4)))
     more = case.read(root, captions=str(file), lists={"train": str(root / "more.txt")})
-    with pytest.raises(MissingFileError, match=rf"of 2 of 4 images in {file}.* For the captions, set data\.source\.captions") as error:
+    with pytest.raises(MissingFileError, match=rf"of 2 of 4 images in {file}.* For the captions, set `captions`") as error:
         more.prepare()
     assert case.source.variable not in str(error.value), "no archive is missing"
-    with pytest.raises(UserError, match=rf"{file} has no caption for 2 of 4 images.*: set data\.source\.captions"):
+    with pytest.raises(UserError, match=rf"{file} has no caption for 2 of 4 images.*: set `captions`"):
         more.split("train", None, resize_mask=True)
 
 
@@ -55,5 +55,5 @@ BROKEN_CAPTIONS = {"[1, 2]": "one JSON object of image stem: caption", '{"a": 1}
 def test_captions_of_another_form(text, tmp_path):
     root = layouts.ADE.write(tmp_path / "data")
     (tmp_path / "captions.json").write_text(text)
-    with pytest.raises(UserError, match=rf"{BROKEN_CAPTIONS[text]}.*: set data\.source\.captions"):
+    with pytest.raises(UserError, match=rf"{BROKEN_CAPTIONS[text]}.*: set `captions`"):
         CASES["ade"].read(root, captions=str(tmp_path / "captions.json")).split("train", None, resize_mask=True)

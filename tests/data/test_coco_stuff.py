@@ -85,7 +85,7 @@ def test_subset_is_a_function_of_the_seed_and_concerns_training_alone(root):
     assert len({tuple(chosen) for chosen in drawn.values()}) > 1
     assert stems(source(root)) == stems(source(root, subset=50)) == everything
     for none in (0, -5):
-        with pytest.raises(UserError, match=rf"data.source.subset must be .* at least 1, or null for all, found {none}"):
+        with pytest.raises(UserError, match=rf"`subset` must be .* at least 1, found {none}"):
             source(root, subset=none)
     assert stems(source(root, subset=1), "validation") == stems(source(root), "test") == everything[:2]
 
@@ -103,7 +103,7 @@ def test_caption_is_the_json_entry_or_else_the_class_names(root):
 def test_everything_missing_is_told_at_once(root):
     shutil.rmtree(root / "val2017")
     shutil.rmtree(root / "stuffthingmaps" / "train2017")
-    with pytest.raises(UserError, match=r"set COCO_ROOT or data\.source\.root") as error:
+    with pytest.raises(UserError, match=r"set COCO_ROOT or `root`") as error:
         source(root, captions=str(root / "no.json")).prepare()
     message = str(error.value)
     for path in ("val2017 (from val2017.zip)", "stuffthingmaps/train2017 (from stuffthingmaps_trainval2017.zip)", "no.json"):

@@ -88,12 +88,12 @@ def metadata(root: Path) -> Path:
 
 
 BROKEN_FOLDERS = {
-    "no root": (shutil.rmtree, r"no data folder at .*own: set data\.source\.root"),
+    "no root": (shutil.rmtree, r"no data folder at .*own: set `root`"),
     "no classes": (lambda root: (root / "classes.txt").unlink(), r"own/classes\.txt: write one class name per line"),
     "a class twice": (lambda root: (root / "classes.txt").write_text("road\nsky\nroad\n"), r"\['road'\] occur more than once"),
     "no metadata": (
         lambda root: metadata(root).unlink(),
-        r"missing: .*train/metadata\.jsonl \(one JSON row per image .*data\.source\.splits",
+        r"missing: .*train/metadata\.jsonl \(one JSON row per image .*`splits`",
     ),
     "no metadata of another split": (lambda root: (root / "val" / "metadata.jsonl").unlink(), r"val/metadata\.jsonl \(one JSON row"),
     "bad JSON": (
@@ -106,7 +106,7 @@ BROKEN_FOLDERS = {
     ),
     "one file missing": (
         lambda root: (root / "train/masks/scene1.png").unlink(),
-        r"1 of 8 files of .*own/train/masks/scene1\.png\. Restore .*data\.source\.root",
+        r"1 of 8 files of .*own/train/masks/scene1\.png\. Restore .*`root`",
     ),
 }
 
@@ -181,7 +181,7 @@ def test_what_is_missing_of_all_splits_is_told_at_once(root):
     (root / "val/metadata.jsonl").unlink()
     with pytest.raises(MissingFileError) as error:
         source(root).prepare()
-    for words in (f"{root}/train/scene2.png", f"{root}/val/metadata.jsonl (one JSON row per image", "data.source.splits"):
+    for words in (f"{root}/train/scene2.png", f"{root}/val/metadata.jsonl (one JSON row per image", "`splits`"):
         assert words in str(error.value)
     source(root).rows("train")
 

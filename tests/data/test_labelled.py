@@ -79,11 +79,11 @@ def test_a_list_says_which_images_make_up_a_split(case, root):
     source.prepare()
     assert stems(source, "train") == [case.layout.pair(root, "train", k)[0].stem for k in (2, 1)]
     assert len(stems(source, "validation")) == 4
-    with pytest.raises(MissingFileError, match=r"list .*no\.txt \(from data\.source\.lists\)"):
+    with pytest.raises(MissingFileError, match=r"list .*no\.txt \(from `lists`\)"):
         case.read(root, lists={"test": str(root / "no.txt")}).prepare(["test"])
     layouts.lines(root / "empty.txt", [])
     empty = case.read(root, lists={"test": str(root / "empty.txt")})
-    with pytest.raises(MissingFileError, match=r"list .*empty\.txt \(from data\.source\.lists\), which is empty"):
+    with pytest.raises(MissingFileError, match=r"list .*empty\.txt \(from `lists`\), which is empty"):
         empty.prepare(["test"])
     with pytest.raises(UserError, match=r"list .*empty\.txt .*write one image per line"):
         empty.rows("test")

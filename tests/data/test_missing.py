@@ -14,7 +14,7 @@ def test_files_without_a_partner_are_counted_and_named_before_the_run(case, root
     mask_gone.unlink()
     image_gone.unlink()
     variable, images, masks = ARCHIVES[case.source]
-    with pytest.raises(MissingFileError, match=rf"set {variable} or data\.source\.root") as error:
+    with pytest.raises(MissingFileError, match=rf"set {variable} or `root`") as error:
         case.read(root).prepare()
     assert f"1 of 4 masks, {mask_gone} (from {masks}" in str(error.value)
     assert f"1 of 4 images, {image_gone} (from {images.format(short='val')}" in str(error.value)

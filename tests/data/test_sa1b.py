@@ -157,7 +157,7 @@ def test_batches_hold_any_number_of_masks(root):
 def test_files_without_a_partner_are_named(root):
     (root / "sa_0.json").unlink()
     (root / "sa_000020/sa_223751.jpg").unlink()
-    with pytest.raises(MissingFileError, match=r"SA-1B is incomplete.*set SA1B_ROOT or data\.source\.root") as error:
+    with pytest.raises(MissingFileError, match=r"SA-1B is incomplete.*set SA1B_ROOT or `root`") as error:
         source(root).prepare(["train"])
     assert f"1 of 3 masks, {root}/sa_0.json" in str(error.value) and "1 of 3 images" in str(error.value)
 
@@ -193,7 +193,7 @@ def test_masks_of_another_size_and_missing_masks_are_named(root):
 
 @pytest.mark.parametrize("change", [{"smallest": 1.5}, {"most": 0}])
 def test_odd_limits_are_refused(change, root):
-    with pytest.raises(UserError, match="smallest must be a fraction"):
+    with pytest.raises(UserError, match="`smallest` must be a fraction"):
         source(root, **change)
 
 
@@ -227,7 +227,7 @@ def test_captions_that_are_missing_are_told_without_an_archive(root, tmp_path):
     voc = Voc(root=str(layouts.VOC.write(tmp_path / "voc")), vocabulary="voc", background=True, **PLAIN)
     with pytest.raises(MissingFileError, match=rf"captions {root}/no\.json \(a JSON file .*\)\. For the captions, set") as error:
         TrainAndEvaluate(train=source(root, captions=str(root / "no.json")), evaluation=voc).prepare()
-    assert "data.source.captions" in str(error.value) and "data.source is data.source.train" in str(error.value)
+    assert "set `train.captions`" in str(error.value)
     assert "SA1B_ROOT" not in str(error.value)
 
 
@@ -236,7 +236,7 @@ def test_everything_missing_of_both_is_told_at_once(tmp_path):
     with pytest.raises(MissingFileError) as error:
         TrainAndEvaluate(train=source(tmp_path / "sa1b"), evaluation=coco).prepare()
     message = str(error.value)
-    for word in (str(tmp_path / "sa1b"), "SA1B_ROOT", "data.source.train.root", "val2017", "COCO_ROOT", "data.source.evaluation.root"):
+    for word in (str(tmp_path / "sa1b"), "SA1B_ROOT", "`train.root`", "val2017", "COCO_ROOT", "`evaluation.root`"):
         assert word in message
     assert "train2017 (" not in message
 

@@ -137,12 +137,12 @@ LABEL = datasets.ClassLabel(names=["day", "night"])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"path": "/nowhere/own.parquet"}, r"of /nowhere/own\.parquet cannot be read .*set data\.source\.path"),
-        ({"splits": {"train": "train", "validation": "val", "test": "val"}}, r"the split 'val' of .*data\.source\.splits"),
-        ({"splits": {"train": "train"}}, r"data\.source\.splits says nothing about the split 'validation'"),
+        ({"path": "/nowhere/own.parquet"}, r"of /nowhere/own\.parquet cannot be read .*set `path`"),
+        ({"splits": {"train": "train", "validation": "val", "test": "val"}}, r"the split 'val' of .*`splits`"),
+        ({"splits": {"train": "train"}}, r"`splits` says nothing about the split 'validation'"),
         ({"columns": COLUMNS | {"mask": "label"}}, r"has the columns \['image', 'mask', .*name one for the image"),
         ({"columns": COLUMNS | {"mask": None}}, r"has the columns .*name one for the image and one for the mask"),
-        ({"classes": "/nowhere/classes.txt"}, r"no list of classes at /nowhere/classes\.txt: .*set data\.source\.classes"),
+        ({"classes": "/nowhere/classes.txt"}, r"no list of classes at /nowhere/classes\.txt: .*set `classes`"),
     ],
 )
 def test_what_is_missing_is_told_before_the_run(changes, message, tmp_path):
@@ -155,7 +155,7 @@ def test_what_is_missing_is_told_before_the_run(changes, message, tmp_path):
 def test_names_must_be_told_where_the_table_has_none_or_several(number, feature, tmp_path):
     classes = datasets.List(datasets.Value("int64")) if number == 0 else datasets.List(datasets.ClassLabel(names=CLASSES))
     rows = table(columns={"source": [0] * 6}, features={"source": feature, "classes": classes})
-    with pytest.raises(UserError, match=rf"has {number} columns with class names .*data\.source\.classes"):
+    with pytest.raises(UserError, match=rf"has {number} columns with class names .*`classes`"):
         source(write(tmp_path / "own.parquet", rows)).prepare()
 
 
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_parquet(tmp_path):
 
 def test_an_image_level_label_is_not_taken_for_the_classes_of_the_masks(tmp_path):
     rows = table(columns={"source": [0] * 6}, features={"source": LABEL}).remove_columns("classes")
-    with pytest.raises(UserError, match=r"the column 'source' of .* names one class for a whole image.* set data\.source\.classes"):
+    with pytest.raises(UserError, match=r"the column 'source' of .* names one class for a whole image.* set `classes`"):
         source(write(tmp_path / "own.parquet", rows)).prepare()
 
 
@@ -222,7 +222,7 @@ def test_masks_that_do_not_keep_class_ids_are_named(tmp_path):
 
 def test_a_column_that_holds_no_pictures_is_named(tmp_path):
     rows = table(columns={"source": list(range(6))}, features={"source": datasets.Value("int64")})
-    with pytest.raises(UserError, match=r"the mask column of the table must hold pictures, found .*int64.*data\.source\.columns"):
+    with pytest.raises(UserError, match=r"the mask column of the table must hold pictures, found .*int64.*`columns`"):
         source(write(tmp_path / "own.parquet", rows), columns=COLUMNS | {"mask": "source"}).prepare()
 
 

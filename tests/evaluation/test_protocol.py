@@ -128,7 +128,7 @@ def test_background_is_what_no_name_reaches(model, monkeypatch):
 
 
 def test_a_background_class_needs_a_level(model):
-    with pytest.raises(UserError, match=r"has a background class, which no prompt names: set backbone\.readout\.background"):
+    with pytest.raises(UserError, match=r"has a background class, which no prompt names: set `readout\.background`"):
         PromptedSegmenter(READOUT, PromptMaker("oracle", WITH_BACKGROUND, model.fits))
 
 
@@ -152,7 +152,7 @@ def test_oracle_prompts_name_the_classes_present(model):
 
 
 def test_what_cannot_work_is_refused_before_any_image(model):
-    with pytest.raises(UserError, match="prompt protocol must be one of"):
+    with pytest.raises(UserError, match="`protocol` must be one of"):
         PromptMaker("oracel", Vocabulary(NAMES), model.fits)
     for protocol in ("oracle", "vocabulary"):
         with pytest.raises(UserError, match="the class name 'sky sky sky"):

@@ -62,9 +62,9 @@ def module(matching):
 
 
 def test_only_a_background_class_can_be_left_over():
-    with pytest.raises(UserError, match="this data set has no background class: use one_to_one"):
+    with pytest.raises(UserError, match="this data set has no background class: set `matching=one_to_one`"):
         module("many_to_one").make_segmenter(Vocabulary(("wall", "sky")))
-    with pytest.raises(UserError, match=r"evaluation\.matching must be one of one_to_one, many_to_one, found 'both'"):
+    with pytest.raises(UserError, match=r"`matching` must be one of one_to_one, many_to_one, found 'both'"):
         module("both")
 
 

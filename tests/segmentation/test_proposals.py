@@ -166,5 +166,5 @@ def test_a_threshold_between_minmaxed_maps_is_that_of_maps_as_they_are_over_the_
 
 
 def test_an_unknown_contrast_is_refused():
-    with pytest.raises(UserError, match="contrast of merging must be one of own, minmax, found 'high'"):
+    with pytest.raises(UserError, match="`contrast` must be one of own, minmax, found 'high'"):
         ProposalReadout(readout=READOUT, threshold=0.1, rounds=1, contrast="high")

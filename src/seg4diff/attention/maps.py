@@ -55,8 +55,8 @@ def quadrant_mass(joint: Joint) -> dict[str, Tensor]:
     """Share of attention that falls into each quadrant, mean over its queries (paper, section 3.3).
 
     Returns:
-        {"i2i", "i2t", "t2i", "t2t"}: (B, heads) each, in [0, 1]; "i2i" + "i2t" = 1 and "t2i" + "t2t" = 1. Attention that looks at
-        nothing would give N / (N + T) and T / (N + T).
+        {"i2i", "i2t", "t2i", "t2t"}: (B, heads) each, in [0, 1]; "i2i" + "i2t" = 1 and "t2i" + "t2t" = 1. Uniform attention
+        gives N / (N + T) and T / (N + T).
     """
     image, text = text_mass(joint).mean(dim=-1), text_mass(joint, of="text").mean(dim=-1)
     return {"i2i": 1 - image, "i2t": image, "t2i": 1 - text, "t2t": text}
@@ -86,7 +86,7 @@ def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
 
 def _check(scores: str) -> None:
     if scores not in get_args(Scores):
-        raise UserError(f"scores must be one of {get_args(Scores)}, found '{scores}'.")
+        raise UserError(f"`scores` must be one of {', '.join(get_args(Scores))}, found '{scores}'.")
 
 
 def _logits(rows: Tensor, columns: Tensor, scale: float) -> Tensor:

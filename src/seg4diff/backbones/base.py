@@ -125,7 +125,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def sampling_pass(self, batch: int) -> tuple[int | None, slice]:
-        """Where `sample` is: step from 0, None outside of it; rows of the present forward pass, of `batch` rows, that see the prompt."""
+        """Sampling step from 0, None outside of `sample`; which of the `batch` rows of the present forward pass see the prompt."""
 
     @abstractmethod
     def check_device(self, device: torch.device) -> None:
@@ -157,11 +157,11 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
-        """Write the whole model in 16 bit, in the layout that `from_pretrained` of the host pipeline reads."""
+        """Write the whole model in 16 bit, in the layout that `from_pretrained` of the diffusers pipeline reads."""
 
     @abstractmethod
     def save_lora(self, folder: Path, comfyui: bool = False) -> None:
-        """Write the adapter in the format that the host pipeline's `load_lora_weights(folder)` reads, in one atomic step.
+        """Write the adapter in the format that `load_lora_weights(folder)` of the diffusers pipeline reads, in one atomic step.
 
         Args:
             folder: the file goes there.

@@ -41,7 +41,7 @@ class EncodingCache:
         _write(self._folder / "model.json", description)
 
     def fetch(self, kind: str, contents: Sequence[bytes], encode: Callable[[list[int]], list[Entry]]) -> list[Entry]:
-        """Entries of these contents, in order; what is not there is encoded and kept.
+        """Entries of these contents, in order; missing ones are encoded and stored.
 
         Args:
             kind: name of the subfolder, "text" or "image".

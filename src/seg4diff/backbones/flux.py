@@ -14,13 +14,13 @@ from seg4diff.backbones.text_first import PATCH, TextFirstBackbone
 
 
 class FluxBackbone(TextFirstBackbone):
-    """Wraps a FluxPipeline. Its text tokens are those of T5; CLIP gives only the pooled text, cut at 77 tokens by the host.
+    """Wraps a FluxPipeline. Its text tokens are those of T5; CLIP gives only the pooled text, cut at 77 tokens by diffusers.
 
     Args:
         pipeline: the loaded pipeline.
         text_length: T5 tokens, padding included (at most 512 for Flux.1-dev, 256 for -schnell).
         guidance: value for the guidance embedding of a guidance-distilled model; unused where the model has none.
-        runtime: how the model sits on the machine.
+        runtime: options for speed and memory.
         source: where the pipeline came from; None = it is complete.
     """
 

@@ -21,7 +21,7 @@ class Flux2Backbone(TextFirstBackbone):
         pipeline: the loaded pipeline.
         text_length: text tokens, template and padding included (at most 512).
         text_layers: hidden layers of the language model whose states make up an embedding.
-        runtime: how the model sits on the machine.
+        runtime: options for speed and memory.
         source: where the pipeline came from; None = it is complete.
     """
 

@@ -18,7 +18,7 @@ Handler = Callable[[Tensor, Tensor, Tensor, float, Attend], Tensor]
 """(query, key, value, factor on the scores, the model's own attention) -> what the block takes as the output of its attention."""
 
 _handling: ContextVar[bool] = ContextVar("handling", default=False)
-"""Whether a handler is at work: the attention that it computes for itself is nobody's to handle."""
+"""Whether a handler runs: the attention that it computes itself is not handled again."""
 
 
 class _AttentionCall(TorchFunctionMode):
@@ -84,7 +84,7 @@ def handle_attention(name: str, module: nn.Module, handle: Handler) -> Iterator[
         if not calls[-1][0].handled:
             raise UserError(
                 f"the attention of {name} was not computed by torch's scaled_dot_product_attention, so it can be neither read nor edited: "
-                "unset the attention backend (runtime.attention, DIFFUSERS_ATTN_BACKEND)."
+                "unset the attention backend (`attention`, or the variable DIFFUSERS_ATTN_BACKEND)."
             )
 
     hooks = [module.register_forward_pre_hook(enter), module.register_forward_hook(check)]

@@ -55,7 +55,7 @@ class Source:
         """Raise UserError if the model is not of the class that the adapter reads."""
         found = self._pipeline_class()
         if found != expected.__name__:
-            advice = f"use backbone={FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
+            advice = f"choose the preset {FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
             raise UserError(f"the model {self.path} is a {found}, but this backbone reads a {expected.__name__}: {advice}.")
 
     def _pipeline_class(self) -> str:
@@ -109,9 +109,7 @@ def _fetch(function: Callable, what: str, path: str, revision: str | None, optio
     """Call a function that reads from a folder or from the hub, and explain its errors."""
     if not Path(path).is_dir():
         if path.count("/") != 1 or path.startswith((".", "/", "~")):
-            raise MissingFileError(
-                f"no model folder at {path}: set backbone.model.path to a folder in the layout of diffusers or to a hub id."
-            )
+            raise MissingFileError(f"no model folder at {path}: set `path` to a folder in the layout of diffusers or to a hub id.")
         options = options | {"revision": revision}
     try:
         return function(path, **options)
@@ -127,16 +125,16 @@ def _explain(error: BaseException, what: str, path: str) -> UserError:
     if any(isinstance(link, GatedRepoError) for link in chain):
         return UserError(
             f"the model {path} is gated: accept its licence at https://huggingface.co/{path}, then run `hf auth login`, or set "
-            "backbone.model.path to a local copy."
+            "`path` to a local copy."
         )
     if any(isinstance(link, RepositoryNotFoundError) for link in chain):
-        return MissingFileError(f"the hub has no model {path}, or not for you: check backbone.model.path and run `hf auth login`.")
+        return MissingFileError(f"the hub has no model {path}, or not for you: check `path` and run `hf auth login`.")
     if isinstance(error, OSError) and not Path(path).is_dir():
         return MissingFileError(
             f"the model {path} is neither a folder nor complete in the local cache, and could not be fetched ({_first_line(chain[-1])}): "
-            "check the network, or set backbone.model.path to a local copy."
+            "check the network, or set `path` to a local copy."
         )
-    return UserError(f"the model {path} could not be loaded as {what} ({_first_line(error)}): check backbone.model.path and its files.")
+    return UserError(f"the model {path} could not be loaded as {what} ({_first_line(error)}): check `path` and the files there.")
 
 
 def _first_line(error: BaseException) -> str:

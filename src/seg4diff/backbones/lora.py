@@ -30,9 +30,9 @@ class LoraSpec:
 
     def __init__(self, *, blocks: Blocks, rank: int, alpha: int, targets: Sequence[str]) -> None:
         if isinstance(blocks, str) and blocks not in ("expert", "all"):
-            raise UserError(f"lora.blocks must be 'expert', 'all' or a list of block indices, found '{blocks}'.")
+            raise UserError(f"`blocks` must be 'expert', 'all' or a list of block indices, found '{blocks}'.")
         if rank < 1 or alpha < 1:
-            raise UserError(f"lora.rank and lora.alpha must be at least 1, found rank {rank} and alpha {alpha}.")
+            raise UserError(f"`rank` and `alpha` must be at least 1, found rank {rank} and alpha {alpha}.")
         self.blocks, self.rank, self.alpha, self.targets = blocks, rank, alpha, list(targets)
 
     def block_indices(self, backbone: Backbone, expert_layer: int) -> list[int]:
@@ -57,11 +57,11 @@ def add_lora(backbone: Backbone, spec: LoraSpec, expert_layer: int, seed: int) -
         if not any(target in found for found in layers.values()):
             linear = [name for name, layer in sites[0].module.named_modules() if isinstance(layer, nn.Linear)]
             raise UserError(
-                f"lora.targets names '{target}', which the attention of the adapted blocks does not have: {sites[0].name} has "
+                f"`targets` names '{target}', which the attention of the adapted blocks does not have: {sites[0].name} has "
                 f"{', '.join(linear)}."
             )
     if bare := [name for name, found in layers.items() if not found]:
-        raise UserError(f"lora.targets names nothing that the attention of {bare[0]} has: name its projections, or set lora.blocks.")
+        raise UserError(f"`targets` names nothing that the attention of {bare[0]} has: name its projections, or set `blocks`.")
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,

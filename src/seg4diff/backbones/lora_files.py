@@ -1,4 +1,4 @@
-"""LoRA files of other programs and our own: whose they are, what they adapt, and what is wrong with them."""
+"""LoRA files of this and of other programs: recognise the format, read the updates, check that they fit the model."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ PEFT_FILE = "adapter_model.safetensors"
 COMFYUI_FILE = "comfyui.safetensors"
 """Name of the optional copy for ComfyUI, in the same folder as `LORA_FILE`."""
 PREFIX = re.compile(r"^(backbone\.|transformer\.|diffusion_model\.|model\.|base_model\.|unet\.|lora_transformer_|lora_unet_|lycoris_)+")
-"""What programs put before the name of a layer: the release, diffusers and peft, ComfyUI, kohya's sd-scripts, OneTrainer, SimpleTuner."""
+"""Prefixes of layer names: the release, diffusers and peft, ComfyUI, kohya's sd-scripts, OneTrainer, SimpleTuner."""
 PEFT_PREFIX = "base_model.model."
 TEXT_ENCODER = re.compile(r"^(base_model\.model\.)?(text_encoder|lora_te\d?_|te\d?\.)")
 PART = re.compile(
@@ -35,7 +35,7 @@ PART = re.compile(
     r"|^(?P<scaled>.+)\.(?P<alpha>alpha)$"
 )
 KINDS = {"lokr_": "a LoKr", "hada_": "a LoHa", "oft_": "an OFT", "dora_scale": "a DoRA", "lora_magnitude_vector": "a DoRA"}
-"""What the names of tensors say about adapters that are no sum of low-rank matrices."""
+"""Parts of tensor names that belong to adapters of other kinds, which are no sum of low-rank matrices."""
 OTHER_NAMES = {
     r"joint_blocks|context_block|double_blocks|single_blocks|img_attn|linear1": "names its layers as the model's original code does "
     "(kohya's sd-scripts, ComfyUI), and here they have the names of diffusers: convert it to the format of diffusers",
@@ -217,7 +217,7 @@ def _converted(
     try:
         parts = _parts({name: tensor for name, tensor in convert(weights).items() if not TEXT_ENCODER.match(name)}, file)
         places = _places(parts, layers)
-    except Exception:  # whatever a converter meets in a file that it does not know
+    except Exception:  # a converter may raise anything for a file that it does not know
         places = {stranger: None}
     if None in places.values():
         raise UserError(f"the LoRA {file} {reason}; it adapts '{stranger}'.")

@@ -37,7 +37,7 @@ class PipelineBackbone(Backbone):
         pipeline: the pipeline; its encoders may be None where `source` can load them.
         text_length: text tokens that the pipeline is asked for (`max_sequence_length`).
         text_options: what else the pipeline needs to encode text.
-        runtime: how the model sits on the machine.
+        runtime: options for speed and memory.
         source: where the pipeline came from; None = it is complete, and its encoders may be trained.
     """
 
@@ -74,7 +74,7 @@ class PipelineBackbone(Backbone):
         Args:
             path: a folder in the layout of diffusers, or a hub id such as "stabilityai/stable-diffusion-3-medium-diffusers".
             revision: branch, tag or commit of a hub model.
-            runtime: how the model sits on the machine (None = float32 and nothing else); with a cache, the encoders are loaded only
+            runtime: options for speed and memory (None = float32 and nothing else); with a cache, the encoders are loaded only
                 when it lacks something.
             options: arguments of the family.
 
@@ -223,7 +223,7 @@ class PipelineBackbone(Backbone):
             most = "" if limit is None else f" and at most {limit * step}"
             raise UserError(
                 f"image size {height} x {width} does not fit this model: height and width must be multiples of {step}{most}; set "
-                "data.image_size (image_size in Python, --image-size on the command line)."
+                "`image_size`."
             )
         return rows, columns
 

@@ -1,4 +1,4 @@
-"""How a model sits on the machine: number format, quantisation, attention kernels, memory savers, caches."""
+"""Options for speed and memory: dtype, quantisation, attention kernels, checkpointing, caches."""
 
 import logging
 from functools import partial
@@ -56,18 +56,18 @@ def find_device(device: str | torch.device | None) -> torch.device:
 
 
 def choose_dtype(preferred: str, device: str) -> str:
-    """The dtype that "auto" takes on a device: the preferred one, or float32 where that is slow, which is said."""
+    """The dtype that "auto" takes on a device: the preferred one, or float32 where that is slow, with a line in the log."""
     if computes_fast(getattr(torch, preferred), device):
         return preferred
-    log.info("runtime.dtype=auto: float32, because this machine's %s computes slowly in %s, the model's own", device, preferred)
+    log.info("dtype auto: float32, because this machine's %s computes slowly in %s, the model's own", device, preferred)
     return "float32"
 
 
 def choose_precision(preferred: str, device: str) -> str:
-    """The precision of the trainer that "auto" takes on a device: the preferred one, or 32-true where that is slow, which is said."""
+    """The trainer's precision that "auto" takes on a device: the preferred one, or 32-true where that is slow, with a line in the log."""
     if preferred not in AUTOCAST or computes_fast(AUTOCAST[preferred], device):
         return preferred
-    log.info("trainer.precision=auto: 32-true, because this machine's %s computes slowly in %s, the model's own", device, preferred)
+    log.info("precision auto: 32-true, because this machine's %s computes slowly in %s, the model's own", device, preferred)
     return "32-true"
 
 
@@ -102,22 +102,22 @@ class Runtime:
         cache: str | None = None,
     ) -> None:
         if dtype not in ("auto", *DTYPES):
-            raise UserError(f"runtime.dtype must be auto or one of {', '.join(DTYPES)}, found '{dtype}'.")
+            raise UserError(f"`dtype` must be auto or one of {', '.join(DTYPES)}, found '{dtype}'.")
         if preferred not in DTYPES:
-            raise UserError(f"backbone.dtype must be one of {', '.join(DTYPES)}, found '{preferred}'.")
+            raise UserError(f"`preferred` must be one of {', '.join(DTYPES)}, found '{preferred}'.")
         for name, value in (("gradient_checkpointing", gradient_checkpointing), ("offload_encoders", offload_encoders)):
             if not isinstance(value, bool):
-                raise UserError(f"runtime.{name} must be true or false, found '{value}'.")
+                raise UserError(f"`{name}` must be true or false, found '{value}'.")
         if not isinstance(compile, bool) and compile not in torch.compiler.list_backends(exclude_tags=()):
-            raise UserError(f"runtime.compile must be true, false or a backend of torch.compile, found '{compile}'.")
+            raise UserError(f"`compile` must be true, false or a backend of torch.compile, found '{compile}'.")
         if cache is not None and not isinstance(cache, str):
-            raise UserError(f"runtime.cache must be a folder or null, found '{cache}'.")
+            raise UserError(f"`cache` must be a folder, found '{cache}'.")
         if quantize is not None and quantize not in get_args(Quantization):
-            raise UserError(f"runtime.quantize must be null or one of {', '.join(get_args(Quantization))}, found '{quantize}'.")
+            raise UserError(f"`quantize` must be one of {', '.join(get_args(Quantization))}, found '{quantize}'.")
         if quantize is not None and find_spec(PACKAGES[quantize]) is None:
-            raise UserError(f"runtime.quantize={quantize} needs the package {PACKAGES[quantize]}: pip install {PACKAGES[quantize]}.")
+            raise UserError(f"`quantize={quantize}` needs the package {PACKAGES[quantize]}: pip install {PACKAGES[quantize]}.")
         if quantize == "nf4" and not torch.accelerator.is_available():
-            raise UserError("runtime.quantize=nf4 needs an accelerator, and this machine has none: use int8, which also runs on the CPU.")
+            raise UserError("`quantize=nf4` needs an accelerator, and this machine has none: use int8, which also runs on the CPU.")
         self._auto = dtype == "auto"
         self.dtype = getattr(torch, choose_dtype(preferred, own_device()) if self._auto else dtype)
         self.quantize, self.offload_encoders = quantize, offload_encoders
@@ -131,7 +131,7 @@ class Runtime:
         try:
             return {"quantization_config": self._quantization_config()}
         except (ImportError, ValueError) as error:
-            raise UserError(f"runtime.quantize={self.quantize} cannot be used ({error}): update {PACKAGES[self.quantize]}.") from error
+            raise UserError(f"`quantize={self.quantize}` cannot be used ({error}): update {PACKAGES[self.quantize]}.") from error
 
     def _quantization_config(self) -> Any:
         if self.quantize == "int8":
@@ -147,7 +147,7 @@ class Runtime:
         """Set up a loaded transformer.
 
         Args:
-            transformer: the host model.
+            transformer: the diffusers transformer.
             blocks: its transformer blocks.
 
         Raises:
@@ -168,32 +168,32 @@ class Runtime:
             UserError: the device cannot run them.
         """
         if self.quantize == "int8" and self.dtype == torch.float16 and device.type == "cpu":
-            raise UserError("runtime.quantize=int8 overflows in float16 on the CPU: set runtime.dtype=bfloat16 or float32.")
+            raise UserError("`quantize=int8` overflows in float16 on the CPU: set `dtype=bfloat16` or `dtype=float32`.")
         name = str(self.dtype).removeprefix("torch.")
         if self._auto and not computes_fast(self.dtype, device.type):
             raise UserError(
-                f"runtime.dtype=auto took {name} for this machine's {own_device()}, and this run is on its {device.type}, which computes "
-                "slowly in it: set runtime.dtype=float32."
+                f"`dtype=auto` took {name} for this machine's {own_device()}, and this run is on its {device.type}, which computes "
+                "slowly in it: set `dtype=float32`."
             )
         try:
             _try_operations(self.dtype, device, self._attention)
         except (RuntimeError, TypeError, ValueError) as error:
-            what = name if self._attention is None else f"{name} with runtime.attention={self._attention}"
+            what = name if self._attention is None else f"{name} with `attention={self._attention}`"
             raise UserError(
-                f"the device '{device}' cannot run this model in {what} ({str(error).splitlines()[0]}): set runtime.dtype=float32 and "
-                "trainer.precision=32-true, or use another device."
+                f"the device '{device}' cannot run this model in {what} ({str(error).splitlines()[0]}): set `dtype=float32` (in "
+                "training also `precision=32-true`), or use another device."
             ) from error
 
     def _set_attention(self, transformer: ModelMixin) -> None:
         if not any(hasattr(processor, "_attention_backend") for processor in transformer.attn_processors.values()):
             raise UserError(
-                f"runtime.attention={self._attention} cannot be combined with this model: its blocks call torch's attention directly; "
-                "leave it null."
+                f"`attention={self._attention}` cannot be combined with this model: its blocks call torch's attention directly; "
+                "leave it out."
             )
         try:
             transformer.set_attention_backend(self._attention)
         except (ValueError, RuntimeError, ImportError) as error:
-            raise UserError(f"runtime.attention={self._attention} cannot be used ({error}): choose another, or null.") from error
+            raise UserError(f"`attention={self._attention}` cannot be used ({error}): choose another, or leave it out.") from error
 
 
 def _try_operations(dtype: torch.dtype, device: torch.device, attention: str | None) -> None:

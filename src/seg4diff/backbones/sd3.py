@@ -26,7 +26,7 @@ class SD3Backbone(PipelineBackbone):
         pipeline: the loaded pipeline.
         t5_length: number of zero tokens that stand in for the absent T5 encoder; they take softmax mass, so the number matters
             (the release uses 77 for SD3).
-        runtime: how the model sits on the machine.
+        runtime: options for speed and memory.
         source: where the pipeline came from; None = it is complete.
     """
 
@@ -40,7 +40,7 @@ class SD3Backbone(PipelineBackbone):
         self, pipeline: StableDiffusion3Pipeline, *, t5_length: int, runtime: Runtime | None = None, source: Source | None = None
     ) -> None:
         if t5_length < 0:
-            raise UserError(f"t5_length must be at least 0, found {t5_length}.")
+            raise UserError(f"`t5_length` must be at least 0, found {t5_length}.")
         super().__init__(pipeline, text_length=t5_length, runtime=runtime, source=source)
         if self.text_window > LONGEST_WINDOW:
             raise UserError(

@@ -21,7 +21,7 @@ class TextFirstBackbone(PipelineBackbone):
 
     def __init__(self, pipeline: DiffusionPipeline, *, text_length: int, **options: Any) -> None:
         if not 1 <= text_length <= LONGEST_TEXT:
-            raise UserError(f"text_length must be from 1 to {LONGEST_TEXT}, found {text_length}.")
+            raise UserError(f"`text_length` must be from 1 to {LONGEST_TEXT}, found {text_length}.")
         super().__init__(pipeline, text_length=text_length, **options)
 
     @property

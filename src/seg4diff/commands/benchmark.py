@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora_files import lora_file
 from seg4diff.commands.inherit import chosen, inherit, other_base
+from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import claimed
 from seg4diff.commands.run import build_all, evaluate_module, load_lora, record, seed_everything
 from seg4diff.commands.trainers import open_trainer, trainer_precision
@@ -47,7 +48,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"{idle[0]} has no effect with benchmark=, whose entries have their own: set benchmark.<name>.{idle[0]} instead.")
     lora, trained_for = inherit(config)
     check_values(config)
-    with claimed(Path(config.paths.output_dir)):
+    with keys_named(config), claimed(Path(config.paths.output_dir)):
         return _evaluate_entries(config, lora, trained_for)
 
 
@@ -56,8 +57,7 @@ def _evaluate_entries(config: DictConfig, lora: Path | None, trained_for: int | 
     entries = {name: entry_config(config, name) for name in config.benchmark}
     _check_used(config, "geometry", [entry.data.geometry for entry in entries.values()])
     _check_used(config, "protocol", [entry.evaluation.get("protocol") for entry in entries.values()])
-    nodes = {f"benchmark.{name}.data": entry.data for name, entry in entries.items()}
-    data, backbone = build_all(nodes, config.backbone.model, [config.split])
+    data, backbone = build_all([own.data for own in config.benchmark.values()], config.backbone.model, [config.split])
     load_lora(config, backbone, lora, trained_for)
     record(config, output_dir)
     reports = {}
@@ -119,7 +119,7 @@ def finished_report(folder: Path, identity: dict[str, Any]) -> Report | None:
     if not (folder / "identity.json").is_file():
         if (folder / "metrics.json").exists() or (folder / "progress").exists():
             raise UserError(
-                f"{folder} holds scores, and nothing says of which setting: choose another hydra.run.dir, or delete that folder."
+                f"{folder} holds scores without a record of their setting: choose another hydra.run.dir, or delete that folder."
             )
     else:
         earlier, ours = read_json(folder / "identity.json", f"delete {folder}"), json.loads(to_json(identity))

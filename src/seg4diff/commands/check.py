@@ -1,4 +1,4 @@
-"""Check a data set without a model: is everything there, can it be read, do the labels mean what they should, how does it look."""
+"""Check a data set without a model: missing and broken files, statistics of the labels, a sheet of images with masks."""
 
 import logging
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seg4diff.commands.arguments import for_hydra
+from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import results_folder
 from seg4diff.commands.trainers import build
 from seg4diff.commands.values import fit
@@ -25,7 +26,7 @@ from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
 from seg4diff.data.source import SPLITS, SampleDataset
 from seg4diff.data.survey import Summary, survey
 from seg4diff.disk import whole_file, write_json
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
 from seg4diff.resources import conf_dir, set_places
 from seg4diff.screen import screen
@@ -73,7 +74,8 @@ def check_data(
         OmegaConf.update(config, next(place for place in places if OmegaConf.select(config, place) is not None), str(root))
     with results_folder(out, "check") as folder:
         config.paths.output_dir = str(folder)
-        return check(config)
+        with keys_named(config.data), renamed({"root": "--root", "path": "--root"}.get):
+            return check(config)
 
 
 def check(config: DictConfig) -> dict[str, Any]:
@@ -153,7 +155,7 @@ def _draw(samples: SampleDataset, indices: Sequence[int], data: SegmentationData
 
 
 def _entry(samples: SampleDataset, index: int, data: SegmentationDataModule) -> tuple[list[Image.Image], str]:
-    """The part of an image that models see, the same under its labels or regions, and what there is to say about it."""
+    """The part of an image that models see, the same with its labels or regions laid over it, and a line about it."""
     row, labels = samples.read(index)
     window = data.shown(size_of(labels))
     image, labels = row.image.crop(window.corners), window.cut(labels)
@@ -183,7 +185,7 @@ def _shares(labels: Tensor, vocabulary: Vocabulary) -> str:
 
 
 def _print(summaries: dict[str, Summary], report: dict[str, Any]) -> None:
-    """What a person needs to see of it."""
+    """Print the table, the most frequent classes, shared images and problems."""
     console, table = screen(), Table("", *summaries)
     columns = [_column(summary) for summary in summaries.values()]
     for title in columns[0]:
@@ -205,7 +207,7 @@ def _print(summaries: dict[str, Summary], report: dict[str, Any]) -> None:
 
 
 def _overlaps(report: dict[str, Any]) -> dict[str, list[str]]:
-    """What a person needs to know about an image that is in several places -> the images."""
+    """Images that are in several places, by the phrase that says so."""
     found = {"are in it more than once": [name for group in report["repeated"] for name in group]}
     found |= {f"are in {other} too": names for other, names in report["shared"].items()}
     return {kind: names for kind, names in found.items() if names}

@@ -1,4 +1,4 @@
-"""The console command `seg4diff`: what a person does with one line and no configuration. Nothing heavy is imported before it must be."""
+"""The console command `seg4diff`, with ordinary arguments. Heavy libraries are imported inside the commands that need them."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(
     name="seg4diff",
-    help="Segment pictures with the attention of a text-to-image transformer, and look after what training needs.",
+    help="Segment pictures with the attention of a text-to-image transformer; check data sets, tabulate sweeps.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -31,6 +31,7 @@ def main() -> None:
 
 @app.command(epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
 def segment(
+    context: typer.Context,
     pictures: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.", metavar="PICTURE")],
     words: Annotated[list[str] | None, typer.Argument(help="What to look for; without words there are numbered regions.")] = None,
     words_file: Annotated[Path | None, typer.Option("--words", help="A text file with one word per line, instead of WORDS.")] = None,
@@ -54,6 +55,7 @@ def segment(
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
+    from seg4diff.commands.keys import options_named
     from seg4diff.commands.segment import segment_files
 
     options = {
@@ -66,17 +68,18 @@ def segment(
         "quantize": quantize,
         "cache": cache,
     }
-    segment_files(
-        pictures,
-        words or None,
-        words_file=words_file,
-        recursive=recursive,
-        out=out,
-        geometry=geometry,
-        background=background,
-        threshold=threshold,
-        load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
-    )
+    with options_named(context):
+        segment_files(
+            pictures,
+            words or None,
+            words_file=words_file,
+            recursive=recursive,
+            out=out,
+            geometry=geometry,
+            background=background,
+            threshold=threshold,
+            load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
+        )
 
 
 @app.command(epilog="Example: seg4diff check coco_stuff --root /data/coco")
@@ -89,7 +92,7 @@ def check(
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/check/<time>.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE as train.py takes it; may be repeated.")] = None,
 ) -> None:
-    """Look into a data set before you train on it: what is missing or broken, what the masks hold, how it looks. Loads no model."""
+    """Check a data set before you train on it: missing and broken files, labels, a sheet of images with masks. Loads no model."""
     from seg4diff.commands.check import check_data
 
     check_data(data, root=root, split=split, decode=decode, images=images, out=out, settings=settings or ())

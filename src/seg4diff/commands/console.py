@@ -34,7 +34,7 @@ from seg4diff.resources import conf_dir, set_places
 log = logging.getLogger(__name__)
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when a file finds no room: disk full, quota used up, file larger than allowed."""
+"""Errors of the system for a full disk, a used-up quota and a file that is larger than allowed."""
 EXTRAS = {
     "hydra/launcher/joblib": "joblib",
     "hydra/launcher/submitit_local": "slurm",
@@ -128,7 +128,7 @@ def explain(error: Exception) -> str | None:
         if str(error).startswith("DataLoader worker"):
             return f"a process that loads data has died ({str(error).strip()}): {FEWER_WORKERS}."
         if "gloo/transport" in str(error):
-            return "another process of this run has stopped, and this one with it: the reason is in what that one says."
+            return "another process of this run has stopped, and this one with it: see the error of that process."
     return None
 
 
@@ -173,7 +173,7 @@ def interruptible(can_stop: Callable[[], bool]) -> Iterator[list[int]]:
 
 
 def quiet_libraries() -> None:
-    """Hide what libraries say about themselves."""
+    """Hide warnings of libraries that the user can do nothing about."""
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")

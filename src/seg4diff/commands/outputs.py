@@ -1,4 +1,4 @@
-"""Whose output folder it is: a new run's, or that of the run that is continued; and that no two runs have it at once."""
+"""Output folders: a new run has a new one, a continued run its own, and no two runs use one at the same time."""
 
 import errno
 import logging
@@ -20,7 +20,7 @@ CLAIM = ".in-use"
 PATIENCE = 15.0
 """Seconds that a start waits for a folder: the loader processes of a killed run hold it until they notice."""
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
-"""What a network disk says that knows no locks."""
+"""Errors of network disks without file locks."""
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
 """What launchers number processes by; the first of a run has 0, or no number, in each."""
 
@@ -50,7 +50,7 @@ def claimed(output_dir: Path, ckpt_path: str | None = None) -> Iterator[str | No
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            log.warning("the disk of %s knows no locks: give every run a hydra.run.dir of its own", output_dir)
+            log.warning("the disk of %s has no file locks: give every run a hydra.run.dir of its own", output_dir)
     try:
         checkpoint = checkpoint_of(output_dir, ckpt_path)
         check_output_dir(output_dir, checkpoint)

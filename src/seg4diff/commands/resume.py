@@ -21,16 +21,16 @@ FIELDS = (
     ("seed", REFUSED, "the order of the images, their noise and the first weights"),
     ("expert_layer", REFUSED, "the block that is aligned"),
     ("*runtime._target_", REFUSED, "the model"),
-    ("*runtime.dtype", REFUSED, "other digits in every step"),
+    ("*runtime.dtype", REFUSED, "the rounding of every step"),
     ("*runtime.preferred", FREE, "only the default of runtime.dtype"),
-    ("*runtime.quantize", REFUSED, "other digits in every step"),
+    ("*runtime.quantize", REFUSED, "the rounding of every step"),
     ("*runtime.attention", FREE, "speed and memory"),
     ("*runtime.gradient_checkpointing", FREE, "speed and memory"),
     ("*runtime.compile", FREE, "speed and memory"),
     ("*runtime.offload_encoders", FREE, "speed and memory"),
     ("*runtime.cache", FREE, "speed and memory"),
     ("*readout.*", APPLIED, "validation and test read with it from here on"),
-    ("*protocol", APPLIED, "validation and test ask with it from here on"),
+    ("*protocol", APPLIED, "validation and test build their prompts by it from here on"),
     ("backbone.merging*", APPLIED, "the test reads with it"),
     ("backbone.samples*", APPLIED, "samples are drawn with it from here on"),
     ("backbone.model*", REFUSED, "the model, its revision and how it takes text"),
@@ -64,7 +64,7 @@ FIELDS = (
     ("model.prompt", REFUSED, "the loss"),
     ("model.align", REFUSED, "the loss"),
     ("model.seed", REFUSED, "the noise and the first weights"),
-    ("model.lr", REFUSED, "the optimiser goes on with what it has gathered at the earlier rate"),
+    ("model.lr", REFUSED, "the optimiser's state belongs to the earlier rate"),
     ("model.muon_lr", REFUSED, "as model.lr"),
     ("model.weight_decay", REFUSED, "as model.lr"),
     ("model.warmup_steps", REFUSED, "the rates of steps that are taken already"),
@@ -77,7 +77,7 @@ FIELDS = (
     ("model.crop", REFUSED, "the images"),
     ("model.save_to", FREE, "a place"),
     ("trainer._target_", REFUSED, "the steps"),
-    ("trainer.precision", REFUSED, "other digits in every step"),
+    ("trainer.precision", REFUSED, "the rounding of every step"),
     ("trainer.gradient_clip_*", REFUSED, "the size of every step"),
     ("trainer.use_distributed_sampler", REFUSED, "the order of the images"),
     ("trainer.max_steps", APPLIED, "the length, and with it the rates of the steps to come; not below the step reached"),
@@ -170,7 +170,7 @@ def _say(path: Path, step: int, max_steps: int, changed: dict[str, tuple[Any, An
     """One line says where the run goes on, another what has changed."""
     log.info("continuing %s at step %d of %d", path, step, max_steps)
     if not known:
-        log.warning("nothing says with which configuration %s was made: that this is the same run could not be checked", path)
+        log.warning("the configuration of %s is not recorded, so it could not be checked that this is the same run", path)
     if changed:
         log.info("changed since then: %s", "; ".join(_name_changes(changed)))
 

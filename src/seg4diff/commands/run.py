@@ -17,6 +17,7 @@ from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.commands.arguments import command_line
 from seg4diff.commands.inherit import inherit, other_base
+from seg4diff.commands.keys import keys_named, naming
 from seg4diff.commands.outputs import claimed, requeued
 from seg4diff.commands.resume import check_same_run, settings
 from seg4diff.commands.trainers import build, make_trainer, open_trainer, running
@@ -24,7 +25,7 @@ from seg4diff.commands.values import check_values, constructor_kinds
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, rename
 from seg4diff.evaluation.display import print_report, write_report
 from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.report import Report, numbers
@@ -68,14 +69,14 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     check_values(config)
     check_recipe()
-    with claimed(Path(config.paths.output_dir), config.ckpt_path) as checkpoint:
+    with keys_named(config), claimed(Path(config.paths.output_dir), config.ckpt_path) as checkpoint:
         return _train(config, Path(config.paths.output_dir), checkpoint)
 
 
 def _train(config: DictConfig, output_dir: Path, ckpt_path: str | None) -> dict[str, Any]:
     checkpoint = None if ckpt_path is None else read_checkpoint(ckpt_path)
     seed_everything(config.seed)
-    (data,), module = build_all({"data": config.data}, config.model)
+    (data,), module = build_all([config.data], config.model)
     idle = {name: value for name, value in config.runtime.items() if name not in ("_target_", "dtype", "preferred")}
     if "runtime" not in config.backbone.model and any(idle.values()):
         raise UserError("runtime.* is for pretrained backbones, and this one is built from scratch: leave it as it is.")
@@ -117,9 +118,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
-    with claimed(output_dir):
+    with keys_named(config), claimed(output_dir):
         seed_everything(config.seed)
-        (data,), backbone = build_all({"data": config.data}, config.backbone.model, [config.split])
+        (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
         load_lora(config, backbone, lora, trained_for)
         with open_trainer(config) as trainer:
             record(config, output_dir)
@@ -161,10 +162,10 @@ def encode(config: DictConfig) -> dict[str, Any]:
         raise UserError("mode=encode needs a pretrained backbone: this one is built from scratch, its encoders are not trained yet.")
     OmegaConf.set_struct(config, False)
     config.callbacks, config.logger = {"progress": (config.get("callbacks") or {}).get("progress")}, None
-    (data,), module = build_all({"data": config.data}, config.model)
+    (data,), module = build_all([config.data], config.model)
     if not isinstance(module, MagnetModule):
         raise UserError("mode=encode encodes what mask alignment needs: choose an experiment with model=magnet.")
-    with open_trainer(config) as trainer:
+    with keys_named(config), open_trainer(config) as trainer:
         trainer.predict(module, data, return_predictions=False)
     held = module.backbone.encodings_held()
     log.info("%s holds %d images and %d prompts: train with runtime.cache=%s", config.runtime.cache, *held.values(), config.runtime.cache)
@@ -202,28 +203,28 @@ def evaluate_module(
 
 
 def build_all(
-    data_configs: Mapping[str, DictConfig], model_config: DictConfig, splits: Sequence[str] = SPLITS
+    data_configs: Sequence[DictConfig], model_config: DictConfig, splits: Sequence[str] = SPLITS
 ) -> tuple[list[SegmentationDataModule], Any]:
-    """Build data and model; what is missing for any of them is said in one message.
+    """Build data and model; one message names everything that is missing.
 
     Args:
-        data_configs: the node of each data set, by where it stands in the configuration, e.g. "data" or "benchmark.voc20.data".
+        data_configs: the node of each data set.
         model_config: the module or the backbone.
         splits: those that must be there.
     """
     quiet_hosts()
     data, errors = [], defaultdict(list)
-    for place, node in data_configs.items():
+    for node in data_configs:
         try:
             data.append(_prepared(node, splits))
         except UserError as error:
-            errors[str(error)].append(place)
+            errors[str(error)].append(node)
     try:
         model = build_model(model_config, data[0] if data else None)
     except UserError as error:
-        errors[str(error)].append("")
+        errors[str(error)].append(model_config)
     if errors:
-        raise UserError("\n       ".join(message + _where(places) for message, places in errors.items()))
+        raise UserError("\n       ".join(rename(message, naming(*nodes)) for message, nodes in errors.items()))
     return data, model
 
 
@@ -235,12 +236,6 @@ def build_model(config: DictConfig, data: SegmentationDataModule | None) -> Any:
     if "vocabulary" not in constructor_kinds(config._target_):
         return build(config)
     return build(config.backbone) if data is None else build(config, vocabulary=data.vocabulary)
-
-
-def _where(places: list[str]) -> str:
-    """Messages speak of `data`; in a benchmark that is the data of its entries."""
-    elsewhere = [place for place in places if place not in ("", "data")]
-    return f" (Here data is {', '.join(elsewhere)}.)" if elsewhere else ""
 
 
 def _prepared(config: DictConfig, splits: Sequence[str]) -> SegmentationDataModule:

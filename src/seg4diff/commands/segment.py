@@ -61,11 +61,11 @@ def segment_files(
     if words_file is not None:
         if words:
             raise UserError("give words or a file of words, not both.")
-        words = read_classes(words_file, "--words")
+        words = read_classes(words_file, "words_file")
     asked = None if words is None else check_words(words)
     placing = next((own for own in GEOMETRIES if own == geometry), None)
     if placing is None:
-        raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+        raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
     with results_folder(out, "segment") as folder:
         quiet_hosts()
@@ -125,7 +125,7 @@ def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:
         below = "" if recursive else ", and the folders in it are not searched (--recursive does)"
         raise MissingFileError(f"the folder {path} holds no picture ({', '.join(SUFFIXES)}){below}: it holds {others or 'no file'}.")
     if others:
-        log.info("files of %s that are passed over: %s; read are %s", path, others, ", ".join(SUFFIXES))
+        log.info("files of %s that are skipped: %s; read are %s", path, others, ", ".join(SUFFIXES))
     found: dict[str, Path] = {}
     for file in pictures:
         stem = file.relative_to(path).with_suffix("").as_posix()

@@ -1,6 +1,7 @@
-"""A node of the configuration becomes an object; the trainer becomes one that is stopped and closed as it should be."""
+"""Build objects from nodes of the configuration; build, stop and close the trainer."""
 
 import logging
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,25 +19,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.runtime import choose_precision, own_device
 from seg4diff.commands.console import INTERRUPTED, interruptible
+from seg4diff.commands.keys import exactly
 from seg4diff.commands.values import check_values
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 from seg4diff.loggers import finished
 
 log = logging.getLogger(__name__)
 
 
 def build(config: DictConfig, **given: Any) -> Any:
-    """Instantiate a node, with some arguments given; an error that the user can fix comes out as itself."""
+    """Instantiate a node, with some arguments given; an error that the user can fix comes out as itself and names keys."""
     check_values(config)
     try:
         made = instantiate(config, _convert_="all", _partial_=bool(given))
     except InstantiationException as error:
-        cause = error.__cause__
+        cause, key = error.__cause__, re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
         if not isinstance(cause, UserError | OSError):
             raise
     else:
-        return made(**given) if given else made  # not through Hydra, which makes dictionaries of dataclasses
-    raise cause  # here, because above each would be what the other came from
+        with renamed(exactly(config._get_root(), config._get_full_key(None))):
+            return made(**given) if given else made  # not through Hydra, which makes dictionaries of dataclasses
+    with renamed(exactly(config._get_root(), key[1] if key else "")):
+        raise cause  # here, because above each would be what the other came from
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Values of the configuration against the constructors that they are for: 1e4 is a whole number, and banana is no seed."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from inspect import isclass
@@ -9,11 +8,11 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
-from omegaconf import Container, DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from seg4diff.commands.keys import key_to_set
 from seg4diff.errors import UserError
-from seg4diff.presets import plain
 
 Kinds = Mapping[str, Any]
 TOP: Kinds = {
@@ -37,11 +36,11 @@ TOP: Kinds = {
     "backbone.samples": {"guidance": float, "steps": int, "size": tuple[int, int]},
     "backbone.merging": {"threshold": float, "rounds": int},
 }
-"""What the values are that belong to no constructor, by the group that they stand in."""
+"""Types of the values that belong to no constructor, by their group."""
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 EXAMPLES = {int: "[1,2]", float: "[0.5,1.0]"}
 OURS = ("seg4diff.", "lightning.")
-"""Packages whose constructors say of every argument what it is."""
+"""Packages whose constructors have type hints."""
 
 
 class Misfit(ValueError):
@@ -63,14 +62,15 @@ def check_values(config: DictConfig) -> None:
             continue
         try:
             value = config[name] if name in kinds or not OmegaConf.is_interpolation(config, name) else None
-        except InterpolationResolutionError:  # said by whoever needs it
+        except InterpolationResolutionError:  # whoever needs the value reports it
             continue
         nodes = _nodes(value)
         for node in nodes:
             check_values(node)
         if name not in kinds or any("_target_" in node for node in nodes):
             continue
-        key, plain = _origin(config, name), OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        key = key_to_set(config._get_root(), config._get_full_key(name))
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         try:
             fitted = fit(plain, kinds[name])
         except Misfit:
@@ -173,22 +173,6 @@ def _nodes(value: Any) -> Sequence[DictConfig]:
     if isinstance(value, DictConfig):
         return [value]
     return [own for own in value if isinstance(own, DictConfig)] if isinstance(value, ListConfig) else []
-
-
-def _origin(config: DictConfig, name: str) -> str:
-    """The key where a value stands: that which an interpolation leads to, because it is the one to set."""
-    key, root = config._get_full_key(name), config._get_root()
-    while (raw := _raw(root, key)) and (reference := re.fullmatch(r"\$\{([\w.]+)\}", raw)):
-        key = reference[1]
-    return key
-
-
-def _raw(root: Container, key: str) -> str | None:
-    folder, _, name = key.rpartition(".")
-    parent = OmegaConf.select(root, folder) if folder else root
-    if not isinstance(parent, DictConfig) or name not in parent or not OmegaConf.is_interpolation(parent, name):
-        return None
-    return plain(parent, resolve=False)[name]
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Captions: what counts as one, and the file that may come beside a data set: one JSON object of image stem: caption."""
+"""Captions of a data set, and the optional JSON file {image stem: caption} that holds them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from seg4diff.data.files import first_few, parse_json, read_text
 from seg4diff.errors import MissingFileError, UserError
 
 FORM = "JSON file of image stem: caption"
-REMEDY = f"set data.source.captions to a complete {FORM}, or to null"
+REMEDY = f"set `captions` to a complete {FORM}, or leave it out"
 
 
 def one_caption(value: Any, where: str) -> str | None:

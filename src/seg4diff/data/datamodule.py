@@ -58,17 +58,17 @@ class SegmentationDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         if geometry not in GEOMETRIES:
-            raise UserError(f"data.geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+            raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         if resample not in RESAMPLES:
-            raise UserError(f"data.resample must be one of {', '.join(RESAMPLES)}, found '{resample}'.")
+            raise UserError(f"`resample` must be one of {', '.join(RESAMPLES)}, found '{resample}'.")
         if test_split not in SPLITS:
-            raise UserError(f"the split must be one of {', '.join(SPLITS)}, found '{test_split}'.")
+            raise UserError(f"`test_split` must be one of {', '.join(SPLITS)}, found '{test_split}'.")
         if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-            raise UserError(f"data.image_size must be [height,width] in pixels or null, found {list(image_size)}.")
+            raise UserError(f"`image_size` must be [height, width] in pixels, found {list(image_size)}.")
         numbers = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1), "num_workers": (num_workers or 0, 0)}
         for name, (value, least) in (numbers | {"skip_unreadable": (skip_unreadable, 0)}).items():
             if value < least:
-                raise UserError(f"data.{name} must be at least {least}, found {value}.")
+                raise UserError(f"`{name}` must be at least {least}, found {value}.")
         self.source = source
         self._image_size = (image_size[0], image_size[1]) if image_size else None
         self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
@@ -125,7 +125,7 @@ class SegmentationDataModule(L.LightningDataModule):
         trainer = self.trainer
         for name in ("max_steps", "accumulate_grad_batches"):
             if getattr(trainer, name) < 1:
-                raise UserError(f"trainer.{name} must be at least 1, found {getattr(trainer, name)}.")
+                raise UserError(f"`{name}` must be at least 1, found {getattr(trainer, name)}.")
         if self._images not in (None, size):
             raise UserError(
                 f"the run was trained on {self._images} images and the data set has {size} now, which makes another order of them: "
@@ -136,8 +136,8 @@ class SegmentationDataModule(L.LightningDataModule):
         limit = trainer.limit_train_batches
         if (limit if isinstance(limit, int) else int(limit * batches)) % trainer.accumulate_grad_batches:
             raise UserError(
-                f"trainer.limit_train_batches={limit} would end within a step: make it a multiple of "
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}."
+                f"`limit_train_batches={limit}` would end within a step: make it a multiple of "
+                f"`accumulate_grad_batches={trainer.accumulate_grad_batches}`."
             )
         return EndlessBatchSampler(
             size=size,

@@ -1,4 +1,4 @@
-"""What a picture file becomes: an upright picture of 8-bit RGB, or a label map. The only place that asks Pillow to open or convert."""
+"""Decode a picture file to 8-bit RGB or to a label map. The only module that opens or converts pictures with Pillow."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ TURNS = {
     7: Turn.TRANSVERSE,
     8: Turn.ROTATE_90,
 }
-"""EXIF orientation -> what brings the picture upright; 1 is upright, other values mean nothing."""
+"""EXIF orientation -> the operation that applies it; 1 is upright, values that EXIF does not define are ignored."""
 WHITES = {"I": (255, 65535), "F": (1, 255, 65535)}
 """Modes whose white most file formats do not define -> the values that it may have: it is the first one that no pixel exceeds."""
 SIXTEEN_BIT = ("PNG", "PPM")
@@ -46,7 +46,7 @@ def opened(source: Path | bytes) -> Iterator[ImageFile]:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture as people see it: 8-bit RGB, upright, on white where it is transparent.
+    """The picture as 8-bit RGB, its EXIF orientation applied, on white where it is transparent.
 
     16-bit greys are scaled to 8 bit. So are greys of 32-bit integers and floats, from the smallest range that holds all of them: [0, 1]
     (floats alone), [0, 255] or [0, 65535]. They are clipped where they leave it by no more than `OVERSHOOT`.
@@ -71,7 +71,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; EXIF that cannot be read says nothing."""
+    """Apply the EXIF orientation; EXIF that cannot be read is ignored."""
     picture.load()  # a PNG may hold its EXIF behind the pixels
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation)

@@ -1,4 +1,4 @@
-"""Images and what belongs to them, found by listing folders: nothing is opened, so 100,000 files take a second."""
+"""Find images and masks by listing folders: no file is opened, so 100,000 files take a second."""
 
 import json
 import os
@@ -83,7 +83,7 @@ class Folder:
     Attributes:
         paths: where they are; a file that is in several of these folders is taken from the first.
         suffix: how their names end.
-        archive: where people get them.
+        archive: the download that holds them.
         prefix: how their names begin.
     """
 
@@ -116,7 +116,7 @@ class Pairs:
         images: the images.
         masks: one mask for every image, known by the same name.
         listed: text file with one name per line of those that make up the split; None = all images.
-        list_archive: where people get that file.
+        list_archive: the download that holds that file.
     """
 
     images: Folder

@@ -2,7 +2,7 @@
 
 root/classes.txt                  one class name per line; line k (from 0) names mask value k
 root/<split>/metadata.jsonl       one row per image: {"file_name": ..., "mask_file_name": ..., "caption": ...}
-root/<split>/...                  the files the rows name; masks are one-channel PNGs of class ids, 255 = ignore
+root/<split>/...                  the files the rows name; masks are one-channel PNGs of class ids, 255 = unlabelled
 """
 
 import logging
@@ -37,7 +37,7 @@ class FolderData(DataSource):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:  # type: ignore[override]  # read when it is first asked for, and never set
-        return Vocabulary(tuple(read_classes(self._root / "classes.txt", "data.source.root")))
+        return Vocabulary(tuple(read_classes(self._root / "classes.txt", "root")))
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
         self._check_root()
@@ -47,15 +47,15 @@ class FolderData(DataSource):
         missing = [problem for folder in folders for problem in self._problems(folder)]
         if missing:
             raise MissingFileError(
-                f"{self._root} is incomplete, missing: {'; '.join(missing)}. Restore the files or remove their rows; data.source.root is "
-                "the folder, data.source.splits names those of the splits in it."
+                f"{self._root} is incomplete, missing: {'; '.join(missing)}. Restore the files or remove their rows; `root` is the "
+                "folder, `splits` names those of the splits in it."
             )
         _ = self.vocabulary
 
     def rows(self, split: str) -> "FolderRows":
         """The rows of a split's metadata.jsonl."""
         if split not in self._splits:
-            raise UserError(f"data.source.splits names no folder for the split '{split}', only for {list(self._splits)}: add one.")
+            raise UserError(f"`splits` names no folder for the split '{split}', only for {list(self._splits)}: add one.")
         return FolderRows(self._root / self._folder(split), self._rows(self._folder(split)))
 
     def _folder(self, split: str) -> str:
@@ -66,7 +66,9 @@ class FolderData(DataSource):
 
     def _check_root(self) -> None:
         if not self._root.is_dir():
-            raise MissingFileError(f"no data folder at {self._root.resolve()}: set data.source.root=<folder with classes.txt and splits>.")
+            raise MissingFileError(
+                f"no data folder at {self._root.resolve()}: set `root` to a folder with classes.txt and a folder for each split."
+            )
 
     def _problems(self, folder: str) -> list[str]:
         """What is missing of a split, one phrase each."""
@@ -81,7 +83,7 @@ class FolderData(DataSource):
         self._check_root()
         file = self._root / folder / "metadata.jsonl"
         if not file.is_file():
-            raise MissingFileError(f"no {file}: write {ROWS}, or name another folder in data.source.splits.")
+            raise MissingFileError(f"no {file}: write {ROWS}, or name another folder in `splits`.")
         rows = []
         for number, line in enumerate(lines_of(file), start=1):
             if line.strip():

@@ -36,7 +36,7 @@ class Labelling:
         if odd.size:
             raise UserError(
                 f"mask {path} holds values above {self._largest}: {odd[:5].tolist()}. This data set defines 0..{self._largest} and "
-                f"{IGNORE} (ignored): take the mask from {archive} again, or use data=folder for a format of your own."
+                f"{IGNORE} (ignored): take the mask from {archive} again, or read a format of your own as an image folder."
             )
         return self._table.take(values)
 

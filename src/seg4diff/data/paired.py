@@ -17,8 +17,8 @@ from seg4diff.errors import MissingFileError, UserError
 class PairedFiles(DataSource):
     """A data set whose every image is a file with a mask file beside it.
 
-    A subclass says what it is called, which environment variable its configuration reads for `root`, where it is to be had, and which
-    files make up a split.
+    A subclass gives its title, the environment variable that its configuration reads for `root`, where to get the data, and the files
+    of a split.
 
     Args:
         root: folder of the data set.
@@ -37,7 +37,7 @@ class PairedFiles(DataSource):
         self, *, root: str, captions: str | None, subset: int | None, seed: int, lists: dict[str, str | None] | None = None
     ) -> None:
         if subset is not None and subset < 1:
-            raise UserError(f"data.source.subset must be a number of images, at least 1, or null for all, found {subset}.")
+            raise UserError(f"`subset` must be a number of images, at least 1, found {subset}.")
         self._root, self._captions = Path(root), Captions(captions)
         self._subset, self._seed, self._lists = subset, seed, {split: file for split, file in (lists or {}).items() if file}
 
@@ -52,10 +52,7 @@ class PairedFiles(DataSource):
             uncaptioned = self._captions.problems([] if missing else self._stems("train", self.keys("train")))
         advice = []
         if missing:
-            advice.append(
-                f"{self.advice} and set {self.variable} or data.source.root to it; where only a part is wanted, data.source.lists says "
-                "which images."
-            )
+            advice.append(f"{self.advice} and set {self.variable} or `root` to it; where only a part is wanted, `lists` says which images.")
         if uncaptioned:
             advice.append(f"For the captions, {REMEDY}.")
         if advice:
@@ -80,4 +77,4 @@ class PairedFiles(DataSource):
     def pairs(self, split: str) -> Pairs:
         """The files of a split; its list is the one that the configuration gives, where it does."""
         pairs = self.files(split)
-        return replace(pairs, listed=Path(self._lists[split]), list_archive="data.source.lists") if split in self._lists else pairs
+        return replace(pairs, listed=Path(self._lists[split]), list_archive="`lists`") if split in self._lists else pairs

@@ -1,4 +1,4 @@
-"""Images and masks read from files: decoded at once, so that what is missing or broken shows here and is named."""
+"""Read images and masks. They are decoded at once, so that the error for a missing or broken file names it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,6 +85,6 @@ def check_skipped(unreadable: Mapping[str, str], allowed: int) -> None:
     if len(unreadable) == 1:
         raise UnreadableError(f"{next(iter(unreadable.values()))} {ALL_OF_THEM}.")
     raise UnreadableError(
-        f"{len(unreadable)} training images cannot be read, and data.skip_unreadable allows {allowed}: {first_few(list(unreadable))}; "
+        f"{len(unreadable)} training images cannot be read, and `skip_unreadable` allows {allowed}: {first_few(list(unreadable))}; "
         f"fix them, leave them out of the data set, or allow more. {ALL_OF_THEM}, and what is wrong with it."
     )

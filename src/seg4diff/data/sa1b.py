@@ -52,9 +52,7 @@ class Sa1b(PairedFiles):
     ) -> None:
         super().__init__(root=root, captions=captions, subset=subset, seed=seed, lists=lists)
         if not 0 <= smallest < 1 or most < 1:
-            raise UserError(
-                f"smallest must be a fraction in [0, 1) and most at least 1, found {smallest} and {most}: set data.source.train."
-            )
+            raise UserError(f"`smallest` must be a fraction in [0, 1) and `most` at least 1, found {smallest} and {most}.")
         self.vocabulary = Vocabulary(())
         self._smallest, self._most = smallest, most
 

@@ -15,7 +15,7 @@ from seg4diff.data.geometry import Size, Window, size_of, whole
 from seg4diff.errors import UserError
 
 IGNORE = 255
-"""Label of pixels that no loss and no metric counts."""
+"""Marks unlabelled pixels; losses and metrics ignore them."""
 Resample = Literal["bicubic", "bilinear"]
 RESAMPLES = get_args(Resample)
 """How an image is resized: "bicubic" over all pixels that a new one covers, so that shrinking makes no false patterns; "bilinear" between
@@ -23,7 +23,7 @@ the four nearest pixels alone, also where it shrinks (the release)."""
 
 
 def words_of(name: str) -> str:
-    """A class name without what makes no difference to a reader: case, kinds and numbers of blanks, underscores for blanks."""
+    """A class name as it is compared: case, kinds and numbers of blanks, and underscores for blanks make no difference."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
@@ -151,7 +151,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Join samples whose images have one size."""
     sizes = {tuple(sample.image.shape) for sample in samples}
     if len(sizes) > 1:
-        raise UserError(f"images of one batch must have one size, found {sorted(sizes)}: set data.image_size=[height,width].")
+        raise UserError(f"images of one batch must have one size, found {sorted(sizes)}: set `image_size` to [height, width].")
     regions = [sample.regions for sample in samples if sample.regions is not None]
     assert len(regions) in (0, len(samples)), "one data set has regions for all of its images or for none"
     return Batch(

@@ -1,4 +1,4 @@
-"""What a data set is to this project: a vocabulary and splits of samples."""
+"""The interface of data sets: a vocabulary and splits of samples."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Size, Window
 from seg4diff.data.reading import UnreadableError, check_skipped
 from seg4diff.data.sample import IGNORE, Resample, Sample, Vocabulary, image_to_tensor, label_map, present_classes, resize_labels
-from seg4diff.errors import MissingFileError, UserError
+from seg4diff.errors import MissingFileError, UserError, renamed
 
 SPLITS = ("train", "validation", "test")
 
@@ -109,18 +109,19 @@ class TrainAndEvaluate(DataSource):
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
         errors = []
-        for key, source in (("train", self._train), ("evaluation", self._evaluation)):
+        for own, source in (("train", self._train), ("evaluation", self._evaluation)):
             try:
-                source.prepare([split for split in splits if self._source(split) is source])
+                with renamed(lambda parameter, own=own: f"`{own}.{parameter}`"):
+                    source.prepare([split for split in splits if self._source(split) is source])
             except MissingFileError as error:
-                errors.append(f"{error} (Here data.source is data.source.{key}: data.source.{key}.root, and so on.)")
+                errors.append(str(error))
         if errors:
             raise MissingFileError("\n".join(errors))
         names = self._train.vocabulary.names
         if names and names != self.vocabulary.names:
             raise UserError(
                 f"the training data has {len(names)} class names that are not those of the evaluation data, so its masks mean something "
-                "else: set data.source.train to a data set without names or with the same ones."
+                "else: set `train` to a data set without names or with the same ones."
             )
 
     def rows(self, split: str) -> Rows:

@@ -1,4 +1,4 @@
-"""What the images and masks of a split hold, one by one and together; what is wrong with them is collected and stops nothing."""
+"""Statistics of the images and masks of a split. Files that cannot be used are collected and do not stop it."""
 
 import hashlib
 import os

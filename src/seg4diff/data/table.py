@@ -28,7 +28,7 @@ class TableData(DataSource):
         path: a .parquet file, a folder of them, or the name of a data set of the Hub.
         splits: split of the table for each split: {"train": "train[:90%]", "validation": "train[90%:]", "test": None}. None: the split of
             the table that is called like it, and where there is none, that of "validation".
-        columns: columns of the "image", the "mask" (class ids, 255 = ignore) and the "caption"; where that is None or blank, the caption
+        columns: columns of the "image", the "mask" (class ids, 255 = unlabelled) and the "caption"; where that is None or blank, it
             is the list of class names in the image, and of a list of captions it is the first.
         classes: text file with one class name per line, line k (from 0) names mask value k; None = the names of the table's column of
             lists of a ClassLabel.
@@ -40,19 +40,19 @@ class TableData(DataSource):
     @cached_property
     def vocabulary(self) -> Vocabulary:  # type: ignore[override]  # read when it is first asked for, and never set
         if self._classes is not None:
-            return Vocabulary(tuple(read_classes(Path(self._classes), "data.source.classes")))
+            return Vocabulary(tuple(read_classes(Path(self._classes), "classes")))
         features = self._table(next(iter(self._splits))).features
         named = {column: names for column, feature in features.items() if (names := _class_names(feature))}
         lists = {tuple(names) for names in named.values()}
         if len(lists) == 1 and all(isinstance(features[column], datasets.ClassLabel) for column in named):
             raise UserError(
                 f"the column '{next(iter(named))}' of {self._path} names one class for a whole image, and the masks need a name for each "
-                "of their values: write these into a text file, one per line in the order of the values, and set data.source.classes to it."
+                "of their values: write these into a text file, one per line in the order of the values, and set `classes` to it."
             )
         if len(lists) != 1:
             raise UserError(
                 f"{self._path} has {len(lists)} columns with class names (ClassLabel), and the masks need one: write the names into a text "
-                "file, one per line in the order of the mask values, and set data.source.classes to it."
+                "file, one per line in the order of the mask values, and set `classes` to it."
             )
         return Vocabulary(lists.pop())
 
@@ -66,11 +66,11 @@ class TableData(DataSource):
     def rows(self, split: str) -> "TableRows":
         """The rows of a split, decoded when they are read."""
         if split not in self._splits:
-            raise UserError(f"data.source.splits says nothing about the split '{split}', only about {list(self._splits)}: add it.")
+            raise UserError(f"`splits` says nothing about the split '{split}', only about {list(self._splits)}: add it.")
         table, wanted = self._table(split), {name: column for name, column in self._columns.items() if column is not None}
         if not {"image", "mask"} <= set(wanted) or not set(wanted.values()) <= set(table.column_names):
             raise UserError(
-                f"data.source.columns is {self._columns}, but {self._path} has the columns {table.column_names}: "
+                f"`columns` is {self._columns}, but {self._path} has the columns {table.column_names}: "
                 "name one for the image and one for the mask."
             )
         table = table.select_columns(list(wanted.values())).rename_columns({column: name for name, column in wanted.items()})
@@ -97,8 +97,8 @@ class TableData(DataSource):
             reason = " ".join(str(error.__cause__ or error).split())  # what `datasets` says itself is only that there was an error
             of_split = f"the split '{split}' of " if split else ""
             raise MissingFileError(
-                f"{of_split}{self._path} cannot be read ({reason}): set data.source.path to a .parquet file, a folder of them, or a data "
-                "set of the Hub, and data.source.splits to splits that it has."
+                f"{of_split}{self._path} cannot be read ({reason}): set `path` to a .parquet file, a folder of them, or a data "
+                "set of the Hub, and `splits` to splits that it has."
             ) from error
 
     @cached_property
@@ -137,7 +137,7 @@ class TableRows(Rows):
                 self._table = self._table.cast_column(column, datasets.Image(decode=False))
             except (TypeError, ValueError, pyarrow.ArrowException) as error:
                 raise UserError(
-                    f"the {column} column of the table must hold pictures, found {table.features[column]}: set data.source.columns."
+                    f"the {column} column of the table must hold pictures, found {table.features[column]}: set `columns`."
                 ) from error
 
     def __len__(self) -> int:

@@ -62,7 +62,7 @@ class SplitEvaluation(L.LightningModule, ABC):
     ) -> None:
         super().__init__()
         if resamples < 1:
-            raise UserError(f"evaluation.resamples must be at least 1, found {resamples}.")
+            raise UserError(f"`resamples` must be at least 1, found {resamples}.")
         backbone.select_sites([expert_layer])
         self.backbone, self.vocabulary, self.expert_layer = backbone, vocabulary, expert_layer
         self._protocol, self._matching, self._resamples, self._seed = protocol, matching, resamples, seed

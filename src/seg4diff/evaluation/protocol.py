@@ -37,12 +37,12 @@ class PromptMaker:
         background: id of the background class, or None.
 
     Raises:
-        UserError: there is no such protocol, or a class name does not fit by itself; said before any image is seen.
+        UserError: there is no such protocol, or a class name does not fit by itself; raised before any image is read.
     """
 
     def __init__(self, protocol: PromptProtocol, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> None:
         if protocol not in PROTOCOL_TEXT:
-            raise UserError(f"prompt protocol must be one of {list(PROTOCOL_TEXT)}, found '{protocol}'.")
+            raise UserError(f"`protocol` must be one of {', '.join(PROTOCOL_TEXT)}, found '{protocol}'.")
         self._protocol, self._vocabulary, self._fits, self.background = protocol, vocabulary, fits, vocabulary.background
         self.everything = self._name(range(len(vocabulary)))
 
@@ -68,7 +68,7 @@ class PromptedSegmenter:
     def __init__(self, readout: Readout, make_prompts: PromptMaker) -> None:
         if make_prompts.background is not None and readout.background is None:
             raise UserError(
-                "this data set has a background class, which no prompt names: set backbone.readout.background to the level in [0, 1] that "
+                "this data set has a background class, which no prompt names: set `readout.background` to the level in [0, 1] that "
                 "the map of a named class must reach, or take a data set without that class."
             )
         self._readout, self._make_prompts = readout, make_prompts

@@ -46,7 +46,7 @@ class UnsupervisedModule(SplitEvaluation):
         progress: Progress | None = None,
     ) -> None:
         if matching not in MATCHING_TEXT:
-            raise UserError(f"evaluation.matching must be one of {', '.join(MATCHING_TEXT)}, found '{matching}'.")
+            raise UserError(f"`matching` must be one of {', '.join(MATCHING_TEXT)}, found '{matching}'.")
         super().__init__(
             backbone=backbone,
             vocabulary=vocabulary,
@@ -71,8 +71,8 @@ class UnsupervisedModule(SplitEvaluation):
             return None
         if vocabulary.background is None:
             raise UserError(
-                "evaluation.matching=many_to_one makes background of all proposals that are left over, and this data set has no background "
-                "class: use one_to_one."
+                "`matching=many_to_one` makes background of all proposals that are left over, and this data set has no background "
+                "class: set `matching=one_to_one`."
             )
         return vocabulary.background
 

@@ -118,7 +118,7 @@ PART = r"[\w\u0300-\u036f]"
 UNSPACED = r"[\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u31ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 """The same in scripts that join words: Thai, Lao, Burmese, Khmer, kana, Chinese characters, and Hangul with its particles."""
 SIGNS = str.maketrans("\u2018\u2019\u2010\u2011", "''--")
-"""Quotation marks and hyphens that people write for the plain ones."""
+"""Typographic quotation marks and hyphens, and the plain ones."""
 
 
 def _folded(text: str) -> tuple[str, list[tuple[int, bool]]]:

@@ -25,10 +25,10 @@ they are. r differs from model to model, so a value for "own" fits one model; on
 
 
 class ProposalReadout:
-    """How proposals are read from a backbone without a word of text.
+    """How proposals are read from a backbone with the empty prompt.
 
     Args:
-        readout: how the maps of the empty prompt are read; its normalisation and its background are for class maps and play no part.
+        readout: how the maps of the empty prompt are read; its normalisation and its background are for class maps and are not used.
         threshold: symmetric KL divergence in nats below which two maps are of one proposal; 0 merges nothing.
         rounds: how often merging is repeated on its own result.
         contrast: see `Contrast`.
@@ -36,11 +36,11 @@ class ProposalReadout:
 
     def __init__(self, *, readout: Readout, threshold: float, rounds: int, contrast: Contrast = "own") -> None:
         if readout.scores == "logits":
-            raise UserError("logits are no distribution: proposals need backbone.readout.scores=joint or text.")
+            raise UserError("logits are no distribution: proposals need `readout.scores=joint` or `readout.scores=text`.")
         if not threshold >= 0 or rounds < 0:  # NaN is not above 0 either
-            raise UserError(f"threshold and rounds of merging must be at least 0, found {threshold} and {rounds}.")
+            raise UserError(f"`threshold` and `rounds` must be at least 0, found {threshold} and {rounds}.")
         if contrast not in get_args(Contrast):
-            raise UserError(f"contrast of merging must be one of {', '.join(get_args(Contrast))}, found '{contrast}'.")
+            raise UserError(f"`contrast` must be one of {', '.join(get_args(Contrast))}, found '{contrast}'.")
         self._readout, self._threshold, self._rounds, self._contrast = readout, threshold, rounds, contrast
 
     @torch.no_grad()

@@ -44,14 +44,14 @@ class Readout:
         heads: Sequence[int] | None = None,
     ) -> None:
         if not 0 <= sigma <= 1:
-            raise UserError(f"readout.sigma must be in [0, 1], found {sigma}.")
+            raise UserError(f"`sigma` must be in [0, 1], found {sigma}.")
         for name, value, choice in (("scores", scores, Scores), ("normalisation", normalisation, Normalisation)):
             if value not in get_args(choice):
-                raise UserError(f"readout.{name} must be one of {', '.join(get_args(choice))}, found '{value}'.")
+                raise UserError(f"`{name}` must be one of {', '.join(get_args(choice))}, found '{value}'.")
         if background is not None and not 0 <= background <= 1:
-            raise UserError(f"readout.background must be in [0, 1], found {background}.")
+            raise UserError(f"`background` must be in [0, 1], found {background}.")
         if heads is not None and not heads:
-            raise UserError("readout.heads must name at least one attention head, or be null for all of them.")
+            raise UserError("`heads` must name at least one attention head; leave it out for all of them.")
         self.sigma, self.scores, self.normalisation, self.seed, self.background = sigma, scores, normalisation, seed, background
         self.heads = None if heads is None else list(heads)
 

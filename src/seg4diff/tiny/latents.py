@@ -94,7 +94,7 @@ class LatentDataModule(SegmentationDataModule):
     def __init__(self, *, scenes: int, root: str, **options) -> None:
         super().__init__(**options)
         if scenes < 1:
-            raise UserError(f"data.scenes must be at least 1, found {scenes}.")
+            raise UserError(f"`scenes` must be at least 1, found {scenes}.")
         self._scenes, self._root = scenes, Path(root)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -102,7 +102,7 @@ class ByToken(Matched):
 
 
 def alignment_by(what: AlignBy, objective: MaskAlignment, text_window: int) -> Alignment:
-    """The alignment that `model.align` names.
+    """The alignment of a kind.
 
     Args:
         what: "names", "regions" or "tokens".
@@ -114,7 +114,7 @@ def alignment_by(what: AlignBy, objective: MaskAlignment, text_window: int) -> A
     """
     known = {"names": ByName(), "regions": ByRegion(objective.match, text_window), "tokens": ByToken(objective.match)}
     if what not in known:
-        raise UserError(f"model.align must be 'names', 'regions' or 'tokens', found '{what}'.")
+        raise UserError(f"`align` must be 'names', 'regions' or 'tokens', found '{what}'.")
     return known[what]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: sample images and overlays, in the output folder and in every logger that takes pictures."""
+"""Sample images and overlays of a run, in the output folder and in every logger that takes pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +115,7 @@ class Overlays(L.Callback):
 
 
 class BestMedianWorst(L.Callback):
-    """After a test, a page of the images that are segmented best, middling and worst, by the mIoU of each; of the LoRA, where there is one.
+    """After a test, a page of the images with the best, median and worst segmentation, by mIoU; of the LoRA, where there is one.
 
     Args:
         count: images of each of the three kinds.

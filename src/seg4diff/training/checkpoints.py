@@ -23,7 +23,7 @@ FIGURES = ("train/", "val/")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """A reader never meets a half-written file: the new one replaces the old one in a single step."""
+    """Writes checkpoints atomically: the new file replaces the old one in a single step."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any | None = None) -> None:
         target = Path(path)
@@ -104,9 +104,7 @@ class LoraCheckpoint(SafeCheckpoint):
         try:
             trainer.lightning_module.backbone.save_lora(folder, self._comfyui)
         except SafetensorError as error:
-            raise UserError(
-                f"the adapter {folder} cannot be written ({error}): make room there, or choose another hydra.run.dir."
-            ) from error
+            raise UserError(f"the adapter {folder} cannot be written ({error}): make room there, or write elsewhere.") from error
 
     def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._remove_checkpoint(trainer, filepath)

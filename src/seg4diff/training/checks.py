@@ -34,8 +34,8 @@ class AlignedCheck:
         self._batches += 1
         if self._batches == ENOUGH:
             raise UserError(
-                f"no image of the first {ENOUGH} batches had a mask to align: model.align=names needs masks with class names that stand in "
-                "the prompt (model.prompt), model.align=tokens words in it, and all of them masks: `seg4diff check` shows which there are."
+                f"no image of the first {ENOUGH} batches had a mask to align: `align=names` needs masks with class names that stand in "
+                "the prompt (`prompt`), `align=tokens` words in it, and all of them masks: `seg4diff check` shows which there are."
             )
 
 
@@ -48,4 +48,4 @@ def check_finite(terms: Mapping[str, Tensor], step: int) -> None:
     """
     values = {name: value.item() for name, value in terms.items()}
     if not all(abs(value) < float("inf") for value in values.values()):
-        raise UserError(f"the loss is not finite at step {step} ({values}): lower model.lr or use a wider dtype.")
+        raise UserError(f"the loss is not finite at step {step} ({values}): lower `lr` or use a wider dtype.")

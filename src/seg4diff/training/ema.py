@@ -24,7 +24,7 @@ class WeightAverage(L.Callback):
 
     def __init__(self, *, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise UserError(f"the decay of the weight average must be in [0, 1), found {decay}.")
+            raise UserError(f"`decay` must be in [0, 1), found {decay}.")
         self._decay = decay
         self._average: dict[str, Tensor] = {}
         self._step = 0

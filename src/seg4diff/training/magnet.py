@@ -67,7 +67,7 @@ class MagnetModule(L.LightningModule):
         super().__init__()
         if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
             found = f"{lr}, {weight_decay}, {warmup_steps}"
-            raise UserError(f"model.lr must be above 0, model.weight_decay and model.warmup_steps 0 or more, found {found}.")
+            raise UserError(f"`lr` must be above 0, `weight_decay` and `warmup_steps` 0 or more, found {found}.")
         backbone.select_sites([expert_layer])
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.vocabulary = backbone, expert_layer, vocabulary
@@ -159,6 +159,6 @@ class MagnetModule(L.LightningModule):
         if own != found:
             odd = sorted(set(own.items()) ^ set(found.items()))[0]
             raise UserError(
-                f"the checkpoint's LoRA does not fit this model (first difference: {odd[0]} {odd[1]}): resume with the expert_layer, lora "
-                "and backbone it was trained with."
+                f"the checkpoint's LoRA does not fit this model (first difference: {odd[0]} {odd[1]}): continue with the block, the LoRA "
+                "and the backbone it was trained with."
             )

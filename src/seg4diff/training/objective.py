@@ -51,7 +51,7 @@ class MaskAlignment:
         self, *, flow_weight: float, mask_weight: float, dice_weight: float, focal_alpha: float = 0.25, focal_gamma: float = 2.0
     ) -> None:
         if 0 < focal_gamma < 1:
-            raise UserError(f"focal_gamma must be 0 or at least 1 (its gradient has no bound between), found {focal_gamma}.")
+            raise UserError(f"`focal_gamma` must be 0 or at least 1 (its gradient has no bound between), found {focal_gamma}.")
         self.weights = {"flow": flow_weight, "focal": mask_weight, "dice": dice_weight}
         self._alpha, self._gamma = focal_alpha, focal_gamma
 

@@ -48,12 +48,12 @@ class CaptionPrompt(TrainingPrompt):
 
 
 def training_prompt(kind: PromptKind, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> TrainingPrompt:
-    """The prompt that `model.prompt` names.
+    """The prompt of a kind.
 
     Raises:
         UserError: there is no such prompt.
     """
     known = {"names": NamesPrompt, "caption": CaptionPrompt}
     if kind not in known:
-        raise UserError(f"model.prompt must be 'names' or 'caption', found '{kind}'.")
+        raise UserError(f"`prompt` must be 'names' or 'caption', found '{kind}'.")
     return known[kind](vocabulary, fits)

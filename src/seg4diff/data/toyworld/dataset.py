@@ -48,9 +48,9 @@ class ToyWorld(DataSource):
     def __init__(self, *, root: str, seed: int, side: int, sizes: dict[str, int], height: int | None = None) -> None:
         self.vocabulary = Vocabulary(CLASS_NAMES)
         if height is not None and not 0 < height <= side:
-            raise UserError(f"data.source.height must be in 1..{side} (the side of the scenes), found {height}.")
+            raise UserError(f"`height` must be in 1..{side} (the side of the scenes), found {height}.")
         if min(sizes.values()) < 1:
-            raise UserError(f"data.source.sizes must be at least 1 for every split, found {dict(sizes)}.")
+            raise UserError(f"`sizes` must be at least 1 for every split, found {dict(sizes)}.")
         self.seed, self.side = seed, side
         self._root, self._sizes = Path(root), dict(sizes)
         self._height = side if height is None else height

@@ -27,7 +27,7 @@ def read_vocabulary(name: str) -> dict[int, str]:
     file = files(__package__) / f"{name}.txt"
     if not file.is_file():
         known = sorted(path.name.removesuffix(".txt") for path in files(__package__).iterdir() if path.name.endswith(".txt"))
-        raise UserError(f"no vocabulary '{name}': set data.source.vocabulary to one of {', '.join(known)}.")
+        raise UserError(f"no vocabulary '{name}': set `vocabulary` to one of {', '.join(known)}.")
     lines = file.read_text(encoding="utf-8").split("\n")
     pairs = (line.split(" ", 1) for line in lines if line and not line.startswith("#"))
     return {int(key): value for key, value in pairs}
@@ -39,12 +39,12 @@ def vocabulary_words(*names: str) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def read_classes(file: Path, key: str) -> list[str]:
+def read_classes(file: Path, parameter: str) -> list[str]:
     """Your own class names: one per line, line k (from 0) names mask value k.
 
     Args:
         file: a text file.
-        key: the configuration key that led here, for errors.
+        parameter: the one that names the file, for errors.
 
     Raises:
         UserError: lines that are no names: empty ones, comments, lists in brackets, characters that cannot be seen, and numbers before or
@@ -52,7 +52,7 @@ def read_classes(file: Path, key: str) -> list[str]:
     """
     if not file.is_file():
         raise MissingFileError(
-            f"no list of classes at {file}: write one class name per line, in the order of the mask values, and set {key}."
+            f"no list of classes at {file}: write one class name per line, in the order of the mask values, and set `{parameter}`."
         )
     lines = [line.strip() for line in lines_of(file)]
     names = [" ".join(line.split()) for line in lines]
