@@ -104,7 +104,7 @@ class PipelineBackbone(Backbone):
         return EncodingCache(self.runtime.cache, model, self._origin.stamp(self.encoders))
 
     def encodings_held(self) -> dict[str, int]:
-        """Images and prompts that the cache holds of this model; none without a cache."""
+        """Numbers of images and of prompts that the cache holds of this model; 0 without a cache."""
         return {kind: self._cache.count(kind) if self._cache else 0 for kind in ("image", "text")}
 
     def _adopt(self, pipeline: DiffusionPipeline) -> None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import typer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 
 from seg4diff.errors import Naming, renamed
 from seg4diff.presets import plain
@@ -40,7 +40,7 @@ def _arguments(node: Any, key: str) -> Iterator[str]:
         yield from _arguments(value, below)
 
 
-def exactly(root: DictConfig, place: str) -> Naming:
+def exactly(root: Container, place: str) -> Naming:
     """The keys that set the parameters of what is built from the node at one place of a configuration."""
 
     def name(parameter: str) -> str | None:
@@ -55,7 +55,7 @@ def options_named(context: typer.Context) -> AbstractContextManager[None]:
     return renamed({own.name: own.opts[0] for own in context.command.params if own.param_type_name == "option"}.get)
 
 
-def key_to_set(root: DictConfig, key: str) -> str:
+def key_to_set(root: Container, key: str) -> str:
     """The key to set in order to set what stands at `key`: that which interpolations, also of the nodes above it, lead to."""
     found = ""
     for name in key.split("."):
@@ -65,7 +65,7 @@ def key_to_set(root: DictConfig, key: str) -> str:
     return found
 
 
-def _raw(root: DictConfig, key: str) -> str | None:
+def _raw(root: Container, key: str) -> str | None:
     folder, _, name = key.rpartition(".")
     parent = OmegaConf.select(root, folder) if folder else root
     if not isinstance(parent, DictConfig) or name not in parent or not OmegaConf.is_interpolation(parent, name):

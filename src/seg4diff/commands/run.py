@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import adapted_blocks
+from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.arguments import command_line
 from seg4diff.commands.inherit import inherit, other_base
 from seg4diff.commands.keys import keys_named, naming
@@ -163,7 +164,7 @@ def encode(config: DictConfig) -> dict[str, Any]:
     OmegaConf.set_struct(config, False)
     config.callbacks, config.logger = {"progress": (config.get("callbacks") or {}).get("progress")}, None
     (data,), module = build_all([config.data], config.model)
-    if not isinstance(module, MagnetModule):
+    if not isinstance(module, MagnetModule) or not isinstance(module.backbone, PipelineBackbone):
         raise UserError("mode=encode encodes what mask alignment needs: choose an experiment with model=magnet.")
     with keys_named(config), open_trainer(config) as trainer:
         trainer.predict(module, data, return_predictions=False)

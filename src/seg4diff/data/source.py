@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ class TrainAndEvaluate(DataSource):
         errors = []
         for own, source in (("train", self._train), ("evaluation", self._evaluation)):
             try:
-                with renamed(lambda parameter, own=own: f"`{own}.{parameter}`"):
+                with renamed(partial("`{}.{}`".format, own)):
                     source.prepare([split for split in splits if self._source(split) is source])
             except MissingFileError as error:
                 errors.append(str(error))

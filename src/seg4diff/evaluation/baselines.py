@@ -6,7 +6,7 @@ from torch.nn.functional import one_hot
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from seg4diff.data.geometry import Size
+from seg4diff.data.geometry import Size, size_of
 from seg4diff.data.sample import IGNORE, present_classes
 from seg4diff.evaluation.matching import matched_labels
 from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou
@@ -79,7 +79,7 @@ class TileBaselines(nn.Module):
     def update(self, mask: Tensor) -> None:
         """Count one label map (H, W)."""
         for name, parts in TILES.items():
-            labels = matched_labels(tiles(mask.shape, parts).to(mask.device), mask, self._classes, self._shared)
+            labels = matched_labels(tiles(size_of(mask), parts).to(mask.device), mask, self._classes, self._shared)
             self.scores[name].update(labels, mask)
 
     def compute(self) -> dict[str, Tensor]:

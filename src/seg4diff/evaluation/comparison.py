@@ -116,8 +116,8 @@ def plot_table(entries: Sequence[Entry], path: Path) -> None:
             values = [100 * score.miou for score in scores.values()]
             reach = [[100 * (score.miou - score.miou_low) for score in scores.values()]]
             reach += [[100 * (score.miou_high - score.miou) for score in scores.values()]]
-            style = {"label": title(variant), "color": colour, "error_kw": {"linewidth": 1}}
-            axes.bar([k + shift for k in scores], values, 0.38, yerr=reach, **style)
+            places = [k + shift for k in scores]
+            axes.bar(places, values, 0.38, yerr=reach, label=title(variant), color=colour, error_kw={"linewidth": 1})
     for k, entry in enumerate(entries):
         axes.hlines(100 * entry.best_baseline, k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "baseline")
     known = [(k, entry.paper["base"]) for k, entry in enumerate(entries) if "base" in entry.paper]

@@ -4,6 +4,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -165,8 +166,8 @@ class SplitEvaluation(L.LightningModule, ABC):
         figures = scores(counts)
         iou = {name: float(value) for name, value in zip(names, figures.pop("iou"), strict=True) if not torch.isnan(value)}
         low, high = ends
-        plain = {name: float(value) for name, value in figures.items()}
-        return Score(**plain, miou_low=low, miou_high=high, iou_per_class=iou, flow_loss=self.flow_loss(variant))
+        figures_of_all: dict[str, Any] = {name: float(value) for name, value in figures.items()}
+        return Score(**figures_of_all, miou_low=low, miou_high=high, iou_per_class=iou, flow_loss=self.flow_loss(variant))
 
     def flow_loss(self, variant: str) -> float | None:
         """Flow loss of a variant; None where it is not measured."""

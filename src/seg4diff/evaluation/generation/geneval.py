@@ -136,8 +136,9 @@ class Requirements:
 
 
 def _clause(clause: Mapping[str, Any]) -> Clause:
-    relation, target = clause.get("position") or (None, None)
-    return Clause(str(clause["class"]), int(clause["count"]), clause.get("color"), None if relation is None else (relation, int(target)))
+    position = clause.get("position")
+    placed = None if position is None else (str(position[0]), int(position[1]))
+    return Clause(str(clause["class"]), int(clause["count"]), clause.get("color"), placed)
 
 
 @dataclass(frozen=True)

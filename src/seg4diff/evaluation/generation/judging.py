@@ -45,7 +45,12 @@ class GenEvalJudge:
         if required.needs_colours and self.colours is None:
             return None
         things = self.detector(image, required.labels)
-        return judge(required, things, lambda found, label: self.colours(image, found, label), self.rules)
+        colours = self.colours or _no_colours
+        return judge(required, things, lambda found, label: colours(image, found, label), self.rules)
+
+
+def _no_colours(image: Image.Image, found: Sequence[Detection], label: str) -> Sequence[str]:
+    raise AssertionError("a prompt without colours asks for none")
 
 
 @dataclass(frozen=True)

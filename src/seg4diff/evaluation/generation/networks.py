@@ -20,7 +20,7 @@ YES = ("Yes", "yes", " Yes", " yes")
 
 
 def load_network(
-    what: str, kind: type, reader: type, weights: str, device: torch.device, *, dtype: torch.dtype | str = torch.float32, unused: str = " "
+    what: str, kind: Any, reader: Any, weights: str, device: torch.device, *, dtype: torch.dtype | str = torch.float32, unused: str = " "
 ) -> tuple[PreTrainedModel, Any]:
     """A network and what prepares its input, from a folder or a hub id. A hub id is fetched once if it is not in the local cache.
 
@@ -199,7 +199,7 @@ def frechet_distance(features: Features, images: Iterable[Sequence[Image.Image]]
     Raises:
         UserError: a set has fewer than two images.
     """
-    given = nn.Identity()  # what torchmetrics is given are the features themselves
+    given: Any = nn.Identity()  # what torchmetrics is given are the features themselves
     given.num_features = features([Image.new("RGB", (64, 64))]).shape[-1]
     distance = FrechetInceptionDistance(feature=given)
     for real, batches in ((False, images), (True, references)):
