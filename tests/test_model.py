@@ -142,7 +142,7 @@ def test_a_pipeline_loaded_by_diffusers_gives_the_maps_of_our_own_loading(folder
 def test_a_lora_changes_the_maps(folder, load, photo):
     base, adapted = load().segment(photo, WORDS), load(lora=folder / "lora").segment(photo, WORDS)
     assert not torch.allclose(base.maps.grid, adapted.maps.grid, atol=1e-3)
-    with pytest.raises(UserError, match=r"adapts the blocks \[1\], and block 2 is to be read: set block="):
+    with pytest.raises(UserError, match=r"adapts the blocks \[1\], and block 2 is to be read: set `block`"):
         load(lora=folder / "lora", block=2)
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_loaded_is_a_sentence(load, options, sentence):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "words must be a list of words, none of them empty, found"),
+        ([], "`words` must be a list of words, none of them empty, found"),
         (["cat", " "], "none of them empty"),
         (["cat", "cat"], "must name every class once|more than once"),
         ([["cat"], ["dog"]], "there are 1 pictures and 2 lists of words"),
@@ -185,12 +185,12 @@ def test_what_is_no_picture_is_a_sentence(load, picture):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"device": "banana"}, "there is no device 'banana' here"),
-        ({"device": "cuda"}, "there is no device 'cuda' here"),
-        ({"image_size": "large"}, r"image_size must be \(height, width\) in pixels, or one number for a square, found 'large'"),
+        ({"device": "banana"}, "`device=banana` cannot be used here"),
+        ({"device": "cuda"}, "`device=cuda` cannot be used here"),
+        ({"image_size": "large"}, r"`image_size` must be \(height, width\) in pixels, or one number for a square, found 'large'"),
         ({"image_size": (30, 32)}, "image size 30 x 32 does not fit this model"),
-        ({"block": "1"}, "block must be a whole number and sigma a number, found '1' and None"),
-        ({"sigma": "a"}, "block must be a whole number and sigma a number"),
+        ({"block": "1"}, "`block` must be a whole number and `sigma` a number, found '1' and None"),
+        ({"sigma": "a"}, "`block` must be a whole number and `sigma` a number"),
     ],
 )
 def test_arguments_of_another_kind_are_a_sentence(load, options, sentence):
@@ -217,5 +217,5 @@ def test_a_folder_of_settings_beside_a_person_is_no_run(load, folder, tmp_path, 
 def test_a_picture_that_is_not_finite_and_an_odd_threshold_are_refused(load, value):
     with pytest.raises(UserError, match="the values of the picture are not finite"):
         load().segment(torch.full((3, 32, 32), value), WORDS)
-    with pytest.raises(UserError, match="threshold and rounds of merging must be at least 0"):
+    with pytest.raises(UserError, match="`threshold` and `rounds` must be at least 0"):
         load().segment(torch.zeros(3, 32, 32), threshold=float("nan"))

@@ -157,7 +157,7 @@ def test_the_bytes_of_a_cache_entry_are_those_of_its_file(tmp_path):
     runtime = Runtime(dtype="bfloat16", cache=str(tmp_path / "cache"))
     backbone = SD3Backbone.from_pretrained(path=str(tmp_path / "model"), t5_length=8, runtime=runtime)
     latents, condition = backbone.encode_image(torch.zeros(1, 3, 32, 48)), backbone.encode_text(["two stars"])
-    (image,), (text,) = (list((tmp_path / "cache" / kind).rglob("*.safetensors")) for kind in ("image", "text"))
+    (image,), (text,) = (list((tmp_path / "cache").glob(f"*/{kind}/*/*")) for kind in ("image", "text"))
     assert counts.entry(latents=latents.shape[1:]) == image.stat().st_size
     assert counts.entry(embeddings=condition.embeddings.shape[1:], pooled=condition.pooled.shape[1:]) == text.stat().st_size
     assert counts.cached_image(1024) - counts.cached_image(512) == 2 * 16 * (128**2 - 64**2)

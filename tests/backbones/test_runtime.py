@@ -193,7 +193,7 @@ def test_auto_refuses_a_slower_device_than_that_it_chose_for():
 
 
 def test_a_model_of_another_family_is_named(folder):
-    with pytest.raises(UserError, match="is a FluxPipeline, but this backbone reads a StableDiffusion3Pipeline: use backbone=flux1_dev or"):
+    with pytest.raises(UserError, match="is a FluxPipeline, but this backbone reads a StableDiffusion3Pipeline: choose the preset flux1_dev or"):
         SD3Backbone.from_pretrained(path=str(folder / "flux"), t5_length=0)
     index = folder / "sd3" / "model_index.json"
     text = index.read_text()
@@ -248,6 +248,6 @@ def test_commands_hide_the_bars_of_encoders_and_a_library_call_changes_nothing(f
 
 def test_training_hides_the_bars_of_encoders(folder, capsys, bars):
     node = {"_target_": "seg4diff.backbones.sd3.SD3Backbone.from_pretrained", "path": str(folder / "sd3"), "t5_length": 0}
-    build_all({}, OmegaConf.create(node))
+    build_all([], OmegaConf.create(node))
     said = capsys.readouterr().err
     assert "Loading pipeline components" in said and "Loading weights" not in said

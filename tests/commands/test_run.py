@@ -82,7 +82,7 @@ def test_lora_folder_gives_the_same_images_in_plain_diffusers(finished, assets):
 
 def test_frozen_weights_are_bit_unchanged(tmp_path, assets, world):
     config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "~evaluation", "validate_first=false", "~callbacks")
-    (data,), module = build_all({"data": config.data}, config.model)
+    (data,), module = build_all([config.data], config.model)
     trainer = instantiate(config.trainer, logger=False, _convert_="all")
     trainer.fit(module, data)
     fresh = build(config.backbone.model)
@@ -113,7 +113,7 @@ class StopAfterBatch(L.Callback):
 def fit(tmp_path, assets, world, *arguments, callbacks=(), ckpt_path=None):
     """Train the small model; returns its adapter. The checkpoint callback would write no file by itself before step 50."""
     config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "trainer.accumulate_grad_batches=2", *arguments)
-    (data,), module = build_all({"data": config.data}, config.model)
+    (data,), module = build_all([config.data], config.model)
     callbacks = [build(config.callbacks.checkpoint), *callbacks]
     trainer = instantiate(config.trainer, logger=False, callbacks=callbacks, _convert_="all", enable_progress_bar=False)
     trainer.fit(module, data, ckpt_path=ckpt_path)

@@ -119,14 +119,14 @@ def test_one_more_than_allowed_ends_the_run_in_a_sentence_that_names_them(worker
     with pytest.raises(UnreadableError) as error:
         run(module(coco(root), skip_unreadable=allowed, num_workers=workers))
     message = explain(error.value)
-    assert f"{allowed + 1} training images cannot be read, and data.skip_unreadable allows {allowed}" in message
+    assert f"{allowed + 1} training images cannot be read, and `skip_unreadable` allows {allowed}" in message
     assert message.count("train2017/00000000000") == allowed + 1 and "seg4diff check" in message
 
 
 def test_without_a_budget_the_first_one_ends_the_run(root):
     with pytest.raises(UnreadableError, match=r"mask .*000003\.png cannot be read .*truncated.*take it from stuffthingmaps_trainval2017"):
         coco(root).split("train", None, resize_mask=True)[3]
-    with pytest.raises(UserError, match=r"data\.skip_unreadable must be at least 0, found -1"):
+    with pytest.raises(UserError, match=r"`skip_unreadable` must be at least 0, found -1"):
         module(coco(root), skip_unreadable=-1)
 
 

@@ -192,13 +192,13 @@ def test_one_prompt_per_image_is_one_pass(model, monkeypatch):
 
 @pytest.mark.parametrize("sigma", [-0.1, 1.5])
 def test_noise_level_outside_the_path_is_refused(sigma):
-    with pytest.raises(UserError, match=rf"readout\.sigma must be in \[0, 1\], found {sigma}"):
+    with pytest.raises(UserError, match=rf"`sigma` must be in \[0, 1\], found {sigma}"):
         readout(sigma=sigma)
 
 
 @pytest.mark.parametrize("level", [-0.1, 1.5])
 def test_background_level_outside_0_and_1_is_refused(level):
-    with pytest.raises(UserError, match=rf"readout\.background must be in \[0, 1\], found {level}"):
+    with pytest.raises(UserError, match=rf"`background` must be in \[0, 1\], found {level}"):
         readout(background=level)
 
 

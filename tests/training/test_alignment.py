@@ -67,5 +67,5 @@ def test_a_token_of_the_prompt_may_be_given_the_mask_of_another_word(scores):
 
 
 def test_an_unknown_alignment_is_refused(scores):
-    with pytest.raises(UserError, match=r"model\.align must be 'names', 'regions' or 'tokens', found 'words'"):
+    with pytest.raises(UserError, match=r"`align` must be 'names', 'regions' or 'tokens', found 'words'"):
         align("words", scores)
