@@ -30,6 +30,7 @@ class Preset:
         image_size: (height, width) that the model sees.
         readout: arguments of `Readout`.
         merging: arguments of `ProposalReadout` besides the readout.
+        samples: guidance, steps and size (height, width) with which images are generated.
         known_by: values of the transformer's configuration by which the model is recognised.
     """
 
@@ -43,6 +44,7 @@ class Preset:
     image_size: tuple[int, int]
     readout: dict[str, Any]
     merging: dict[str, Any]
+    samples: dict[str, Any]
     known_by: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -76,6 +78,7 @@ class Preset:
             image_size=tuple(node["image_size"]),
             readout={key: value for key, value in readout.items() if key != "_target_"},
             merging=dict(node["merging"]),
+            samples=node["samples"] | {"size": tuple(node["samples"]["size"])},
             known_by=node.get("known_by") or {},
         )
 

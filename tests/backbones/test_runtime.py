@@ -23,7 +23,7 @@ from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.commands.run import build_all
 from seg4diff.commands.segment import segment_files
 from seg4diff.errors import UserError
-from seg4diff.model import load
+from seg4diff.loading import load
 
 INPUTS = (torch.linspace(-1, 1, 4 * 8 * 12).view(1, 4, 8, 12), torch.tensor([0.4]))
 TRAINED = LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "to_k"])

@@ -127,6 +127,10 @@ class Backbone(nn.Module, ABC):
         """Where `sample` is: step from 0, None outside of it; rows of the present forward pass, of `batch` rows, that see the prompt."""
 
     @abstractmethod
+    def noise_levels(self) -> list[float]:
+        """Noise level in [0, 1] at which each step of the last `sample` starts, also of one that is running."""
+
+    @abstractmethod
     def check_device(self, device: torch.device) -> None:
         """Raises UserError if the model's dtype does not run on this device."""
 

@@ -92,6 +92,11 @@ class PipelineBackbone(Backbone):
     def dtype(self) -> torch.dtype:
         return self.runtime.dtype
 
+    @property
+    def source(self) -> Source | None:
+        """Where the model was loaded from; None = it was made in memory."""
+        return self._source
+
     def _open_cache(self) -> EncodingCache | None:
         if self.runtime.cache is None:
             return None
@@ -253,6 +258,10 @@ class PipelineBackbone(Backbone):
 
     def sampling_pass(self, batch: int) -> tuple[int | None, slice]:
         return self._clock.now(batch)
+
+    def noise_levels(self) -> list[float]:
+        scheduler = self._pipeline.scheduler
+        return (scheduler.timesteps / scheduler.config.num_train_timesteps).tolist()
 
     def save_pretrained(self, folder: Path) -> None:
         copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)
