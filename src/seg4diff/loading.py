@@ -77,7 +77,7 @@ def load(
         block = _add_lora(backbone, adapter, run, preset, block)
         if run is not None and source is not None and not _same_place(source.path, run.backbone.model.path):
             log.warning("the LoRA %s was trained on %s, and this is %s", adapter, run.backbone.model.path, source.path)
-    return Model(backbone.eval(), preset, block=block, sigma=sigma, image_size=image_size)
+    return Model(backbone.eval(), preset, block=block, sigma=sigma, image_size=image_size, lora=adapter)
 
 
 def _adopt(pipeline: DiffusionPipeline, preset: Preset, given: tuple) -> Backbone:

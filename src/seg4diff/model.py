@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,10 +31,13 @@ class Model:
         block: block that is read; None = the preset's expert.
         sigma: noise level at which maps are read; None = the preset's.
         image_size: (height, width) that the model sees; None = the preset's.
+        lora: file or folder that its LoRA was loaded from.
 
     Attributes:
         backbone: the model.
         block: block that is read.
+        readout: how it is read.
+        lora: file or folder that its LoRA was loaded from; None = there is none, or it came with a pipeline.
         image_size: (height, width) that the model sees; pictures of another shape are padded.
 
     Raises:
@@ -48,16 +52,17 @@ class Model:
         block: int | None = None,
         sigma: float | None = None,
         image_size: int | Sequence[int] | None = None,
+        lora: Path | None = None,
     ) -> None:
         if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
             raise UserError(f"block must be a whole number and sigma a number, found {block!r} and {sigma!r}.")
         if block is None and preset.expert is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
-        self.backbone, self.block = backbone, preset.expert if block is None else block
+        self.backbone, self.block, self.lora = backbone, preset.expert if block is None else block, lora
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._samples = preset.samples | ({} if image_size is None else {"size": self.image_size})
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
-        self._merging, self._readout = preset.merging, Readout(**self._reading)
+        self._merging, self.readout = preset.merging, Readout(**self._reading)
         backbone.select_sites([self.block])
         backbone.token_grid(*self.image_size)
 
@@ -97,7 +102,7 @@ class Model:
         return found if many else found[0]
 
     def _words(self, placed: Sequence[Placed], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
-        readout = self._readout
+        readout = self.readout
         if background is not None:
             readout = Readout(**self._reading | {"background": background})
         prompts = [split_names(names, range(len(names)), self.backbone.fits) for names in asked]
@@ -108,7 +113,7 @@ class Model:
 
     def _regions(self, placed: Sequence[Placed], threshold: float | None) -> list[Segmentation]:
         merging = self._merging | ({} if threshold is None else {"threshold": threshold})
-        proposals = ProposalReadout(readout=self._readout, **merging)
+        proposals = ProposalReadout(readout=self.readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
         found = proposals.proposals(self.backbone, images, [0] * len(placed), [self.block])[self.block]
         regions = [(one, *by_size(label_proposals(own, one.frame))) for one, own in zip(placed, found, strict=True)]
@@ -174,7 +179,7 @@ class Model:
         """
         sampling, reader = self.sampling(guidance, steps, size), None
         if maps is not False:
-            reader = MapReader(self.backbone, self.block, self._readout, map_step, None if maps is True else check_words(maps))
+            reader = MapReader(self.backbone, self.block, self.readout, map_step, None if maps is True else check_words(maps))
         return draw(self.backbone, requests, sampling, reader, at_once=at_once, share=share)
 
     def sampling(self, guidance: float | None = None, steps: int | None = None, size: int | Sequence[int] | None = None) -> Sampling:
@@ -199,7 +204,7 @@ class Model:
         placed = Placed(picture, self.image_size, "letterbox")
         image = placed.image[None].to(self.backbone.device)
         with torch.no_grad():
-            noisy, sigma = self._readout.noisy(self.backbone, image, [0])
+            noisy, sigma = self.readout.noisy(self.backbone, image, [0])
             condition = self.backbone.encode_text([prompt])
         grid = self.backbone.token_grid(*self.image_size)
         for visit in visits(self.backbone, wanted, lambda: self.backbone.predict_velocity(noisy, sigma, condition)):

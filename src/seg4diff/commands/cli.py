@@ -79,6 +79,50 @@ def segment(
     )
 
 
+@app.command(epilog='Example: seg4diff generate "two fishes on water" "a cup on sand" --lora outputs/quickstart/<time> --seeds 0-3')
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw, each prompt in quotes.", metavar="PROMPT")] = None,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A text file with one prompt per line, instead of PROMPT.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of every prompt, as in 0-3 or 0,5,7-9.")] = "0",
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: that of the model.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
+    lora_scale: Annotated[str | None, typer.Option(help="Factors on the LoRA, 0 = without it; default: 0,1 where there is one.")] = None,
+    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Read where each word went over each image.")] = True,
+    word: Annotated[list[str] | None, typer.Option(help='Has a map, as in --word "traffic cone"; may be repeated; default: all.')] = None,
+    map_step: Annotated[int | None, typer.Option(help="Step, from 0, at which maps are read; default: the one nearest to --sigma.")] = None,
+    at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Where the images go, and are looked for; default: outputs/generate/<time>.")] = None,
+    model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
+    like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
+    block: Annotated[int | None, typer.Option(help="Block that maps are read from; default: the expert.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1] of the maps; default: that of the model.")] = None,
+    image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
+    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
+) -> None:
+    """Draw prompts, base and LoRA side by side, with the place of every word. Stopped, it is continued by the same command with --out."""
+    from seg4diff.commands.generate import generate_files
+
+    options = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
+    generate_files(
+        prompts or (),
+        prompts_file=prompts_file,
+        seeds=seeds,
+        lora_scale=lora_scale,
+        out=out,
+        guidance=guidance,
+        steps=steps,
+        maps=maps,
+        words=word or (),
+        map_step=map_step,
+        at_once=at_once,
+        load_options={"model": model, "lora": lora, "quantize": quantize, "offload_encoders": offload_encoders} | options,
+    )
+
+
 @app.command(epilog="Example: seg4diff check coco_stuff --root /data/coco")
 def check(
     data: Annotated[str, typer.Argument(help="A data set of conf/data.")],

@@ -89,6 +89,9 @@ def draw(
         reader.check([request.prompt for request in requests], sampling)
     elif long := [request.prompt for request in requests if not backbone.fits(request.prompt)]:
         log.warning("the model sees only the beginning of %d long prompts, the first is '%s...'", len(long), long[0][:60])
+    for scale in dict.fromkeys(request.scale for request in requests):
+        with scaled_lora(backbone, scale):
+            pass  # tried before the first image is drawn
     own = [batch for batch in batches(requests, at_once)[share[0] :: share[1]] if any(request.is_missing for request in batch)]
     return (drawn for batch in own for drawn in _draw_batch(backbone, batch, sampling, reader))
 

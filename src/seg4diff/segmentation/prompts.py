@@ -113,11 +113,12 @@ def find_names(caption: str, names: Sequence[str], classes: Sequence[int]) -> Pr
     return Prompt(caption, kept, [found[k] for k in kept])
 
 
-SMALL_WORDS = frozenset(
-    ("a", "an", "the", "and", "or", "of", "on", "in", "at", "to", "by", "for", "from", "with", "without", "near", "under", "over")
-    + ("above", "below", "behind", "beside", "between", "next", "left", "right", "is", "are")
+SMALL_WORD = re.compile(
+    r"an?|the|and|or|of|on|in|at|to|by|for|from|with|without|near|under|over|above|below|behind|beside|between|next|left|right|is|are"
+    r"|one|two|three|four|five|six|seven|eight|nine|ten",
+    re.IGNORECASE,
 )
-"""English words that name nothing that one can see."""
+"""English words that stand for no part of an image of their own."""
 
 
 def prompt_words(prompt: str) -> list[str]:
@@ -131,7 +132,7 @@ def prompt_words(prompt: str) -> list[str]:
 
 def visible_words(names: Sequence[str]) -> list[int]:
     """Positions of the names that are more than small words; all positions where there is no other name."""
-    return [k for k, name in enumerate(names) if name.casefold() not in SMALL_WORDS] or list(range(len(names)))
+    return [k for k, name in enumerate(names) if not SMALL_WORD.fullmatch(name)] or list(range(len(names)))
 
 
 PART = r"[\w\u0300-\u036f]"
