@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -124,16 +123,26 @@ class Model:
         prompts: str | Sequence[str],
         *,
         seeds: int | Sequence[int] = 0,
+        guidance: float | None = None,
+        steps: int | None = None,
+        size: int | Sequence[int] | None = None,
         lora_scale: float | Sequence[float] | None = None,
-        **options: Any,
+        maps: bool | Sequence[str] = True,
+        map_step: int | None = None,
+        at_once: int = 1,
     ) -> Generated | list[Generated]:
         """Generate images with the plain diffusers pipeline, each with the map of every word over it.
 
         Args:
             prompts: one prompt, or a list of them.
             seeds: seed of the noise, or a list of them; every prompt is drawn with every seed.
+            guidance: see `draw`.
+            steps: see `draw`.
+            size: see `draw`.
             lora_scale: factor on the LoRA, or a list: 0 = the base model, 1 = the LoRA as it was trained. None: the model as it stands.
-            options: see `draw`.
+            maps: see `draw`.
+            map_step: see `draw`.
+            at_once: see `draw`.
 
         Returns:
             A `Generated`, or, where one of the arguments is a list, a list of them: by prompt, then scale, then seed.
@@ -141,12 +150,14 @@ class Model:
         Raises:
             UserError: see `draw`.
         """
-        lists = [list(value) if isinstance(value, list | tuple | range) else [value] for value in (prompts, lora_scale, seeds)]
+        given = (prompts, lora_scale, seeds)
+        lists = [list(value) if isinstance(value, list | tuple | range) else [value] for value in given]
         asked = [Request(prompt, seed, scale) for prompt, scale, seed in product(*lists)]
         order = sorted(range(len(asked)), key=lambda k: lists[1].index(asked[k].scale))  # what is drawn together has one scale
+        options = {"guidance": guidance, "steps": steps, "size": size, "maps": maps, "map_step": map_step, "at_once": at_once}
         drawn = dict(zip(order, self.draw([asked[k] for k in order], **options), strict=True))
         found = [drawn[k] for k in range(len(asked))]
-        return found if any(isinstance(value, list | tuple | range) for value in (prompts, lora_scale, seeds)) else found[0]
+        return found if any(isinstance(value, list | tuple | range) for value in given) else found[0]
 
     def draw(
         self,

@@ -74,7 +74,8 @@ def generate_files(
     if words and not maps:
         raise UserError("--word says which words have a map, and --no-maps that none has: leave one of them out.")
     quiet_hosts()
-    model = load(**(load_options or {}) | {"device": (load_options or {}).get("device") or device_of(share)})
+    given = {name: value for name, value in (load_options or {}).items() if value is not None}
+    model = load(**{"device": device_of(share)} | given)
     scales = scales or ([0.0, 1.0] if has_lora(model.backbone) else [None])
     sampling = model.sampling(guidance, steps)
     settings = {"prompts": prompts, "seeds": chosen, "scales": scales, **vars(sampling), **options, **identify(model)}
