@@ -125,6 +125,7 @@ def test_words_of_your_own_have_a_map_where_the_prompt_names_them(model):
 def test_the_empty_prompt_has_no_words(model):
     drawn = model.generate("", **SAMPLING)
     assert dict(drawn.maps) == {} and drawn.stem == "empty-seed0" and (drawn.words.labels == 255).all()
+    assert drawn.overlay().size == (48 * 6, 32 * 6) and len(drawn.plot().axes) == 2
 
 
 @pytest.mark.parametrize(
