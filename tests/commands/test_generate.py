@@ -56,6 +56,14 @@ def run(tmp_path, options):
     return run
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """A folder that is continued sets the number of threads; other tests keep theirs."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, options):
     """The folder of an uninterrupted run of one process with one thread."""
