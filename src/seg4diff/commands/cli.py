@@ -88,10 +88,14 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
     lora_scale: Annotated[str | None, typer.Option(help="Factors on the LoRA, 0 = without it; default: 0,1 where there is one.")] = None,
     maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Read where each word went over each image.")] = True,
-    word: Annotated[list[str] | None, typer.Option(help='Has a map, as in --word "traffic cone"; may be repeated; default: all.')] = None,
+    word: Annotated[
+        list[str] | None, typer.Option(help='A word that has a map, as in --word "traffic cone"; may be repeated; default: all.')
+    ] = None,
     map_step: Annotated[int | None, typer.Option(help="Step, from 0, at which maps are read; default: the one nearest to --sigma.")] = None,
     at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="Where the images go, and are looked for; default: outputs/generate/<time>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the images go; those that are there already are kept; default: outputs/generate/<time>.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
     lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
     like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
@@ -103,7 +107,7 @@ def generate(
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
     offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
 ) -> None:
-    """Draw prompts, base and LoRA side by side, with the place of every word. Stopped, it is continued by the same command with --out."""
+    """Generate images of your prompts, base and LoRA side by side, and show where each word went over them."""
     from seg4diff.commands.generate import generate_files
 
     options = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
