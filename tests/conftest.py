@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; a run in this process has the bits of one by a root script
 os.environ.setdefault("WANDB_MODE", "offline")
 
 from pathlib import Path

@@ -16,8 +16,8 @@ from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.flux2 import Flux2Backbone
 from seg4diff.backbones.scratch import new_sd3_pipeline
 from seg4diff.backbones.sd3 import SD3Backbone
-from seg4diff.backbones.tokenizer import build_clip_tokenizer, byte_characters
 from seg4diff.data.toyworld.captions import lexicon
+from seg4diff.tiny.tokenizer import build_clip_tokenizer, byte_characters
 
 VAE = {
     "block_out_channels": [8, 8, 8],
@@ -64,8 +64,7 @@ def random_sd3(*, qk_norm=None, dual=(), blocks=3, heads=2, t5_length=0, **optio
         },
         vae=vae,
         text_encoder={"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
-        words=lexicon(),
-        text_length=32,
+        tokenizer=build_clip_tokenizer(lexicon(), 32),
         shift=2.0,
         pooled_text=False,
         seed=0,

@@ -30,9 +30,9 @@ ORDER = [
     "model",
     "loading",
     "evaluation",
-    "tiny",
     "training",
     "loggers",
+    "tiny",
     "commands",
     "__main__",
 ]
@@ -43,7 +43,8 @@ OWNERS = {
     "omegaconf": {"commands", "presets"},
     "diffusers": {"backbones"},
     "peft": {"backbones"},
-    "lightning": {"data", "evaluation", "training", "loggers", "commands"},
+    "transformers": {"backbones", "evaluation", "tiny"},  # evaluation: networks that judge generated images, which are no backbones
+    "lightning": {"data", "evaluation", "training", "loggers", "tiny", "commands"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

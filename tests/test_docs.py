@@ -14,7 +14,7 @@ PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md")), REPO
 BLOCK = re.compile(r"^(?P<mark><!-- not run: needs .+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 """A block of Python; the comment before it marks one that needs what a test does not have, such as gated weights."""
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
-NAMED = re.compile(r"(?<![\w/.<>-])(?:src|conf|tests|benchmarks|docs|assets)/[\w./-]+\.(?:py|md|yaml|json)")
+NAMED = re.compile(r"(?<![\w/.<>-])(?:src|conf|tests|speed|docs|assets)/[\w./-]+\.(?:py|md|yaml|json)")
 """A file of the repository that a page names."""
 YOURS = {"conf/local/default.yaml"}
 """Files that readers may make."""

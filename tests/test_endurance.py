@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import subprocess
 import time
@@ -13,17 +12,17 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from seg4diff.backbones.base import LORA_FILE
+from seg4diff.commands.run import train
 from seg4diff.training.checkpoints import lora_folder, read_checkpoint
 from tests.conftest import REPO
-from tests.runs import SMALL_RUN, command, overrides
+from tests.runs import SMALL_RUN, command, compose_config, overrides
 
 KILLS = 20
 LORA = f"checkpoints/last-lora/{LORA_FILE}"
 
 
 def start(folder, arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command("train.py", folder, *arguments), cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command("train.py", folder, *arguments), cwd=REPO, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_progress(process, checkpoint):
@@ -68,8 +67,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(assets, world
     arguments = [*overrides(assets, world), *SMALL_RUN, "callbacks.samples=null", "callbacks.overlays.count=2", "model.lr=0.02"]
     arguments += [f"trainer.max_steps={steps}", "trainer.val_check_interval=20", "callbacks.checkpoint.every_n_train_steps=2"]
     arguments += ["ckpt_path=last", "callbacks=average", "~evaluation", "validate_first=false"]
-    whole = start(tmp_path / "whole", [*arguments, f"runtime.cache={tmp_path}/whole/cache"])
-    assert whole.wait() == 0, whole.stderr.read()[-3000:]
+    train(compose_config("train", tmp_path / "whole", *arguments, f"runtime.cache={tmp_path}/whole/cache"))
     folder, moments, kills = tmp_path / "killed", random.Random(0), 0
     arguments += [f"runtime.cache={folder}/cache"]
     while True:

@@ -1,6 +1,5 @@
-"""train.py and evaluate.py as a user starts them: killed, resumed, in several processes, swept."""
+"""train.py and evaluate.py as a user starts them: killed, resumed, in several processes."""
 
-import csv
 import json
 import os
 import signal
@@ -12,16 +11,14 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 from lightning.pytorch.callbacks import timer
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from seg4diff.commands.run import train
+from seg4diff.commands.run import evaluate, train
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
-from tests.runs import SMALL_RUN, command, compose_config, overrides, run_script
+from tests.runs import QUICK, SMALL_RUN, command, compose_config, overrides, run_script
 
 LORA = "checkpoints/last-lora/pytorch_lora_weights.safetensors"
-QUICK = ["~evaluation", "validate_first=false", "callbacks.samples=null", "callbacks.overlays=null", "model.lr=0.02"]
 
 
 def finish(script, folder, *arguments):
@@ -32,8 +29,7 @@ def finish(script, folder, *arguments):
 
 def start_and_signal(folder, arguments, number):
     """Start a training, wait for a checkpoint in its middle, send the signal, return the exit code and what the process printed."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command("train.py", folder, *arguments), cwd=REPO, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command("train.py", folder, *arguments), cwd=REPO, stdout=subprocess.PIPE, text=True)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.02)
@@ -49,7 +45,7 @@ def long_run(assets, world, tmp_path_factory):
     arguments = [*overrides(assets, world), *SMALL_RUN, *QUICK, "trainer.max_steps=60", "trainer.val_check_interval=60"]
     arguments += ["callbacks.checkpoint.every_n_train_steps=3", "trainer.accumulate_grad_batches=2"]
     folder = tmp_path_factory.mktemp("uninterrupted")
-    finish("train.py", folder, *arguments)
+    train(compose_config("train", folder, *arguments))
     return arguments, load_file(folder / LORA)
 
 
@@ -65,7 +61,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(number, long_run, tmp_path):
     reached = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"]
     assert 0 < reached < 60, "the signal came too late to test anything"
     assert number == signal.SIGKILL or f"stopped by {STOPS[number]} at step {reached}; a training goes on with ckpt_path=last" in said
-    finish("train.py", tmp_path, *arguments, f"ckpt_path={tmp_path}/checkpoints/last.ckpt")
+    train(compose_config("train", tmp_path, *arguments, f"ckpt_path={tmp_path}/checkpoints/last.ckpt"))
     resumed = load_file(tmp_path / LORA)
     assert resumed.keys() == expected.keys()
     assert all((resumed[name] == expected[name]).all() for name in expected)
@@ -106,12 +102,22 @@ def test_a_requeue_by_slurm_does_not_reach_the_evaluation(assets, world, tmp_pat
     assert found == expected
 
 
-def test_two_processes_train_and_evaluate_like_one(assets, world, tmp_path):
-    arguments = [*overrides(assets, world), *SMALL_RUN, "validate_first=false", "callbacks.samples=null", "model.lr=0.02", "logger=all"]
-    arguments += ["trainer.max_steps=20", "trainer.val_check_interval=20"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    finish("train.py", one, *arguments)
-    finish("train.py", two, *arguments, "~trainer.accelerator", "trainer=ddp_cpu", "data.batch_size=2", "data.eval_batch_size=1")
+TWO = ["~trainer.accelerator", "trainer=ddp_cpu", "data.batch_size=2", "data.eval_batch_size=1"]
+
+
+@pytest.fixture(scope="module")
+def two_processes(assets, world, tmp_path_factory):
+    """A run in two processes that fill a cache: its folder, and the arguments of the same run in one process."""
+    folder = tmp_path_factory.mktemp("two")
+    arguments = [*overrides(assets, world), *SMALL_RUN, "model.lr=0.02", "trainer.max_steps=20", "trainer.val_check_interval=10"]
+    finish("train.py", folder / "run", *arguments, *TWO, f"runtime.cache={folder}/cache", "logger=all")
+    return folder, arguments
+
+
+def test_two_processes_train_and_evaluate_like_one(two_processes, tmp_path):
+    (folder, arguments), one = two_processes, tmp_path / "one"
+    two = folder / "run"
+    train(compose_config("train", one, *arguments, "callbacks.samples=null"))
     expected, found = load_file(one / LORA), load_file(two / LORA)
     assert all((expected[name] - found[name]).abs().max() < 1e-5 for name in expected)
     assert max(weight.abs().max() for name, weight in expected.items() if "lora_B" in name) > 0.1, "these began as zeros"
@@ -123,69 +129,14 @@ def test_two_processes_train_and_evaluate_like_one(assets, world, tmp_path):
     assert len(list((two / "wandb").glob("offline-run-*"))) == 1, "one wandb run for all processes"
 
 
-def test_two_processes_share_a_cache_and_draw_samples(assets, world, tmp_path):
+def test_two_processes_share_a_cache_and_draw_samples(two_processes, tmp_path):
     """Rank 0 alone draws samples, and each process meets other images: encoders are loaded at different moments."""
-    arguments = [*overrides(assets, world), *SMALL_RUN, "~evaluation", "model.lr=0.02", "~trainer.accelerator", "trainer=ddp_cpu"]
-    arguments += ["data.batch_size=2", "data.eval_batch_size=1", f"runtime.cache={tmp_path}/cache"]
-    first, second, third = tmp_path / "cold", tmp_path / "warm", tmp_path / "mixed"
-    finish("train.py", first, *arguments)
-    finish("train.py", second, *arguments)
-    expected, found = load_file(first / LORA), load_file(second / LORA)
+    folder, arguments = two_processes
+    arguments = [*arguments, "~evaluation", f"runtime.cache={folder}/cache"]
+    finish("train.py", tmp_path / "warm", *arguments, *TWO)
+    expected, found = load_file(folder / "run" / LORA), load_file(tmp_path / "warm" / LORA)
     assert all((expected[name] - found[name]).abs().max() < 1e-6 for name in expected)
     # What was encoded under no autocast serves a run with it, and the other way round.
-    finish("train.py", third, *arguments, "trainer.precision=bf16-mixed")
-    finish("evaluate.py", tmp_path / "evaluated", f"ckpt={third}", "split=validation", "trainer.accelerator=cpu")
-
-
-def start_sweep(folder, *arguments):
-    done = run_script("train.py", folder / "unused", f"hydra.sweep.dir={folder}", "validate_first=false", *arguments, "--multirun")
-    with (folder / "sweep.csv").open(newline="") as file:
-        return done, list(csv.DictReader(file))
-
-
-def test_a_sweep_ends_in_a_table_and_a_plot_also_when_a_run_failed(assets, world, tmp_path):
-    arguments = [*overrides(assets, world), *SMALL_RUN, "expert_layer=0,2,9", "trainer.max_steps=2"]
-    done, rows = start_sweep(tmp_path, *arguments)
-    assert done.returncode == 1 and "error: block 9 does not exist" in done.stderr and "Traceback" not in done.stderr
-    assert "Error executing job" not in done.stderr
-    assert "sweep over expert_layer" in done.stdout and (tmp_path / "sweep.png").stat().st_size > 1000
-    assert [json.loads((tmp_path / k / "metrics.json").read_text())["expert_layer"] for k in "01"] == [0, 2]
-    assert [row["expert_layer"] for row in rows] == ["0", "2", "9"] and [bool(row["lora/miou"]) for row in rows] == [True, True, False]
-
-
-def test_a_search_in_two_processes_finds_the_best_of_its_runs(assets, world, tmp_path):
-    arguments = [*overrides(assets, world), *SMALL_RUN, *QUICK, "trainer.max_steps=2", "model.objective.mask_weight=interval(0.01,100.0)"]
-    arguments += ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done, rows = start_sweep(tmp_path, *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = OmegaConf.load(tmp_path / "optimization_results.yaml")
-    best = max(rows, key=lambda row: float(row["val/miou"]))
-    assert len(rows) == 2 and found.best_value == float(best["val/miou"])
-    assert found.best_params["model.objective.mask_weight"] == float(best["model.objective.mask_weight"])
-
-
-SLURM = {  # stand-ins that run the two jobs of an array on this machine, one after the other, each with two processes
-    "sbatch": """export SLURM_JOB_NAME=sweep SLURM_NODEID=0 SLURM_NNODES=1 SLURM_JOB_NUM_NODES=1 SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2
-        export SLURM_NODELIST=127.0.0.1 SLURM_JOB_NODELIST=127.0.0.1 SLURM_ARRAY_JOB_ID=70
-        (for job in 0 1; do
-            SLURM_JOB_ID=7$job SLURM_ARRAY_TASK_ID=$job bash "$1"
-            echo "70_$job|COMPLETED|here" >> "$(dirname "$0")/done"
-        done) > /dev/null 2>&1 &
-        echo Submitted batch job 70""",
-    "srun": """while [[ $1 == --* ]]; do [[ $1 == --unbuffered ]] && shift || shift 2; done  # its options are where to write logs
-        for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & done; wait""",
-    "sacct": """echo "JobID|State|NodeList"; cat "$(dirname "$0")/done" 2> /dev/null || true""",
-}
-
-
-@pytest.mark.slow
-def test_a_sweep_on_slurm_may_have_several_processes_for_each_job(assets, world, tmp_path, monkeypatch):
-    for name, script in SLURM.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    arguments = [*overrides(assets, world), *SMALL_RUN, *QUICK, "~trainer.accelerator", "trainer=ddp_cpu", "trainer.max_steps=2"]
-    done, rows = start_sweep(tmp_path, *arguments, "lora.rank=2,4", "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [row["lora.rank"] for row in rows] == ["2", "4"] and all(row["val/miou"] for row in rows)
-    assert "--ntasks-per-node=2" in next((tmp_path / ".submitit").glob("*/*_submission.sh")).read_text()
+    shorter = ["trainer.precision=bf16-mixed", "trainer.max_steps=2", "trainer.val_check_interval=2"]
+    train(compose_config("train", tmp_path / "mixed", *arguments, *shorter))
+    evaluate(compose_config("evaluate", tmp_path / "evaluated", f"ckpt={tmp_path}/mixed", "split=validation", "trainer.accelerator=cpu"))

@@ -4,11 +4,13 @@ sigma is in [0, 1] and 1 is pure noise.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Level = TypeVar("Level", Tensor, float)
 SigmaSampler = Callable[[torch.Generator], float]
 """One noise level in (0, 1) from a generator."""
 
@@ -33,7 +35,7 @@ def velocity(latents: Tensor, noise: Tensor) -> Tensor:
     return noise.to(torch.promote_types(noise.dtype, torch.float32)) - latents
 
 
-def shift_sigma(sigma: Tensor | float, shift: float) -> Tensor | float:
+def shift_sigma(sigma: Level, shift: float) -> Level:
     """Move noise levels towards noise: shift * sigma / (1 + (shift - 1) * sigma) (Esser et al. 2024, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 

@@ -10,23 +10,23 @@ from PIL import Image
 from torch import Tensor
 
 from seg4diff.data.decoding import to_rgb
-from seg4diff.data.geometry import GEOMETRIES
+from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.reading import read_image
 from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, tensor_to_image
 from seg4diff.errors import UserError
 from seg4diff.finite import require_finite
 from seg4diff.results import Segmentation, WordMaps
 from seg4diff.segmentation.frame import Frame
-from seg4diff.segmentation.readout import Readout, stretch
+from seg4diff.segmentation.readout import Readout, minmax
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1]."""
 
 
-class Placed:
+class CanvasPicture:
     """A picture on the canvas that the model sees."""
 
-    def __init__(self, source: Picture, canvas: tuple[int, int], geometry: str) -> None:
+    def __init__(self, source: Picture, canvas: tuple[int, int], geometry: Geometry) -> None:
         self.picture, self.stem = _to_picture(source)
         size = (self.picture.height, self.picture.width)
         self.shown, window = GEOMETRIES[geometry](size, canvas)
@@ -46,7 +46,7 @@ class Placed:
             unlabelled: label where no map reaches the level of the readout; None = every pixel has a word.
         """
         chosen = list(range(len(names)) if competing is None else competing)
-        return self.result(names, readout.segment(maps[chosen], chosen, self.frame, unlabelled), stretch(maps, self.frame))
+        return self.result(names, readout.segment(maps[chosen], chosen, self.frame, unlabelled), minmax(maps, self.frame))
 
     def result(self, names: Sequence[str], labels: Tensor, maps: Tensor) -> Segmentation:
         """The result from labels of the shown part and maps on the token grid."""
@@ -95,8 +95,7 @@ def _to_picture(source: Picture) -> tuple[Image.Image, str]:
     if isinstance(source, Tensor) and source.dim() == 3 and len(source) == 3 and source.is_floating_point() and source.numel():
         require_finite(source, "the values of the picture")
         return tensor_to_image(source), "picture"
-    is_bytes = isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.size > 0
-    if is_bytes and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] == 3)):
+    if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.size and source.shape[2:] in ((), (3,)) and source.ndim > 1:
         return to_rgb(Image.fromarray(source)), "picture"
     found = f"{source.dtype} {tuple(source.shape)}" if isinstance(source, np.ndarray | Tensor) else type(source).__name__
     raise UserError(f"a picture must be a file, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W) in [-1, 1], found {found}.")

@@ -11,7 +11,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import DiffusionPipeline, Source
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
-from seg4diff.backbones.runtime import Runtime, choose_dtype
+from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype
 from seg4diff.errors import UserError
 from seg4diff.model import Model
 from seg4diff.presets import Preset, names, run_config
@@ -30,7 +30,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | None = None,
     revision: str | None = None,
-    quantize: str | None = None,
+    quantize: Quantization | None = None,
     cache: str | Path | None = None,
     offload_encoders: bool = False,
 ) -> Model:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
 from seg4diff.generation.requests import Request, Sampling
 from seg4diff.generation.sampler import MapReader, draw
-from seg4diff.inputs import Picture, Placed, check_words, to_size, words_of_each
+from seg4diff.inputs import CanvasPicture, Picture, check_words, to_size, words_of_each
 from seg4diff.presets import Preset
 from seg4diff.results import BlockAttention, Generated, Segmentation, by_size
 from seg4diff.segmentation.prompts import split_names
@@ -55,9 +56,10 @@ class Model:
     ) -> None:
         if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
             raise UserError(f"block must be a whole number and sigma a number, found {block!r} and {sigma!r}.")
-        if block is None and preset.expert is None:
+        chosen = preset.expert if block is None else block
+        if chosen is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in block=9.")
-        self.backbone, self.block, self.lora = backbone, preset.expert if block is None else block, lora
+        self.backbone, self.block, self.lora = backbone, chosen, lora
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._samples = preset.samples | ({} if image_size is None else {"size": self.image_size})
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
@@ -81,7 +83,7 @@ class Model:
             pictures: one picture, or a list of them, which is one batch.
             words: what to look for; for a list of pictures also a list of words for each. None: regions, numbered from the largest.
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
-            background: level in [0, 1]; where no word's map, stretched to [0, 1], reaches it, a pixel has no label. None: every pixel has
+            background: level in [0, 1]; where no word's map, scaled to [0, 1], reaches it, a pixel has no label. None: every pixel has
                 the word whose map is highest there.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
@@ -91,16 +93,15 @@ class Model:
         Raises:
             UserError: a picture cannot be read, or a word is empty, repeated or too long.
         """
-        many = isinstance(pictures, list | tuple)
-        sources = list(pictures) if many else [pictures]
+        sources: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
-        placed = [Placed(source, self.image_size, geometry) for source in sources]
+        placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
         found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
-        return found if many else found[0]
+        return found if isinstance(pictures, list | tuple) else found[0]
 
-    def _words(self, placed: Sequence[Placed], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
+    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
         readout = self.readout
         if background is not None:
             readout = Readout(**self._reading | {"background": background})
@@ -110,7 +111,7 @@ class Model:
         level = None if readout.background is None else IGNORE
         return [one.of_words(own_names, own, readout, unlabelled=level) for one, own_names, own in zip(placed, asked, maps, strict=True)]
 
-    def _regions(self, placed: Sequence[Placed], threshold: float | None) -> list[Segmentation]:
+    def _regions(self, placed: Sequence[CanvasPicture], threshold: float | None) -> list[Segmentation]:
         merging = self._merging | ({} if threshold is None else {"threshold": threshold})
         proposals = ProposalReadout(readout=self.readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
@@ -154,7 +155,14 @@ class Model:
         lists = [list(value) if isinstance(value, list | tuple | range) else [value] for value in given]
         asked = [Request(prompt, seed, scale) for prompt, scale, seed in product(*lists)]
         order = sorted(range(len(asked)), key=lambda k: lists[1].index(asked[k].scale))  # what is drawn together has one scale
-        options = {"guidance": guidance, "steps": steps, "size": size, "maps": maps, "map_step": map_step, "at_once": at_once}
+        options: dict[str, Any] = {
+            "guidance": guidance,
+            "steps": steps,
+            "size": size,
+            "maps": maps,
+            "map_step": map_step,
+            "at_once": at_once,
+        }
         drawn = dict(zip(order, self.draw([asked[k] for k in order], **options), strict=True))
         found = [drawn[k] for k in range(len(asked))]
         return found if any(isinstance(value, list | tuple | range) for value in given) else found[0]
@@ -211,8 +219,8 @@ class Model:
         Raises:
             UserError: the picture cannot be read, the prompt is too long, or a block does not exist.
         """
-        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else list(blocks)
-        placed = Placed(picture, self.image_size, "letterbox")
+        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else [int(block) for block in blocks]
+        placed = CanvasPicture(picture, self.image_size, "letterbox")
         image = placed.image[None].to(self.backbone.device)
         with torch.no_grad():
             noisy, sigma = self.readout.noisy(self.backbone, image, [0])

@@ -43,13 +43,20 @@ def overlay(image: Image.Image, labels: Tensor, names: Sequence[str], opacity: f
     picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
     ids = labels.cpu().numpy()
     picture.paste((255, 255, 255), mask=Image.fromarray(_borders(ids.repeat(scale, 0).repeat(scale, 1))))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(max(11, min(picture.size) // 20))
+    draw, font = ImageDraw.Draw(picture), _font(max(11, min(picture.size) // 20))
     for k in np.unique(ids):
         region = ids == k
         if k < len(names) and region.sum() >= 0.004 * ids.size:
             row, column = _widest(region)
             _write(draw, picture.size, (column * scale, row * scale), names[k], font)
     return picture
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font; its fixed bitmap font is for calls without a size."""
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
 
 
 def _write(draw: ImageDraw.ImageDraw, size: tuple[int, int], middle: tuple[int, int], text: str, font: ImageFont.FreeTypeFont) -> None:
@@ -74,7 +81,8 @@ def _widest(region: np.ndarray) -> tuple[int, int]:
     coarse = region[::step, ::step] if region[::step, ::step].any() else region
     depth = distance_transform_edt(np.pad(coarse, 1))[1:-1, 1:-1]
     factor = step if coarse is not region else 1
-    return tuple(int(place) * factor for place in np.unravel_index(depth.argmax(), depth.shape))
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row) * factor, int(column) * factor
 
 
 def overlay_regions(image: Image.Image, regions: Tensor, opacity: float = 0.55) -> Image.Image:
@@ -93,7 +101,7 @@ def overlay_regions(image: Image.Image, regions: Tensor, opacity: float = 0.55) 
 
 def contact_sheet(entries: Sequence[tuple[Sequence[Image.Image], str]], title: str, columns: int = 2) -> Image.Image:
     """Pictures that belong together side by side with a text below them, `columns` such groups in a row."""
-    gap, font, heading = 8, ImageFont.load_default(13), ImageFont.load_default(20)
+    gap, font, heading = 8, _font(13), _font(20)
     width = max(sum(picture.width + gap for picture in pictures) - gap for pictures, _ in entries)
     texts = [_wrap(text, width, font) for _, text in entries]
     line, top = round(font.size * 1.4), round(heading.size * 1.8)
@@ -122,7 +130,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], row_titles: Sequence[str] = (),
     largest = [max(size) for size in zip(*(picture.size for row in rows for picture in row), strict=True)]
     scale = max(1, round(SMALLEST_CELL / max(largest)))
     width, height = largest[0] * scale, largest[1] * scale
-    font = ImageFont.load_default(max(11, height // 16))
+    font = _font(max(11, height // 16))
     gap, line = 4, round(font.size * 1.4)
     titles = [_wrap(title, width, font) for title in column_titles]
     row_titles = [_wrap(title, width, font) for title in row_titles]

@@ -1,11 +1,12 @@
 """What is known about a model: which adapter reads it, which block is its expert, how its maps are read. One file in conf/backbone each."""
 
 import difflib
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +14,9 @@ from yaml import YAMLError
 
 from seg4diff.errors import UserError
 from seg4diff.resources import assets_dir, conf_dir
+
+if TYPE_CHECKING:
+    from seg4diff.backbones.pipeline import PipelineBackbone
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Preset:
     name: str
     path: str
     revision: str | None
-    adapter: type
+    adapter: "type[PipelineBackbone]"
     options: dict[str, Any]
     expert: int | None
     dtype: str
@@ -58,13 +62,13 @@ class Preset:
             near = difflib.get_close_matches(name, names(), n=1)
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(f"there is no model called '{name}'{meant}: choose {', '.join(names())}, a folder or a hub id.")
-        return cls.of(name, OmegaConf.load(conf_dir() / "backbone" / f"{name}.yaml"))
+        return cls.of(name, _composed(f"/backbone/{name}"))
 
     @classmethod
     def of(cls, name: str, backbone: Any) -> Self:
         """The preset of a `backbone` node."""
         places = {"backbone": backbone, "runtime": None, "paths": {"assets_dir": str(assets_dir())}}
-        node = OmegaConf.to_container(OmegaConf.create(places), resolve=True)["backbone"]
+        node = plain(OmegaConf.create(places))["backbone"]
         model, readout = node["model"], node["readout"]
         module, _, adapter = model["_target_"].removesuffix(".from_pretrained").rpartition(".")
         return cls(
@@ -107,10 +111,25 @@ class Preset:
         )
 
 
+def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
+    """A configuration as plain dictionaries and lists; with `resolve`, interpolations are replaced by what they lead to."""
+    content: Any = OmegaConf.to_container(config, resolve=resolve)
+    return content
+
+
 def names() -> list[str]:
     """The pretrained models of conf/backbone."""
     files = sorted((conf_dir() / "backbone").glob("*.yaml"))
-    return [file.stem for file in files if "from_pretrained" in file.read_text(encoding="utf-8")]
+    return [file.stem for file in files if "from_scratch" not in file.read_text(encoding="utf-8")]
+
+
+def _composed(name: str) -> DictConfig:
+    """conf<name>.yaml over the files that its defaults name, as Hydra composes them; choices of groups in its defaults are left out."""
+    own: Any = OmegaConf.load(f"{conf_dir()}{name}.yaml")
+    named = [entry.partition("@")[0] for entry in own.pop("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    whole = OmegaConf.merge(*(_composed(posixpath.join(posixpath.dirname(name), file)) for file in named), own)
+    assert isinstance(whole, DictConfig), "a file of conf/ holds keys and values"
+    return whole
 
 
 def run_config(place: Path) -> DictConfig | None:

@@ -34,7 +34,7 @@ class WordMaps(Mapping[str, Tensor]):
 
     Args:
         names: the words.
-        maps: (names, h, w) on the token grid, each stretched to [0, 1].
+        maps: (names, h, w) on the token grid, each scaled to [0, 1].
         frame: where the shown part of the picture lies on the canvas that the model saw.
         shown: that part.
         size: (height, width) of the picture; outside the shown part maps are 0.

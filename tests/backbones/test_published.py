@@ -18,7 +18,7 @@ from transformers import Qwen2Tokenizer
 from seg4diff.backbones.flux2 import Flux2Backbone
 from seg4diff.backbones.lora import add_lora, lora_weights
 from seg4diff.backbones.sd3 import SD3Backbone
-from seg4diff.backbones.tokenizer import build_clip_tokenizer
+from seg4diff.tiny.tokenizer import build_clip_tokenizer
 
 PUBLISHED = sorted((Path(__file__).parent / "published").glob("*.json"))
 TINY = {"tiny_sd3", "tiny_sd3_untrained"}
@@ -74,15 +74,15 @@ def test_the_noise_level_is_step_8_of_28_of_the_published_schedule(model):
 def test_the_noise_level_of_the_release_is_what_its_code_computes(model):
     """Step 8 of 28 for SD3; for Flux step 8 of 50, shifted for as many image tokens as the latents have channels."""
     name, facts, config, backbone = model
-    choices = {choice.key: choice.value for choice in config.backbone.get("release", [])}
+    choices = config.backbone.get("release", {}).get("backbone")
     scheduler = FlowMatchEulerDiscreteScheduler(**facts["scheduler"])
     if isinstance(backbone, SD3Backbone):
         scheduler.set_timesteps(28)
-        assert choices["backbone.model.t5_length"] == 77 and float(scheduler.timesteps[-8]) == pytest.approx(515.0721, abs=1e-4)
+        assert choices.model.t5_length == 77 and float(scheduler.timesteps[-8]) == pytest.approx(515.0721, abs=1e-4)
     elif name == "flux1_dev":
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 50, 50), mu=calculate_shift(backbone.transformer.config.in_channels // 4))
-        assert choices["backbone.model.text_length"] == 77
+        assert choices.model.text_length == 77
     else:
         assert not choices, "the release reads no such model"
         return
-    assert choices["backbone.readout.sigma"] == pytest.approx(float(scheduler.timesteps[-8]) / 1000, abs=1e-7)
+    assert choices.readout.sigma == pytest.approx(float(scheduler.timesteps[-8]) / 1000, abs=1e-7)

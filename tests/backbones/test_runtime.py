@@ -178,7 +178,8 @@ def test_a_model_is_loaded_in_what_auto_chose_and_an_explicit_dtype_is_taken_as_
     cached = Runtime(dtype="auto", preferred="bfloat16", cache=str(tmp_path))
     model = SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=cached)
     assert model.dtype == model.transformer.dtype == getattr(torch, chosen)
-    assert json.loads((tmp_path / "model.json").read_text())["dtype"] == f"torch.{chosen}"
+    (description,) = tmp_path.glob("*/model.json")
+    assert json.loads(description.read_text())["dtype"] == f"torch.{chosen}"
     explicit = Runtime(dtype="bfloat16", preferred="float32")
     assert SD3Backbone.from_pretrained(path=str(folder / "sd3"), t5_length=0, runtime=explicit).transformer.dtype == torch.bfloat16
     explicit.check_device(torch.device("cpu"))

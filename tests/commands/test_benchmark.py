@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from seg4diff.commands import benchmark
 from seg4diff.commands.benchmark import evaluate_benchmarks
-from seg4diff.commands.run import train
+from seg4diff.commands.run import evaluate, train
 from seg4diff.commands.trainers import build
 from seg4diff.data.geometry import Window
 from seg4diff.data.sample import Batch
@@ -27,10 +28,25 @@ TOY = [f"benchmark.toyworld_{name}.data.source={SMALL_SCENES}" for name in ("ora
 BATCH = [f"benchmark.toyworld_{name}.data.eval_batch_size=4" for name in ("oracle", "vocabulary", "unsupervised")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def arguments(assets, world):
     places = [f"paths.assets_dir={assets}", f"paths.data_dir={world}"]
     return [*places, *SMALL_MODEL, *TOY, *BATCH, "trainer.accelerator=cpu", "ckpt=base", "benchmark=toyworld"]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments, tmp_path_factory):
+    """The folder of a finished benchmark, and its figures."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, evaluate_benchmarks(compose_config("evaluate", folder, *arguments))
+
+
+@pytest.fixture
+def reached(finished, tmp_path):
+    """A copy of the finished benchmark, as if it had been stopped before its table."""
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "metrics.json").unlink()
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +77,7 @@ def test_every_entry_has_a_folder_and_all_have_one_table(arguments, lora, tmp_pa
     assert f"{100 * metrics['toyworld_vocabulary/lora/miou']:.1f}" in shown and "floor" in shown
 
 
-def test_a_stopped_benchmark_continues_where_it_was(arguments, tmp_path, monkeypatch):
-    whole = evaluate_benchmarks(compose_config("evaluate", tmp_path / "whole", *arguments))
+def test_a_stopped_benchmark_continues_where_it_was(arguments, finished, tmp_path, monkeypatch):
     real, seen = benchmark.evaluate_module, []
 
     def stops_at_the_third(entry, *rest, **options):
@@ -76,7 +91,7 @@ def test_a_stopped_benchmark_continues_where_it_was(arguments, tmp_path, monkeyp
         evaluate_benchmarks(compose_config("evaluate", tmp_path / "parts", *arguments))
     assert not (tmp_path / "parts" / "metrics.json").exists()
     continued = evaluate_benchmarks(compose_config("evaluate", tmp_path / "parts", *arguments))
-    assert json.dumps(continued) == json.dumps(whole)
+    assert json.dumps(continued) == json.dumps(finished[1])
     assert seen == ["oracle", "vocabulary", "unsupervised", "unsupervised"], "what was finished is not run again"
 
 
@@ -115,29 +130,24 @@ def stop_at_the_third_batch(monkeypatch):
     return seen
 
 
-def test_scores_of_another_setting_are_not_taken_over(arguments, tmp_path):
-    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
-    (tmp_path / "metrics.json").unlink()
+def test_scores_of_another_setting_are_not_taken_over(arguments, reached):
     faster = "benchmark.toyworld_oracle.data.eval_batch_size=2"
-    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments, faster))  # how it was computed does not matter
-    (tmp_path / "metrics.json").unlink()
+    evaluate_benchmarks(compose_config("evaluate", reached, *arguments, faster))  # how it was computed does not matter
+    (reached / "metrics.json").unlink()
     with pytest.raises(UserError, match=r"backbone.*differ"):
-        evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments, "backbone.readout.sigma=0.4"))
+        evaluate_benchmarks(compose_config("evaluate", reached, *arguments, "backbone.readout.sigma=0.4"))
 
 
-def test_a_damaged_file_of_an_earlier_start_is_named(arguments, tmp_path):
-    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+def test_a_damaged_file_of_an_earlier_start_is_named(arguments, reached, tmp_path):
     for name in ("metrics.json", "identity.json"):
-        (tmp_path / "metrics.json").unlink(missing_ok=True)
-        file = tmp_path / "toyworld_vocabulary" / name
+        file = reached / "toyworld_vocabulary" / name
         file.write_text(file.read_text()[:-9])
         with pytest.raises(UserError, match=rf"{file} is no JSON object: it is damaged, delete "):
-            evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
-    counted = progress.Progress(tmp_path, 0, 1)
-    for content in (b"half", pickled({"another": 1})):
+            evaluate_benchmarks(compose_config("evaluate", reached, *arguments))
+    for content in (b"half", pickled({"another": 1}), pickled({"images": 3, "counts": {"of another model": torch.zeros(1)}})):
         (tmp_path / "0-of-1.pt").write_bytes(content)
         with pytest.raises(UserError, match=r"0-of-1.pt is damaged: delete it"):
-            counted.restore(torch.nn.Module())
+            progress.Progress(tmp_path, 0, 1).restore(torch.nn.Module())
 
 
 def pickled(content):
@@ -146,12 +156,10 @@ def pickled(content):
         return file.getvalue()
 
 
-def test_scores_of_which_nobody_knows_the_setting_are_not_taken(arguments, tmp_path):
-    evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
-    (tmp_path / "metrics.json").unlink()
-    (tmp_path / "toyworld_oracle" / "identity.json").unlink()
+def test_scores_of_which_nobody_knows_the_setting_are_not_taken(arguments, reached):
+    (reached / "toyworld_oracle" / "identity.json").unlink()
     with pytest.raises(UserError, match=r"toyworld_oracle holds scores, and nothing says of which setting"):
-        evaluate_benchmarks(compose_config("evaluate", tmp_path, *arguments))
+        evaluate_benchmarks(compose_config("evaluate", reached, *arguments))
 
 
 def test_a_limit_counts_the_same_images_after_a_stop(arguments, tmp_path, monkeypatch):
@@ -233,35 +241,33 @@ def test_all_that_is_missing_is_said_at_once(tmp_path, assets):
     assert "/nowhere/model" in str(error.value) and "train2017 " not in str(error.value), "the training images are not asked for"
 
 
-def test_the_choices_of_the_release_are_set_and_listed(assets, world, tmp_path):
+def test_the_choices_of_the_release_are_set_and_listed(assets, world, tmp_path, caplog):
     given = [*overrides(assets, world), "trainer.accelerator=cpu", "ckpt=base", "release_compat=true", "protocol=vocabulary"]
-    done = run_script("evaluate.py", tmp_path / "run", *given)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr
+    caplog.set_level("INFO", "seg4diff")
+    report = evaluate(compose_config("evaluate", tmp_path, *given))
+    said = caplog.text
     assert "release_compat: backbone.readout.normalisation=none" in said and "release_compat: data.geometry=stretch" in said
     assert "release_compat: protocol" not in said, "the command line is stronger"
-    report = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert report["protocol"] == "vocabulary"
 
 
 def test_a_value_that_would_do_nothing_is_refused(tmp_path):
-    done = run_script("evaluate.py", tmp_path / "run", "ckpt=base", "benchmark=toyworld", "evaluation=unsupervised")
-    assert done.returncode == 1 and "set benchmark.<name>.evaluation instead" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "run" / "toyworld_oracle").exists()
+    with pytest.raises(UserError, match=r"set benchmark\.<name>\.evaluation instead"):
+        evaluate_benchmarks(compose_config("evaluate", tmp_path, "ckpt=base", "benchmark=toyworld", "evaluation=unsupervised"))
+    assert not (tmp_path / "toyworld_oracle").exists()
 
 
 @pytest.mark.parametrize("idle", ["geometry=letterbox", "protocol=none"])
 def test_a_choice_that_no_entry_reads_is_refused(idle, tmp_path):
-    done = run_script("evaluate.py", tmp_path / "run", "ckpt=base", "benchmark=toyworld", idle)
-    assert done.returncode == 1 and f"{idle} has no effect: every entry of this benchmark has its own" in done.stderr
+    with pytest.raises(UserError, match=f"{idle} has no effect: every entry of this benchmark has its own"):
+        evaluate_benchmarks(compose_config("evaluate", tmp_path, "ckpt=base", "benchmark=toyworld", idle))
 
 
-def test_two_processes_share_a_benchmark(arguments, tmp_path):
-    alone = run_script("evaluate.py", tmp_path / "one", *arguments)
-    both = run_script("evaluate.py", tmp_path / "two", *arguments, "trainer=ddp_cpu")
-    assert alone.returncode == both.returncode == 0, both.stderr
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
-    for name, report in one["benchmarks"].items():
+def test_two_processes_share_a_benchmark(arguments, finished, tmp_path):
+    done = run_script("evaluate.py", tmp_path, *arguments, "trainer=ddp_cpu")
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "metrics.json").read_text())
+    for name, report in finished[1]["benchmarks"].items():
         for key in ("images", "base/miou", "base/miou_low", "floor/random", "ceiling/miou"):
             assert two["benchmarks"][name].get(key) == report.get(key), (name, key)
 

@@ -28,6 +28,7 @@ def typed(script, *arguments):
         ("seg4diff", ["--help"], 0, "segment"),
         ("seg4diff", ["segment", "--help"], 0, 'Example: seg4diff segment photo.jpg cat "traffic light"'),
         ("seg4diff", ["generate", "--help"], 0, 'Example: seg4diff generate "two fishes on water" "a cup on sand" --lora'),
+        ("seg4diff", ["score", "--help"], 0, "Example: seg4diff score geneval"),
         ("seg4diff", ["segmnt"], 2, "No such command 'segmnt'"),
         ("seg4diff", ["segment"], 2, "Missing argument 'PICTURE'"),
         ("train.py", ["--help"], 0, "seg4diff is powered by Hydra"),
@@ -40,7 +41,7 @@ def typed(script, *arguments):
 def test_the_door_is_light(script, arguments, code, said):
     done = typed(script, *arguments)
     assert done.returncode == code and said in done.stdout + done.stderr
-    assert "imported: []" in done.stdout and "Traceback" not in done.stderr
+    assert "imported: []" in done.stdout and "Traceback" not in done.stderr and "Error executing job" not in done.stderr
 
 
 def test_the_root_holds_two_scripts():

@@ -110,7 +110,7 @@ def test_the_release_differs_between_the_families(released):
     sd3, flux = released("backbone=sd35_medium").backbone, released("backbone=flux1_dev").backbone
     assert (sd3.readout.sigma, sd3.model.t5_length) == (0.5150721, 77)
     assert (flux.readout.sigma, flux.model.text_length) == (0.2316793, 77)
-    assert sd3.merging == flux.merging == {"contrast": "stretched", "threshold": 0.1, "rounds": 1}
+    assert sd3.merging == flux.merging == {"contrast": "minmax", "threshold": 0.1, "rounds": 1}
 
 
 def test_a_model_that_the_release_does_not_read_keeps_its_own_noise_level(released):
@@ -132,6 +132,15 @@ def test_the_entries_of_a_benchmark_follow_and_keep_what_they_measure(released):
         "stretch"
     }
     assert released("benchmark=toyworld_geometry").benchmark.toyworld_letterbox.data.geometry == "letterbox"
+
+
+def test_every_choice_of_the_release_is_listed(released, caplog):
+    with caplog.at_level("INFO"):
+        released("benchmark=voc20", "backbone=sd3_medium", "benchmark.voc20.data.resample=bicubic")
+    listed = [record.getMessage().removeprefix("release_compat: ") for record in caplog.records]
+    assert {"geometry=stretch", "backbone.readout.heads=null", "backbone.readout.sigma=0.5150721"} <= set(listed)
+    assert "benchmark.voc20.data.source.vocabulary=voc_release" in listed
+    assert not [line for line in listed if line.startswith(("data.", "benchmark.voc20.data.resample", "benchmark.voc20.data.geometry"))]
 
 
 def test_what_was_chosen_otherwise_is_no_choice_of_the_release(released):

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, InterpolationResolutionError
 from PIL import Image
 
-from seg4diff.commands.run import check_recipe, evaluate, train
+from seg4diff.commands.run import build_model, check_recipe, evaluate, train
 from seg4diff.commands.trainers import build
 from seg4diff.errors import UserError
 from tests.conftest import REPO
@@ -82,27 +82,29 @@ def test_without_data_and_weights_everything_that_is_missing_is_named(experiment
     config = compose_config("train", tmp_path, f"experiment={experiment}", "backbone.model.path=/nowhere/sd3", "trainer.accelerator=cpu")
     with pytest.raises(UserError) as error:
         train(config)
-    expected = ["/nowhere/sd3", "val2017", "COCO_ROOT", *(["train2017"] if experiment == "coco_lora" else ["SA1B_ROOT"])]
+    expected = [
+        "no model folder at /nowhere/sd3",
+        "val2017",
+        "stuffthingmaps",
+        "COCO_ROOT",
+        *(["train2017"] if experiment == "coco_lora" else ["SA1B_ROOT"]),
+    ]
     assert not [part for part in expected if part not in str(error.value)]
 
 
 def test_regions_of_sa1b_reach_the_loss_without_the_padding_of_a_letterbox(roots, tmp_path):
     arguments = recipe("sa1b_lora", roots, "data.geometry=letterbox", "backbone.image_size=[128,128]")
     config = compose_config("train", tmp_path, *arguments)
-    data, module = build(config.data), build(config.model)
+    data = build(config.data)
+    module = build_model(config.model, data)
     batch = next(iter(data._each_once("train", resize_mask=True)))
-    from seg4diff.training.magnet import nameless_regions
+    from seg4diff.training.alignment import nameless_regions
 
     for regions in nameless_regions(batch):
         assert regions.masks.shape == (3, 128, 128), "the empty mask is left out"
         assert regions.counted.sum() == 96 * 128 and regions.counted[16:112].all()
-    terms = module_terms(module, batch, data)
+    terms = module.loss_terms(batch, list(range(len(batch))))
     assert all(value.isfinite() for value in terms.values()) and terms["dice"] > 0
-
-
-def module_terms(module, batch, data):
-    module.vocabulary = data.vocabulary
-    return module.loss_terms(batch, list(range(len(batch))))
 
 
 def typed(*arguments):
@@ -131,7 +133,8 @@ def test_a_backbone_has_exactly_the_documented_keys(tmp_path):
     """A file with them serves training and pictures; without any one of them, it does not."""
     page = (REPO / "docs" / "add-a-backbone.md").read_text()
     keys = re.findall(r"`(\w+)`", page[page.index("has these keys:") : page.index("; `paper`")])
-    whole, file = OmegaConf.load(REPO / "conf" / "backbone" / "tiny_sd3.yaml"), tmp_path / "backbone" / "mine.yaml"
+    whole = OmegaConf.to_container(compose_config("train", tmp_path, "backbone=tiny_sd3").backbone)
+    file = tmp_path / "backbone" / "mine.yaml"
     file.parent.mkdir()
 
     def resolved(names):

@@ -12,8 +12,10 @@ from omegaconf import OmegaConf
 from seg4diff.commands.resume import FIELDS, check_same_run, class_of, differences, settings
 from seg4diff.commands.run import train
 from seg4diff.errors import UserError
+from seg4diff.tiny.autoencoder import OneCycle
+from seg4diff.tiny.pretrain import warmup_stable_decay
 from seg4diff.training.checkpoints import read_checkpoint
-from seg4diff.training.schedule import OneCycle, warmup_cosine, warmup_stable_decay
+from seg4diff.training.schedule import warmup_cosine
 from tests.conftest import REPO
 from tests.runs import SMALL_RUN, compose_config, overrides
 

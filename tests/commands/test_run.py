@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import own_device
-from seg4diff.commands.run import encode, evaluate, train
+from seg4diff.commands.run import build_all, build_model, encode, evaluate, train
 from seg4diff.commands.trainers import build
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
@@ -82,8 +82,8 @@ def test_lora_folder_gives_the_same_images_in_plain_diffusers(finished, assets):
 
 def test_frozen_weights_are_bit_unchanged(tmp_path, assets, world):
     config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "~evaluation", "validate_first=false", "~callbacks")
-    module, data, trainer = build(config.model), build(config.data), instantiate(config.trainer, logger=False, _convert_="all")
-    data.source.prepare()
+    (data,), module = build_all({"data": config.data}, config.model)
+    trainer = instantiate(config.trainer, logger=False, _convert_="all")
     trainer.fit(module, data)
     fresh = build(config.backbone.model)
     trained = {name.replace(".base_layer", ""): weight for name, weight in module.backbone.state_dict().items()}
@@ -113,23 +113,27 @@ class StopAfterBatch(L.Callback):
 def fit(tmp_path, assets, world, *arguments, callbacks=(), ckpt_path=None):
     """Train the small model; returns its adapter. The checkpoint callback would write no file by itself before step 50."""
     config = compose_config("train", tmp_path, *overrides(assets, world), *SMALL_RUN, "trainer.accumulate_grad_batches=2", *arguments)
-    module, data = build(config.model), build(config.data)
-    data.source.prepare()
+    (data,), module = build_all({"data": config.data}, config.model)
     callbacks = [build(config.callbacks.checkpoint), *callbacks]
     trainer = instantiate(config.trainer, logger=False, callbacks=callbacks, _convert_="all", enable_progress_bar=False)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return lora_weights(module.backbone)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, assets, world):
+    """The adapter of a run that nothing stops."""
+    return fit(tmp_path_factory.mktemp("uninterrupted"), assets, world)
+
+
 @pytest.mark.parametrize(("batch", "saved"), [(2, 1), (3, 2), (4, 2)])
-def test_a_stop_within_an_accumulated_step_continues_at_a_whole_one(batch, saved, tmp_path, assets, world):
-    expected = fit(tmp_path / "whole", assets, world)
+def test_a_stop_within_an_accumulated_step_continues_at_a_whole_one(batch, saved, uninterrupted, tmp_path, assets, world):
     with pytest.raises(SIGTERMException):
         fit(tmp_path, assets, world, callbacks=[StopAfterBatch(batch)])
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last)["global_step"] == saved
     resumed = fit(tmp_path, assets, world, ckpt_path=last)
-    assert all(torch.equal(resumed[name], weight) for name, weight in expected.items())
+    assert all(torch.equal(resumed[name], weight) for name, weight in uninterrupted.items())
 
 
 def test_a_finished_run_can_be_extended(tmp_path, assets, world):
@@ -192,8 +196,7 @@ def test_every_experiment_composes_and_builds_with_the_small_model(file, tmp_pat
     swap = [] if file.stem.startswith("toyworld") else ["backbone=tiny_sd3", "backbone.expert_layer=1"]
     config = compose_config("train", tmp_path, f"experiment={file.stem}", *swap, f"paths.assets_dir={assets}", "trainer.precision=32-true")
     config.trainer.accelerator = "cpu"
-    build(config.data)
-    module = build(config.model)
+    module = build_model(config.model, build(config.data))
     assert sum(weight.numel() for weight in module.parameters() if weight.requires_grad) > 0
     with open_trainer(config) as trainer:
         assert trainer.max_steps == config.trainer.max_steps

@@ -178,6 +178,7 @@ def test_an_evaluation_takes_any_vocabulary_and_any_caption(tmp_path, assets, mo
         write_photos(tmp_path / name, text)
         arguments = ["ckpt=base", "data=folder", f"data.source.root={tmp_path / name}", f"paths.assets_dir={assets}", *SMALL_MODEL]
         arguments += ["protocol=vocabulary", "split=validation", "data.eval_batch_size=2", "trainer.accelerator=cpu"]
+        arguments += ["evaluation.base_blocks=[]", "evaluation.resamples=10"]
         with caplog.at_level(logging.INFO, "seg4diff"):
             reports.append(evaluate(compose_config("evaluate", tmp_path / f"out-{name}", *arguments)))
     long, cut, other = reports

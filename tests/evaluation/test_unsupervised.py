@@ -78,7 +78,8 @@ def test_floors_by_hand():
 
 
 def module(matching):
-    options = {"proposals": PROPOSALS, "expert_layer": 1, "base_blocks": "all", "resamples": 10, "seed": 0}
+    options = {"vocabulary": Vocabulary(("wall", "sky")), "proposals": PROPOSALS}
+    options |= {"expert_layer": 1, "base_blocks": "all", "resamples": 10, "seed": 0}
     return UnsupervisedModule(backbone=random_sd3(), matching=matching, **options)
 
 

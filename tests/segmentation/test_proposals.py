@@ -144,27 +144,27 @@ def test_the_default_of_real_models_merges_maps_of_one_place_and_no_others(name,
     assert len(merge(distributions(quarters(0.3), "own"), 0.1, 3)) == 1
 
 
-def test_stretched_maps_are_softmaxes_between_0_and_1():
+def test_minmaxed_maps_are_softmaxes_between_0_and_1():
     """The release's order: min-max of each map over its tokens, softmax, divergence."""
     maps = random_maps(5) * 7 + 3
     values = maps.flatten(1)
     values = (values - values.amin(dim=1, keepdim=True)) / (values.amax(dim=1, keepdim=True) - values.amin(dim=1, keepdim=True))
-    torch.testing.assert_close(distributions(maps, "stretched").flatten(1), values.softmax(dim=1))
-    assert torch.equal(distributions(torch.ones(1, 2, 4), "stretched"), torch.full((1, 2, 4), 1 / 8)), "a flat map is uniform"
+    torch.testing.assert_close(distributions(maps, "minmax").flatten(1), values.softmax(dim=1))
+    assert torch.equal(distributions(torch.ones(1, 2, 4), "minmax"), torch.full((1, 2, 4), 1 / 8)), "a flat map is uniform"
 
 
-def test_a_threshold_between_stretched_maps_is_that_of_maps_as_they_are_over_the_square_of_their_range():
+def test_a_threshold_between_minmaxed_maps_is_that_of_maps_as_they_are_over_the_square_of_their_range():
     """Half the variance of the difference, in units of the mean or of the range."""
     maps = 5 + 0.2 * random_maps(6).double()
     maps[:, 0, 0], maps[:, 3, 5] = 5.0, 5.2  # one range
-    own, stretched = (symmetric_kl(distributions(maps, contrast)) for contrast in ("own", "stretched"))
+    own, scaled = (symmetric_kl(distributions(maps, contrast)) for contrast in ("own", "minmax"))
     share = 0.2 / maps.mean()
     off = ~torch.eye(6, dtype=torch.bool)
-    torch.testing.assert_close(own[off] / stretched[off], torch.full((30,), float(share) ** 2).double(), rtol=0.1, atol=0)
+    torch.testing.assert_close(own[off] / scaled[off], torch.full((30,), float(share) ** 2).double(), rtol=0.1, atol=0)
     half = ((maps[0] - maps[1]) / 0.2).var(correction=0) / 2
-    assert float(stretched[0, 1]) == pytest.approx(float(half), rel=0.1)
+    assert float(scaled[0, 1]) == pytest.approx(float(half), rel=0.1)
 
 
 def test_an_unknown_contrast_is_refused():
-    with pytest.raises(UserError, match="contrast of merging must be one of own, stretched, found 'high'"):
+    with pytest.raises(UserError, match="contrast of merging must be one of own, minmax, found 'high'"):
         ProposalReadout(readout=READOUT, threshold=0.1, rounds=1, contrast="high")

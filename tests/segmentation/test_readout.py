@@ -9,7 +9,7 @@ from seg4diff.data.sample import IGNORE, present_classes
 from seg4diff.errors import UserError
 from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.prompts import list_names
-from seg4diff.segmentation.readout import Readout, pool_words, stretch
+from seg4diff.segmentation.readout import Readout, minmax, pool_words
 
 NAMES = ("apple", "traffic cone", "night sky", "zebra")
 
@@ -97,13 +97,13 @@ def test_class_maps_are_means_over_the_tokens_of_each_name(model):
     assert empty.shape == (0, 2, 5)
 
 
-def test_stretching_each_map_apart_keeps_its_order():
+def test_minmax_of_each_map_apart_keeps_its_order():
     maps = torch.randn(3, 4, 6) * torch.tensor([1e-4, 1, 50])[:, None, None]
-    stretched = stretch(maps, frame((9, 9)))
-    torch.testing.assert_close(stretched.amin(dim=(1, 2)), torch.zeros(3))
-    torch.testing.assert_close(stretched.amax(dim=(1, 2)), torch.ones(3))
-    assert torch.equal(stretched.flatten(1).argsort(), maps.flatten(1).argsort())
-    assert torch.equal(stretch(torch.full((1, 2, 3), 0.7), frame((9, 9))), torch.zeros(1, 2, 3))
+    scaled = minmax(maps, frame((9, 9)))
+    torch.testing.assert_close(scaled.amin(dim=(1, 2)), torch.zeros(3))
+    torch.testing.assert_close(scaled.amax(dim=(1, 2)), torch.ones(3))
+    assert torch.equal(scaled.flatten(1).argsort(), maps.flatten(1).argsort())
+    assert torch.equal(minmax(torch.full((1, 2, 3), 0.7), frame((9, 9))), torch.zeros(1, 2, 3))
 
 
 def test_a_changed_patch_changes_the_map_at_its_row_and_column(model, monkeypatch):
@@ -197,7 +197,7 @@ def test_noise_level_outside_the_path_is_refused(sigma):
 
 
 @pytest.mark.parametrize("level", [-0.1, 1.5])
-def test_background_level_outside_the_stretched_range_is_refused(level):
+def test_background_level_outside_0_and_1_is_refused(level):
     with pytest.raises(UserError, match=rf"readout\.background must be in \[0, 1\], found {level}"):
         readout(background=level)
 

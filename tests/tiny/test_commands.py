@@ -13,8 +13,7 @@ def test_the_evaluator_is_measured_under_every_change(capsys):
     assert "2 validation scenes" in printed
 
 
-def test_a_model_is_scored_by_category(capsys, monkeypatch):
-    monkeypatch.setitem(score.SAMPLING, "steps", 1)
+def test_a_model_is_scored_by_category(capsys):
     score.main(["--prompts", "7", "--seeds", "1"])
     printed = capsys.readouterr().out
     assert "7 prompts x 1 seeds" in printed

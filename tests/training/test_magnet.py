@@ -10,15 +10,14 @@ from seg4diff.backbones.lora import LoraSpec
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.flow import logit_normal
-from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
 from seg4diff.training.magnet import MagnetModule
 from seg4diff.training.objective import MaskAlignment
-from seg4diff.training.pretrain import PretrainModule
 
 NAMES = tuple(f"{look} {thing}" for look in ("small", "large", "dark") for thing in ("cone", "brick", "leaf", "fish", "apple"))
+VOCABULARY = Vocabulary(NAMES)
 SIGMA = logit_normal(mean=0.0, std=1.0)
-READOUT = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
+READOUT = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0, background=0.5)
 CAPTION = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
 
 
@@ -38,9 +37,10 @@ class Recorder(MaskAlignment):
         return [[int(mask[region].unique()) for region in own.masks] for mask, own in zip(masks, self.regions, strict=True)]
 
 
-def magnet(prompt, align="names"):
-    module = MagnetModule(
+def magnet(prompt, align="names", vocabulary=VOCABULARY):
+    return MagnetModule(
         backbone=random_sd3(),
+        vocabulary=vocabulary,
         lora=LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "add_k_proj"]),
         expert_layer=1,
         objective=Recorder(flow_weight=1.0, mask_weight=1.0, dice_weight=1.0),
@@ -54,8 +54,6 @@ def magnet(prompt, align="names"):
         warmup_steps=1,
         seed=0,
     )
-    module.vocabulary = Vocabulary(NAMES)
-    return module
 
 
 def areas_to_mask(areas):
@@ -71,10 +69,10 @@ def batch(masks, captions):
 
 
 def test_the_largest_classes_are_trained_where_not_all_fit():
-    module = magnet("names")
+    names = (*NAMES[:7], "large zebra", *NAMES[8:])  # takes more tokens than the others
+    module = magnet("names", vocabulary=Vocabulary(names))
     areas = [60, 5, 80, 70, 90, 10, 61, 62, 63, 64, 65, 66, 67, 68, 69]
     assert module.backbone.fits(" ".join(NAMES)), "two tokens a name: exactly what the model takes"
-    module.vocabulary = Vocabulary((*NAMES[:7], "large zebra", *NAMES[8:]))  # takes more tokens than the others
     everything = list(range(len(NAMES)))
     masks = [areas_to_mask(areas), areas_to_mask(areas[:7])]
     terms = module.loss_terms(batch(masks, ["", ""]), [0, 1])
@@ -83,13 +81,12 @@ def test_the_largest_classes_are_trained_where_not_all_fit():
     assert kept == sorted(ranked[: len(kept)]) and 8 < len(kept) < 15, "the largest, in their order"
     assert few == list(range(7)) and module._objective.maps == [len(kept), 7]
     more = sorted(ranked[: len(kept) + 1])
-    assert not module.backbone.fits(" ".join(module.vocabulary.names[k] for k in more)), "none is left out without need"
+    assert not module.backbone.fits(" ".join(names[k] for k in more)), "none is left out without need"
     assert all(value.isfinite() for value in terms.values())
 
 
 def test_the_background_is_no_word_of_a_prompt():
-    module = magnet("names")
-    module.vocabulary = Vocabulary(("background", *NAMES[1:]), background=0)
+    module = magnet("names", vocabulary=Vocabulary(("background", *NAMES[1:]), background=0))
     masks = [areas_to_mask([30, 20, 10])]
     module.loss_terms(batch(masks, [""]), [0])
     assert module._objective.classes(masks) == [[1, 2]]
@@ -118,16 +115,6 @@ def test_masks_without_names_are_given_maps_of_single_heads_or_of_tokens_of_the_
 def test_an_empty_caption_has_no_token_to_align():
     terms = magnet("caption", "tokens").loss_terms(batch([areas_to_mask([20] * 3)], [""]), [0])
     assert terms["focal"] == terms["dice"] == 0 and terms["loss"] == terms["flow"]
-
-
-@pytest.mark.parametrize("ids", [[0, 1]])
-def test_pretraining_cuts_long_captions(ids):
-    backbone = random_sd3()
-    rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0}
-    module = PretrainModule(backbone=backbone, readout=READOUT, sigma=SIGMA, **rates, seed=0, save_to="unused")
-    latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
-    cut = cut_to_fit(CAPTION, backbone.fits)
-    assert cut != CAPTION and torch.equal(module.flow_loss(latents, [CAPTION, "sand"], ids), module.flow_loss(latents, [cut, "sand"], ids))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

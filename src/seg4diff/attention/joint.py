@@ -42,15 +42,17 @@ class Joint:
             text_first: whether text stands before the image.
         """
         image_part, text_part = token_ranges(query.shape[2], text, text_first)
-        parts = {}
+        parts: dict[str, Tensor] = {}
         for name, whole in (("query", query), ("key", key), ("value", value)):
             parts |= {f"image_{name}": whole[:, :, image_part], f"text_{name}": whole[:, :, text_part]}
         return cls(**parts, scale=scale)
 
     def join(self, text_first: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Undo `split`: query, key, value (B, heads, N + T, d) in the model's own order."""
-        return tuple(
-            join_tokens(getattr(self, f"image_{name}"), getattr(self, f"text_{name}"), text_first) for name in ("query", "key", "value")
+        return (
+            join_tokens(self.image_query, self.text_query, text_first),
+            join_tokens(self.image_key, self.text_key, text_first),
+            join_tokens(self.image_value, self.text_value, text_first),
         )
 
     def of_heads(self, heads: Sequence[int]) -> "Joint":

@@ -1,5 +1,6 @@
 """Image-to-text (I2T) attention from recorded queries and keys, without the (N + T) x (N + T) matrix (paper, section 3.2)."""
 
+from functools import reduce
 from typing import Literal, get_args
 
 import torch
@@ -30,7 +31,7 @@ def i2t(joint: Joint, scores: Scores) -> Tensor:
     mass = text_mass(joint) if scores == "joint" else None
     heads = joint.image_query.shape[1]
     # Head by head: the maps of all heads together are the largest tensor of a read-out.
-    return sum(_i2t_softmax(joint, head, None if mass is None else mass[:, head]) for head in range(heads)) / heads
+    return reduce(torch.add, (_i2t_softmax(joint, head, None if mass is None else mass[:, head]) for head in range(heads))) / heads
 
 
 def i2t_per_head(joint: Joint, scores: Scores) -> Tensor:
@@ -47,7 +48,7 @@ def t2i(joint: Joint) -> Tensor:
     heads, image = joint.image_key.shape[1:3]
     key = torch.cat([joint.image_key, joint.text_key], dim=2)
     maps = (_logits(joint.text_query[:, head], key[:, head], joint.scale).softmax(dim=-1)[..., :image] for head in range(heads))
-    return sum(maps) / heads
+    return reduce(torch.add, maps) / heads
 
 
 def quadrant_mass(joint: Joint) -> dict[str, Tensor]:

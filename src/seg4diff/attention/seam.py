@@ -154,12 +154,11 @@ def edit(
     """
     first = backbone.text_first
 
-    def replace(visit: Visit) -> Tensor:
-        image, text = attention(visit)
-        return join_tokens(image, text, first)
-
     with ExitStack() as stack:
-        passes = _visit_blocks(stack, backbone, blocks, replace) if attention is not None else _count_passes(stack, backbone)
+        if attention is None:
+            passes = _count_passes(stack, backbone)
+        else:
+            passes = _visit_blocks(stack, backbone, blocks, lambda visit: join_tokens(*attention(visit), first))
         for site in backbone.select_sites(blocks):
             uncompile(site.block)
             if states is not None:
@@ -227,7 +226,8 @@ def visits(backbone: Backbone, blocks: Sequence[int], run: Callable[[], object])
         blocks: see `stream`.
         run: calls the model, e.g. `lambda: backbone.predict_velocity(...)`.
     """
-    handed, turn, left = SimpleQueue(), Semaphore(0), Event()
+    handed: SimpleQueue[Visit | BaseException | None] = SimpleQueue()
+    turn, left = Semaphore(0), Event()
 
     def hand(visit: Visit) -> None:
         handed.put(visit)

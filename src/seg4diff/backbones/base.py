@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from diffusers import ModelMixin
 from PIL import Image
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class Backbone(nn.Module, ABC):
     Packing, ids, time step scale and latent scale stay inside the adapter: latents go in, velocities come out.
     """
 
-    transformer: nn.Module
+    transformer: ModelMixin
     text_first: ClassVar[bool]
     """Whether text tokens stand before image tokens in joint attention."""
 

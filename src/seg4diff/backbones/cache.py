@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from seg4diff.disk import read_json, whole_file
-from seg4diff.errors import UserError
+from seg4diff.disk import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +26,19 @@ class EncodingCache:
 
     An entry is therefore never stale: another caption, other pixels or other files of the encoders (their names, sizes and times, or the
     commit of a hub model) give another name. Entries are
-    written beside their place and renamed, and carry a checksum; one that cannot be read is computed again. Processes may share a
-    folder.
+    written beside their place and renamed, and carry a checksum; one that cannot be read is computed again. Models and processes may
+    share a folder.
 
     Args:
-        folder: where the entries are kept; made on first use.
-        model: whose encodings these are, e.g. path, revision, dtype and text length; a folder belongs to one model.
+        folder: of all caches; every model has a subfolder of its own, in which model.json says whose it is.
+        model: whose encodings these are, e.g. path, revision, dtype and text length.
         stamp: changes with the files of the encoders.
-
-    Raises:
-        UserError: the folder belongs to another model, or its description cannot be read.
     """
 
     def __init__(self, folder: Path, model: dict[str, str], stamp: str) -> None:
-        self._folder, self._stamp = folder, stamp
-        description = folder / "model.json"
-        if not description.exists():
-            _write(description, (json.dumps(model, indent=2) + "\n").encode())
-        found = read_json(description, f"delete the cache {folder} or choose another folder")
-        if found != model:
-            raise UserError(f"the cache {folder} holds encodings of {_words(found)}, this run uses {_words(model)}: choose another folder.")
+        description = (json.dumps(model, indent=2) + "\n").encode()
+        self._folder, self._stamp = folder / hashlib.sha256(description).hexdigest()[:12], stamp
+        _write(self._folder / "model.json", description)
 
     def fetch(self, kind: str, contents: Sequence[bytes], encode: Callable[[list[int]], list[Entry]]) -> list[Entry]:
         """Entries of these contents, in order; what is not there is encoded and kept.
@@ -57,8 +49,8 @@ class EncodingCache:
             encode: takes the positions in `contents` that are missing and returns their entries.
         """
         names = [hashlib.sha256(self._stamp.encode() + content).hexdigest() for content in contents]
-        entries = {name: self._read(kind, name) for name in names}
-        missing = {name: names.index(name) for name, entry in entries.items() if entry is None}
+        entries = {name: entry for name in dict.fromkeys(names) if (entry := self._read(kind, name)) is not None}
+        missing = {name: names.index(name) for name in names if name not in entries}
         if missing:
             for name, entry in zip(missing, encode(list(missing.values())), strict=True):
                 entries[name] = {key: value.detach().cpu().contiguous() for key, value in entry.items()}
@@ -92,12 +84,8 @@ def image_bytes(image: Tensor) -> bytes:
 def _metadata(entry: Entry) -> dict[str, str]:
     checksum = 0
     for key in sorted(entry):
-        checksum = zlib.crc32(entry[key].contiguous().view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(entry[key].contiguous().view(torch.uint8).numpy().data, checksum)
     return {"crc32": f"{checksum:08x}"}
-
-
-def _words(model: dict[str, str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in model.items())
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -66,9 +66,10 @@ def handle_attention(name: str, module: nn.Module, handle: Handler) -> Iterator[
     calls: list[tuple[_AttentionCall, Any]] = []
 
     def enter(*_: Any) -> None:
-        backend = getattr(module.processor, "_attention_backend", None)
+        processor: Any = module.processor  # an object of diffusers, no module
+        backend = getattr(processor, "_attention_backend", None)
         if backend is not None and "native" not in backend.value:
-            module.processor._attention_backend = type(backend)("native")
+            processor._attention_backend = type(backend)("native")
         calls.append((call := _AttentionCall(handle), backend))
         call.__enter__()
 
@@ -76,7 +77,8 @@ def handle_attention(name: str, module: nn.Module, handle: Handler) -> Iterator[
         call, backend = calls.pop()
         call.__exit__(None, None, None)
         if backend is not None:
-            module.processor._attention_backend = backend
+            processor: Any = module.processor
+            processor._attention_backend = backend
 
     def check(*_: Any) -> None:
         if not calls[-1][0].handled:

@@ -8,7 +8,7 @@ from typing import Any
 
 import diffusers
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
@@ -39,7 +39,7 @@ class Source:
     path: str
     revision: str | None
 
-    def load(self, kind: type, **options: Any) -> Any:
+    def load(self, kind: type[DiffusionPipeline | ModelMixin], **options: Any) -> Any:
         """A component or the whole pipeline, see `load_pretrained`."""
         return load_pretrained(kind, self.path, self.revision, **options)
 
@@ -67,7 +67,7 @@ class Source:
             )
         return found
 
-    def _config(self, what: str, reader: type = diffusers.AutoencoderKL, **options: Any) -> dict[str, Any]:
+    def _config(self, what: str, reader: type[ConfigMixin] = diffusers.AutoencoderKL, **options: Any) -> dict[str, Any]:
         """A configuration as its file holds it; the class of an autoencoder reads that of a model of any class."""
         config = _fetch(reader.load_config, what, self.path, self.revision, options)
         if not isinstance(config, dict):
@@ -96,7 +96,7 @@ class Source:
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
-def load_pretrained(kind: type, path: str, revision: str | None, **options: Any):
+def load_pretrained(kind: type[DiffusionPipeline | ModelMixin], path: str, revision: str | None, **options: Any) -> Any:
     """`kind.from_pretrained(path)` from safetensors files only.
 
     Args:

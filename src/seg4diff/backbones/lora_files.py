@@ -112,10 +112,7 @@ def read_lora(path: Path, layers: Mapping[str, nn.Linear], convert: Callable[[Te
     file = lora_file(path)
     if file is None:
         raise MissingFileError(f"no LoRA at {path / LORA_FILE}: give the folder that was written beside a checkpoint.")
-    if file.suffix == ".pth":
-        weights, stated = read_release_lora(file), {"lora_alpha": None}
-    else:
-        weights, stated = _read_safetensors(file)
+    weights, stated = (read_release_lora(file), dict[str, Any](lora_alpha=None)) if file.suffix == ".pth" else _read_safetensors(file)
     if stated is not None and stated.get("use_dora"):
         raise UserError(f"{file} is a DoRA, which is no sum of low-rank matrices: train or export a plain LoRA.")
     text = [name for name in weights if TEXT_ENCODER.match(name)]
@@ -124,14 +121,14 @@ def read_lora(path: Path, layers: Mapping[str, nn.Linear], convert: Callable[[Te
     weights = {name: tensor for name, tensor in weights.items() if name not in text}
     parts = _parts(weights, file)
     places = _places(parts, layers)
-    if None in places.values():
-        parts, places = _converted(weights, next(name for name, place in places.items() if place is None), file, layers, convert)
+    if (stranger := next((name for name, place in places.items() if place is None), None)) is not None:
+        parts, places = _converted(weights, stranger, file, layers, convert)
     if len(unscaled := [name for name, own in parts.items() if "alpha" not in own]) not in (0, len(parts)):
         raise UserError(f"the LoRA {file} has an alpha for some layers and none for '{unscaled[0]}': the file is incomplete.")
     if stated is None and unscaled:
         lost = "; peft keeps it in adapter_config.json, which is not beside the file" if _is_of_peft(file, weights) else ""
         log.info("%s has no alpha: its updates are added as they are (alpha = rank), as diffusers does%s", file, lost)
-    return {places[name]: _update(own, places[name], layers, stated or {}, file) for name, own in parts.items()}
+    return {place: _update(parts[name], place, layers, stated or {}, file) for name, place in places.items() if place is not None}
 
 
 def _read_safetensors(file: Path) -> tuple[Tensors, dict[str, Any] | None]:
@@ -281,7 +278,7 @@ def config_of(updates: Mapping[str, Update]) -> LoraConfig:
 
 def comfyui_tensors(updates: Mapping[str, Update]) -> Tensors:
     """Tensors as ComfyUI reads them: the layers' names of diffusers, and alpha as a tensor of each, because it reads no metadata."""
-    tensors = {}
+    tensors: Tensors = {}
     for name, update in updates.items():
         tensors |= {f"transformer.{name}.lora_A.weight": update.down, f"transformer.{name}.lora_B.weight": update.up}
         tensors[f"transformer.{name}.alpha"] = torch.tensor(float(update.alpha))

@@ -61,7 +61,7 @@ class PipelineBackbone(Backbone):
         self.transformer = pipeline.transformer
         self.text_length, self.runtime, self._source = text_length, runtime or Runtime(), source
         self._text_options = {"max_sequence_length": text_length} | (text_options or {})
-        self._vae_config = pipeline.vae.config if pipeline.vae is not None else source.vae_config()
+        self._vae_config = pipeline.vae.config if pipeline.vae is not None else self._origin.vae_config()
         self._cache = self._open_cache()
         self._clock = SamplingClock()
         self._adopt(pipeline)
@@ -97,12 +97,16 @@ class PipelineBackbone(Backbone):
         """Where the model was loaded from; None = it was made in memory."""
         return self._source
 
+    @property
+    def _origin(self) -> Source:
+        assert self._source is not None, "only a pipeline with all of its encoders and without a cache may come from anywhere"
+        return self._source
+
     def _open_cache(self) -> EncodingCache | None:
         if self.runtime.cache is None:
             return None
-        assert self._source is not None, "a cache needs to know whose encodings it keeps"
-        model = self._source.identity() | {"dtype": str(self.runtime.dtype), "text": str(self._text_options)}
-        return EncodingCache(self.runtime.cache, model, self._source.stamp(self.encoders))
+        model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": str(self._text_options)}
+        return EncodingCache(self.runtime.cache, model, self._origin.stamp(self.encoders))
 
     def _adopt(self, pipeline: DiffusionPipeline) -> None:
         """Take over a pipeline.
@@ -135,10 +139,10 @@ class PipelineBackbone(Backbone):
         They run in their own dtype, whatever autocast is on: what a cache holds does not depend on how it was filled.
         """
         if any(getattr(self._pipeline, name) is None for name in self.encoders):
-            log.info("loading the encoders of %s: the cache does not hold everything", self._source.path)
+            log.info("loading the encoders of %s: the cache does not hold everything", self._origin.path)
             options = {"transformer": self.transformer, "torch_dtype": self.runtime.dtype} | self.unused
             with torch.inference_mode(False):
-                self._adopt(self._source.load(self.pipeline_class, **options))
+                self._adopt(self._origin.load(self.pipeline_class, **options))
         parts = [getattr(self._pipeline, name) for name in names]
         for part in parts:
             if next(part.parameters()).device != self.device:
@@ -204,7 +208,8 @@ class PipelineBackbone(Backbone):
 
         entries = self._cache.fetch("text", [prompt.encode() for prompt in prompts], encode)
         parts = (torch.stack([entry[name] for entry in entries]) for name in ("embeddings", "pooled"))
-        return tuple(part.to(self.device, self.runtime.dtype) for part in parts)
+        embeddings, pooled = (part.to(self.device, self.runtime.dtype) for part in parts)
+        return embeddings, pooled
 
     def fits(self, prompt: str) -> bool:
         return len(self._character_offsets(prompt)) <= self.text_window

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
@@ -42,6 +43,16 @@ def own_device() -> str:
     """Type of the device that this machine runs models on: its accelerator, else "cpu"."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return "cpu" if accelerator is None else accelerator.type
+
+
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device that was asked for, or else the accelerator, or the CPU. Raises UserError for one that is not there."""
+    try:
+        place = torch.device(device or own_device())
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not know or cannot reach
+        raise UserError(f"there is no device '{device}' here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
+    return place
 
 
 def choose_dtype(preferred: str, device: str) -> str:
@@ -132,7 +143,7 @@ class Runtime:
 
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self.dtype)
 
-    def apply(self, transformer: nn.Module, blocks: list[nn.Module]) -> None:
+    def apply(self, transformer: ModelMixin, blocks: list[nn.Module]) -> None:
         """Set up a loaded transformer.
 
         Args:
@@ -173,7 +184,7 @@ class Runtime:
                 "trainer.precision=32-true, or use another device."
             ) from error
 
-    def _set_attention(self, transformer: nn.Module) -> None:
+    def _set_attention(self, transformer: ModelMixin) -> None:
         if not any(hasattr(processor, "_attention_backend") for processor in transformer.attn_processors.values()):
             raise UserError(
                 f"runtime.attention={self._attention} cannot be combined with this model: its blocks call torch's attention directly; "

@@ -1,13 +1,9 @@
 """Build an untrained StableDiffusion3Pipeline of any size from its architecture, to be trained and then loaded like any other."""
 
-from collections.abc import Iterable
-
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-from seg4diff.backbones.tokenizer import build_clip_tokenizer
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 
 def new_sd3_pipeline(
@@ -15,8 +11,7 @@ def new_sd3_pipeline(
     transformer: dict,
     vae: AutoencoderKL,
     text_encoder: dict,
-    words: Iterable[str],
-    text_length: int,
+    tokenizer: CLIPTokenizer,
     shift: float,
     pooled_text: bool,
     seed: int,
@@ -27,18 +22,16 @@ def new_sd3_pipeline(
         transformer: arguments of SD3Transformer2DModel; text widths and latent channels are filled in.
         vae: the autoencoder, trained or not.
         text_encoder: arguments of CLIPTextConfig shared by the two text encoders.
-        words: words that are one token each.
-        text_length: positions of the tokenizer, start and end included.
+        tokenizer: the tokenizer of both text encoders; it says how long a prompt may be.
         shift: shift of the flow-matching schedule.
         pooled_text: False = the pooled text is zero for every prompt, so that words reach the image through attention alone.
         seed: seed of the weights.
     """
-    tokenizer = build_clip_tokenizer(words, text_length)
     width = text_encoder["hidden_size"]
     text_config = CLIPTextConfig(
         **text_encoder,
         vocab_size=len(tokenizer),
-        max_position_embeddings=text_length,
+        max_position_embeddings=tokenizer.model_max_length,
         projection_dim=width,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -23,6 +23,7 @@ from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import BASES
 from seg4diff.evaluation.table import Row, print_table, write_table
+from seg4diff.presets import plain
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +91,16 @@ def entry_config(config: DictConfig, name: str) -> DictConfig:
 
 def identify(entry: DictConfig, lora: Path | None) -> dict[str, Any]:
     """Everything that the scores of an entry depend on, as plain values."""
-    whole = OmegaConf.to_container(entry, resolve=True)
+    whole = plain(entry)
     runtime = whole["backbone"]["model"].pop("runtime", {})
     identity = {key: whole[key] for key in ("split", "expert_layer", "backbone", "evaluation")}
     identity["data"] = {key: value for key, value in whole["data"].items() if _is_limited(entry) or key not in LOADING}
     identity["runtime"] = {"quantize": runtime.get("quantize")}
     identity["trainer"] = {"precision": trainer_precision(entry), "limit_test_batches": whole["trainer"].get("limit_test_batches")}
     if lora is not None:
-        identity["lora"] = hashlib.sha256(lora_file(lora).read_bytes()).hexdigest()
+        file = lora_file(lora)
+        assert file is not None, "it has been loaded"
+        identity["lora"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return identity
 
 
@@ -152,7 +155,7 @@ def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, dict[str,
             title=entry.title,
             geometry=entry.data.geometry,
             report=reports[name],
-            paper=OmegaConf.to_container(entry.paper).get(config.backbone.get("paper"), {}),
+            paper=plain(entry.paper, resolve=False).get(config.backbone.get("paper"), {}),
         )
         for name, entry in config.benchmark.items()
     ]

@@ -20,6 +20,7 @@ from seg4diff.commands.trainers import build
 from seg4diff.commands.values import fit
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.files import first_few
+from seg4diff.data.geometry import scaled, size_of
 from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
 from seg4diff.data.source import SPLITS, SampleDataset
 from seg4diff.data.survey import Summary, survey
@@ -154,10 +155,10 @@ def _draw(samples: SampleDataset, indices: Sequence[int], data: SegmentationData
 def _entry(samples: SampleDataset, index: int, data: SegmentationDataModule) -> tuple[list[Image.Image], str]:
     """The part of an image that models see, the same under its labels or regions, and what there is to say about it."""
     row, labels = samples.read(index)
-    window = data.shown(tuple(labels.shape))
+    window = data.shown(size_of(labels))
     image, labels = row.image.crop(window.corners), window.cut(labels)
     factor = SIDE / max(labels.shape)
-    size = tuple(max(1, round(side * factor)) for side in labels.shape)
+    size = scaled(size_of(labels), factor)
     image = image.resize(size[::-1], Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS)
     words = [f"{Path(row.name).name}, {row.image.width} x {row.image.height}"]
     if row.regions is not None:

@@ -152,3 +152,64 @@ def sweep(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, wi
     if not read_runs(folder):
         raise UserError(f"there is no run in {folder}: give the folder of a sweep, which has a folder for each run.")
     summarise_folder(folder)
+
+
+@app.command(epilog="Example: seg4diff export geneval --prompts evaluation_metadata.jsonl --model sd3_medium --out geneval --seeds 0-3")
+def export(
+    layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
+    prompts: Annotated[Path, typer.Option(help="The benchmark's own file of prompts.")],
+    out: Annotated[Path, typer.Option(help="Folder of the images; what it holds already is not drawn again.")],
+    seeds: Annotated[str, typer.Option(help="Of the images of each prompt, as in 0-3 or 0,2,5-7.")] = "0-3",
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 28,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 7.5,
+    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images; default: those of the model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
+    like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
+) -> None:
+    """Draw images for a benchmark in its own layout, so that its judge can run outside. Started again, it goes on."""
+    from seg4diff.commands.export import export_images
+
+    options = {"model": model, "lora": lora, "like": like, "device": device, "dtype": dtype, "quantize": quantize}
+    export_images(layout, prompts, out, seeds=seeds, steps=steps, guidance=guidance, size=size, load_options=options)
+
+
+@app.command(epilog="Example: seg4diff score geneval images/lora --base images/base --detector google/owlv2-base-patch16-ensemble")
+def score(
+    layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
+    folder: Annotated[Path, typer.Argument(help="Images in this layout, from seg4diff export or another program.")],
+    base: Annotated[Path | None, typer.Option(help="A second such folder: differences are paired by prompt and number.")] = None,
+    detector: Annotated[str | None, typer.Option(help="Folder or hub id of a zero-shot detector, for GenEval.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Folder or hub id of a CLIP model: CLIPScore, CLIP-I, GenEval's colours.")] = None,
+    pickscore: Annotated[str | None, typer.Option(help="Folder or hub id of a CLIP model trained on preferences.")] = None,
+    vqa: Annotated[str | None, typer.Option(help="Folder or hub id of a vision-language model, for VQAScore.")] = None,
+    dino: Annotated[str | None, typer.Option(help="Folder or hub id of a vision transformer, for similarity with --base.")] = None,
+    fid: Annotated[str | None, typer.Option(help="Folder or hub id of any network of images, for FID with --references.")] = None,
+    references: Annotated[Path | None, typer.Option(help="Folder of pictures for FID.")] = None,
+    threshold: Annotated[float, typer.Option(help="GenEval: confidence that a detection must exceed.")] = 0.3,
+    counting_threshold: Annotated[float, typer.Option(help="GenEval: the same where things are counted.")] = 0.9,
+    max_overlap: Annotated[float, typer.Option(help="GenEval: IoU from which a second box of a class is dropped; 1 = none is.")] = 1.0,
+    sentence: Annotated[str, typer.Option(help="What the detector looks for, with {} for the name of a class.")] = "{}",
+    out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/score/<time>.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
+    at_once: Annotated[int, typer.Option(help="Images that a network sees together.")] = 16,
+) -> None:
+    """Score generated images with networks that you name, with intervals over prompts. What is not named is skipped."""
+    from seg4diff.commands.score import Weights, score_folder
+    from seg4diff.evaluation.generation.geneval import Rules
+
+    score_folder(
+        layout,
+        folder,
+        weights=Weights(detector, clip, pickscore, vqa, dino, fid),
+        rules=Rules(threshold=threshold, counting_threshold=counting_threshold, max_overlap=max_overlap),
+        sentence=sentence,
+        base=base,
+        references=references,
+        out=out,
+        device=device,
+        at_once=at_once,
+    )

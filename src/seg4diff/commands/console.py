@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.outputs import claimed, fresh_folder, is_first_process
 from seg4diff.errors import UserError
+from seg4diff.presets import plain
 from seg4diff.resources import conf_dir, set_places
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class OutputGuard(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            named_by_time = "${now:" in str(OmegaConf.to_container(config.hydra.run, resolve=False)["dir"])
+            named_by_time = "${now:" in str(plain(config.hydra.run, resolve=False)["dir"])
             _check_last(config, config.hydra.run, "hydra.run.dir")
             if named_by_time and is_first_process():
                 with read_write(config.hydra):
@@ -217,14 +218,14 @@ class OutputGuard(Callback):
 
 def _check_last(config: DictConfig, place: DictConfig, key: str) -> None:
     """Refuse ckpt_path=last where every start has a new folder, so that there is nothing to go on from."""
-    if config.get("ckpt_path") == "last" and "${now:" in str(OmegaConf.to_container(place, resolve=False)["dir"]):
+    if config.get("ckpt_path") == "last" and "${now:" in str(plain(place, resolve=False)["dir"]):
         raise UserError(f"ckpt_path=last needs one folder for all starts, and here each has a new one: add {key}=<folder>.")
 
 
 class PlainReturn(JobReturn):
     """The end of a job; asked for its result, a failed one raises its error and writes no line of Hydra's before it."""
 
-    @property
+    @property  # type: ignore[misc]  # Hydra's can be set, which is over when the job is
     def return_value(self) -> Any:
         if self.status == JobStatus.FAILED:
             raise self._return_value
@@ -237,4 +238,4 @@ class PlainErrors(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         job_return.__class__ = PlainReturn
         if job_return.status == JobStatus.FAILED and config.hydra.mode == RunMode.MULTIRUN:
-            job_return._return_value.add_note(f"(This was the run {' '.join(job_return.overrides)}.)")
+            job_return._return_value.add_note(f"(This was the run {' '.join(job_return.overrides or ())}.)")

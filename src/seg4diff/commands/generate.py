@@ -16,6 +16,7 @@ from rich.progress import track
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import has_lora
 from seg4diff.backbones.lora_files import lora_file
+from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.generated import SETTINGS, claim_settings, to_requests, write_overview
 from seg4diff.commands.outputs import process_share, results_folder
 from seg4diff.data.files import lines_of
@@ -66,9 +67,10 @@ def generate_files(
     Raises:
         UserError: a value is wrong, or the folder holds images of other settings.
     """
-    share, options = process_share(), {"maps": list(words) or maps, "map_step": map_step, "at_once": at_once}
+    share = process_share()
+    options: dict[str, Any] = {"maps": list(words) or maps, "map_step": map_step, "at_once": at_once}
     prompts, chosen = read_prompts(prompts, prompts_file), to_seeds(seeds)
-    scales = None if lora_scale is None else to_scales(lora_scale)
+    scales: list[float] | list[None] | None = None if lora_scale is None else to_scales(lora_scale)
     if out is None and share[1] > 1:
         raise UserError("several processes need to know their common folder: give it with --out.")
     if words and not maps:
@@ -77,18 +79,18 @@ def generate_files(
     given = {name: value for name, value in (load_options or {}).items() if value is not None}
     model = load(**{"device": device_of(share)} | given)
     scales = scales or ([0.0, 1.0] if has_lora(model.backbone) else [None])
-    sampling = model.sampling(guidance, steps)
-    settings = {"prompts": prompts, "seeds": chosen, "scales": scales, **vars(sampling), **options, **identify(model)}
-    draw = partial(model.draw, **vars(sampling), **options, share=share)
-    draw(to_requests(Path(), settings))  # finds what is wrong before anything is written
+    options |= vars(model.sampling(guidance, steps))
+    settings = {"prompts": prompts, "seeds": chosen, "scales": scales, **options, **identify(model)}
+    draw = partial(model.draw, **options, share=share)
+    draw(requests=to_requests(Path(), settings))  # finds what is wrong before anything is written
     with results_folder(out, "generate", SETTINGS) as folder:
         settings = claim_settings(folder, settings, writer := f"{share[0]}-")
         if settings["threads"] is not None:
             torch.set_num_threads(settings["threads"])
         requests = to_requests(folder, settings)
         own = [one for batch in batches(requests, at_once)[share[0] :: share[1]] for one in batch if one.is_missing]
-        for image in track(draw(requests), "generating", len(own)):
-            image.save(folder, image.path.stem)
+        for image in track(draw(requests=requests), "generating", len(own)):
+            image.save(folder)
         log.info("generated %d images, see %s", len(own), folder)
         if not any(request.is_missing for request in requests):
             write_overview(folder, settings, requests, writer)
@@ -120,10 +122,10 @@ def to_seeds(text: str) -> list[int]:
         UserError: it is nothing of that kind, or a seed is in it twice.
     """
     parts = [re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part, re.ASCII) for part in text.split(",")]
-    if None in parts or not all(int(part[1]) <= int(part[2] or part[1]) for part in parts):
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part is not None]
+    if len(ranges) < len(parts) or not all(ranges):
         raise UserError(f"--seeds must be numbers and ranges from the smaller to the larger, as in 0-3 or 0,5,7-9, found '{text}'.")
-    seeds = [seed for part in parts for seed in range(int(part[1]), int(part[2] or part[1]) + 1)]
-    return _each_once(seeds, "--seeds", text)
+    return _each_once([seed for own in ranges for seed in own], "--seeds", text)
 
 
 def to_scales(text: str) -> list[float]:
@@ -157,12 +159,14 @@ def device_of(share: tuple[int, int]) -> str | None:
 def identify(model: Model) -> dict[str, Any]:
     """Everything about the model and the machine that the bits of an image depend on, as plain values."""
     backbone = model.backbone
+    assert isinstance(backbone, PipelineBackbone) and backbone.source is not None, "a command loads its model by name"
+    file = None if model.lora is None else lora_file(model.lora)
     on_cpu = backbone.device.type == "cpu"
     return {
         "model": backbone.source.identity()["model"],
         "revision": backbone.source.revision,
         "commit": backbone.source.commit(),
-        "lora": None if model.lora is None else hashlib.sha256(lora_file(model.lora).read_bytes()).hexdigest(),
+        "lora": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
         "block": model.block,
         "readout": vars(model.readout),
         "dtype": str(backbone.dtype).removeprefix("torch."),

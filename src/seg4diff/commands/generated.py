@@ -73,7 +73,7 @@ def write_overview(folder: Path, settings: dict[str, Any], requests: Sequence[Re
     """Write metadata.jsonl, with a row for each image, and the contact sheets."""
     common = {key: value for key, value in settings.items() if key not in ("prompts", "seeds", "scales")}
     rows = [
-        {"file_name": one.path.relative_to(folder).as_posix(), "prompt": one.prompt, "seed": one.seed, "lora_scale": one.scale} | common
+        {"file_name": f"images/{one.stem}.png", "prompt": one.prompt, "seed": one.seed, "lora_scale": one.scale} | common
         for one in requests
     ]
     write_text(folder / "metadata.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), writer)
@@ -90,8 +90,8 @@ def _write_sheets(folder: Path, settings: dict[str, Any], requests: Sequence[Req
     shown = range(min(len(prompts), PROMPTS * PAGES))
     for page, first in enumerate(shown[::PROMPTS]):
         numbers = shown[first : first + PROMPTS]
-        cells = [[at[k, number, s].path for s, k in columns] for number in numbers]
-        pictures = [[_cell(folder / kind / path.name) for path in row] for row in cells for kind in kinds]
+        cells = [[at[k, number, s].stem for s, k in columns] for number in numbers]
+        pictures = [[_cell(folder / kind / f"{stem}.png") for stem in row] for row in cells for kind in kinds]
         names = [prompts[number] if kind == "images" else "" for number in numbers for kind in kinds]
         save_picture(sheet(pictures, names, titles), folder / ("sheet.png" if page == 0 else f"sheet-{page + 1}.png"), writer)
     if len(shown) < len(prompts) or len(seeds) < len(settings["seeds"]):

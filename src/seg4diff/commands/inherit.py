@@ -1,7 +1,7 @@
 """What an evaluation takes over: from the run that a LoRA belongs to, and from the authors' release where that is asked for."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones import lora_files
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.presets import read_config, run_file_of
+from seg4diff.presets import plain, read_config, run_file_of
 from seg4diff.training.checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -121,27 +121,37 @@ def _name_of(model: DictConfig) -> str:
 
 
 def take_from_release(config: DictConfig) -> None:
-    """Set the choices of the authors' release and list them; what the command line sets stays.
+    """Lay the choices of the authors' release (conf/release) over the configuration and list them; what the command line sets stays.
 
-    They are `release_choices`, and `release` of the backbone, because some differ between the families of models.
+    They are `release`, and `release` of the backbone, because some differ between the families of models.
     """
     set_here = {override.key_or_group for override in chosen(config)}
-    for choice in [*config.release_choices, *config.backbone.get("release", [])]:
-        for key in _places(config, choice):
-            present = OmegaConf.select(config, key, default=_ABSENT)
-            if present is not _ABSENT and key not in set_here and present == choice.get("instead_of", present):
-                OmegaConf.update(config, key, choice.value)
-                log.info("release_compat: %s=%s (%s)", key, choice.value, choice.why)
+    release: Any = OmegaConf.to_container(OmegaConf.merge(config.release, config.backbone.get("release") or {}))
+    if "benchmark" in config:  # its entries have data and evaluation of their own
+        own = {group: release.pop(group) for group in ("data", "evaluation")}
+        release["benchmark"] = dict.fromkeys(config.benchmark, own)
+    for key, value in _choices(config, release):
+        if key not in set_here:
+            OmegaConf.update(config, key, value)
+            log.info("release_compat: %s=%s", key, "null" if value is None else value)
 
 
-def _places(config: DictConfig, choice: DictConfig) -> list[str]:
-    """Where the key of a choice stands: the entries of a benchmark have data and evaluation of their own.
+def _choices(config: DictConfig, release: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of what a part of the release's choices sets.
 
-    There, a choice without `instead_of` is left out: what an entry says is what it measures, and it reads those that all share (geometry).
+    Where the configuration has one value and the release a mapping, the value is replaced by what it maps to. An entry of a benchmark takes
+    only such choices: what else it says is what it measures, and it reads those that all entries share (geometry).
     """
-    if "benchmark" not in config or choice.key.split(".")[0] not in ("data", "evaluation"):
-        return [choice.key]
-    return [f"benchmark.{name}.{choice.key}" for name in config.benchmark] if "instead_of" in choice else []
+    for name, value in release.items():
+        key = f"{place}{name}"
+        present = OmegaConf.select(config, key, default=_ABSENT)
+        if isinstance(value, dict) and isinstance(present, DictConfig):
+            yield from _choices(config, value, f"{key}.")
+        elif isinstance(value, dict):
+            if present in value:
+                yield key, value[present]
+        elif present is not _ABSENT and not place.startswith("benchmark."):
+            yield key, value
 
 
 _ABSENT = object()
@@ -149,5 +159,5 @@ _ABSENT = object()
 
 def chosen(config: DictConfig) -> list[Override]:
     """What the caller has set by hand, as on a command line; empty where that is not known (`config.chosen` is null)."""
-    lines = OmegaConf.to_container(config, resolve=False).get("chosen") or []
+    lines = plain(config, resolve=False).get("chosen") or []
     return OverridesParser.create().parse_overrides(lines)

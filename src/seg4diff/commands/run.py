@@ -4,7 +4,6 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from seg4diff.commands.inherit import inherit, other_base
 from seg4diff.commands.outputs import claimed, requeued
 from seg4diff.commands.resume import check_same_run, settings
 from seg4diff.commands.trainers import build, make_trainer, open_trainer, running
-from seg4diff.commands.values import check_values
+from seg4diff.commands.values import check_values, constructor_kinds
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import UserError
+from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.report import print_report, write_report
 from seg4diff.provenance import provenance
 from seg4diff.training.checkpoints import FIGURES, read_checkpoint
@@ -82,7 +82,7 @@ def _train(config: DictConfig, output_dir: Path, ckpt_path: str | None) -> dict[
     module.save_hyperparameters(present, logger=False)
     if checkpoint is None and trainer.is_global_zero:
         log.info("starting a new run in %s", output_dir)
-    if checkpoint is not None:
+    if checkpoint is not None and ckpt_path is not None:
         check_same_run(Path(ckpt_path), checkpoint, present, trainer.max_steps)
     with running(config, trainer):
         record(config, output_dir)
@@ -178,10 +178,12 @@ def evaluate_module(
 ) -> dict[str, Any]:
     """Test base (and LoRA, where there is one); rank 0 prints the table and writes report, table and plot.
 
-    With a `progress_folder`, see `SplitEvaluation`; `about` is added to the report.
+    With a `progress_folder` the counts are kept there from time to time, and a test that was stopped goes on from them; `about` is added
+    to the report.
     """
-    evaluation = build(config.evaluation, backbone=backbone)
-    evaluation.progress_folder = progress_folder
+    progress = None if progress_folder is None else Progress(progress_folder, trainer.global_rank, trainer.world_size)
+    data.test_from(0 if progress is None else progress.images)
+    evaluation = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary, progress=progress)
     trainer.test(evaluation, data, verbose=False)
     report = evaluation.report | dict(about or {})
     if trainer.is_global_zero:
@@ -201,16 +203,29 @@ def build_all(
         splits: those that must be there.
     """
     quiet_hosts()
-    makers = {place: partial(_prepared, node, splits) for place, node in data_configs.items()} | {"": partial(build, model_config)}
-    built, errors = [], defaultdict(list)
-    for place, make in makers.items():
+    data, errors = [], defaultdict(list)
+    for place, node in data_configs.items():
         try:
-            built.append(make())
+            data.append(_prepared(node, splits))
         except UserError as error:
             errors[str(error)].append(place)
+    try:
+        model = build_model(model_config, data[0] if data else None)
+    except UserError as error:
+        errors[str(error)].append("")
     if errors:
         raise UserError("\n       ".join(message + _where(places) for message, places in errors.items()))
-    return built[:-1], built[-1]
+    return data, model
+
+
+def build_model(config: DictConfig, data: SegmentationDataModule | None) -> Any:
+    """The module, with the classes of its data set where it takes them, or the backbone.
+
+    Without the data set that a module needs, its backbone is built, to say what is missing for that.
+    """
+    if "vocabulary" not in constructor_kinds(config._target_):
+        return build(config)
+    return build(config.backbone) if data is None else build(config, vocabulary=data.vocabulary)
 
 
 def _where(places: list[str]) -> str:

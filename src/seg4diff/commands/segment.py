@@ -4,7 +4,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +63,20 @@ def segment_files(
             raise UserError("give words or a file of words, not both.")
         words = read_classes(words_file, "--words")
     asked = None if words is None else check_words(words)
-    if geometry not in GEOMETRIES:
+    placing = next((own for own in GEOMETRIES if own == geometry), None)
+    if placing is None:
         raise UserError(f"geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
     with results_folder(out, "segment") as folder:
         quiet_hosts()
         model = load(**load_options or {})
         write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
-        read = partial(model.segment, words=asked, geometry=geometry, background=background, threshold=threshold)
+
+        def read(file: Path) -> Segmentation:
+            found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold)
+            assert isinstance(found, Segmentation), "one picture has one result"
+            return found
+
         _segment_each(read, pictures, asked or (), folder)
     return folder
 
@@ -92,8 +97,8 @@ def _segment_each(read: Callable[[Path], Segmentation], pictures: Mapping[str, P
         raise unreadable[0]
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
     write_text(folder / "metadata.jsonl", "".join(rows))
-    for error in unreadable:
-        log.warning("left out: %s", error)
+    for reason in unreadable:
+        log.warning("left out: %s", reason)
     log.info("segmented %d of %d pictures, see %s", len(rows), len(pictures), folder / "overlays")
 
 

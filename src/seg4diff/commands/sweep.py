@@ -188,7 +188,9 @@ def plot_sweep(runs: list[dict[str, Any]], settings: list[str], path: Path) -> N
 def places_of(values: list[str]) -> dict[str, float]:
     """Where each value stands on the axis: numbers by their size, anything else side by side."""
     numbers = [_number(value) for value in values]
-    return {value: k if None in numbers else number for k, (value, number) in enumerate(zip(values, numbers, strict=True))}
+    return {
+        value: k if number is None or None in numbers else number for k, (value, number) in enumerate(zip(values, numbers, strict=True))
+    }
 
 
 def _mark(axes: "Axes", places: dict[str, float]) -> None:
@@ -208,15 +210,16 @@ def _draw_lines(axes: "Axes", runs: list[dict], key: str, others: list[str], pla
         points = _draw_points(axes, members, key, places, name, color=colour)
         means = [(x, mean(y for other, y in points if other == x)) for x in sorted({x for x, _ in points})]
         if means:
-            style = {"color": colour, "linestyle": ("-", "--", ":", "-.")[number % 4]}
-            axes.plot(*zip(*means, strict=True), label=" ".join([label, *map(_short, group)]), **style)
+            x, y = zip(*means, strict=True)
+            axes.plot(x, y, label=" ".join([label, *map(_short, group)]), color=colour, linestyle=("-", "--", ":", "-.")[number % 4])
 
 
 def _draw_points(axes: "Axes", runs: list[dict], key: str, places: dict[str, float], name: str, **style: Any) -> list[tuple[float, float]]:
     """A point for every run that has the figure; returns them."""
     points = [(places[run["overrides"].get(key, "")], 100 * run["figures"][name]) for run in runs if name in run["figures"]]
     if points:
-        axes.scatter(*zip(*points, strict=True), s=14, **style)
+        x, y = zip(*points, strict=True)
+        axes.scatter(x, y, s=14, **style)
     return points
 
 

@@ -28,11 +28,13 @@ def build(config: DictConfig, **given: Any) -> Any:
     """Instantiate a node, with some arguments given; an error that the user can fix comes out as itself."""
     check_values(config)
     try:
-        return instantiate(config, **given, _convert_="all")
+        made = instantiate(config, _convert_="all", _partial_=bool(given))
     except InstantiationException as error:
         cause = error.__cause__
         if not isinstance(cause, UserError | OSError):
             raise
+    else:
+        return made(**given) if given else made  # not through Hydra, which makes dictionaries of dataclasses
     raise cause  # here, because above each would be what the other came from
 
 
@@ -73,8 +75,11 @@ def _build_trainer(config: DictConfig, **given: Any) -> L.Trainer:
     """The trainer; values that Lightning refuses are of the configuration, whatever the class of its error."""
     try:
         return build(config, **given)
-    except InstantiationException as error:
-        raise UserError(f"Lightning refuses a value of trainer.*: {' '.join(str(error.__cause__).split())}") from error
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        reason = error.__cause__ if isinstance(error, InstantiationException) else error
+        raise UserError(f"Lightning refuses a value of trainer.*: {' '.join(str(reason).split())}") from error
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from seg4diff.errors import UserError
+from seg4diff.presets import plain
 
 Kinds = Mapping[str, Any]
 TOP: Kinds = {
@@ -56,6 +57,7 @@ def check_values(config: DictConfig) -> None:
         UserError: a value is of another kind.
     """
     kinds = {**TOP.get(config._get_full_key(None), {}), **constructor_kinds(config.get("_target_"))}
+    name: Any
     for name in config:
         if OmegaConf.is_missing(config, name):
             continue
@@ -83,8 +85,8 @@ def constructor_kinds(target: str | None) -> Kinds:
         return {}
     found = get_object(target)
     owner = found if isclass(found) else getattr(found, "__self__", None)  # a classmethod hands its options to the constructor
-    functions = [kind.__init__ for kind in reversed(owner.__mro__)] if isclass(owner) else []
-    kinds = {}
+    functions = [kind.__dict__["__init__"] for kind in reversed(owner.__mro__) if "__init__" in kind.__dict__] if isclass(owner) else []
+    kinds: dict[str, Any] = {}
     for function in functions if isclass(found) else [*functions, found]:
         try:
             kinds |= get_type_hints(function)
@@ -181,12 +183,12 @@ def _origin(config: DictConfig, name: str) -> str:
     return key
 
 
-def _raw(root: DictConfig, key: str) -> str | None:
+def _raw(root: Container, key: str) -> str | None:
     folder, _, name = key.rpartition(".")
     parent = OmegaConf.select(root, folder) if folder else root
     if not isinstance(parent, DictConfig) or name not in parent or not OmegaConf.is_interpolation(parent, name):
         return None
-    return OmegaConf.to_container(parent, resolve=False)[name]
+    return plain(parent, resolve=False)[name]
 
 
 def _shown(value: Any) -> str:

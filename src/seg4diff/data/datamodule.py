@@ -70,10 +70,10 @@ class SegmentationDataModule(L.LightningDataModule):
             if value < least:
                 raise UserError(f"data.{name} must be at least {least}, found {value}.")
         self.source = source
-        self._image_size = tuple(image_size) if image_size else None
+        self._image_size = (image_size[0], image_size[1]) if image_size else None
         self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry, self._resample = test_split, geometry, resample
-        self.tested = 0  # images that this process has tested before; the test loader leaves them out
+        self._tested = 0
         self._images: int | None = None  # of the training split, which the order depends on
         self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
 
@@ -164,6 +164,10 @@ class SegmentationDataModule(L.LightningDataModule):
         skip = self._skip_unreadable if resize_mask else 0
         return self.source.split(split, self._image_size, resize_mask, self._geometry, skip, self._resample)
 
+    def test_from(self, image: int) -> None:
+        """Let the test loader of this process leave out its first images, which it has tested before."""
+        self._tested = image
+
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""
         return [self._each_once("train", resize_mask=True), self.val_dataloader(), self.test_dataloader()]
@@ -172,4 +176,4 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.eval_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader:
-        return self._each_once(self._test_split, resize_mask=False, start=self.tested)
+        return self._each_once(self._test_split, resize_mask=False, start=self._tested)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from seg4diff.errors import UserError
 
@@ -133,7 +134,7 @@ def _check_storage(picture: ImageFile, name: str) -> None:
         raise UserError(
             f"mask {name} must have one channel of class ids, found {'+'.join(picture.getbands())}: save it as a grey or palette PNG."
         )
-    if found == "TIFF" and picture.mode == "L" and SIGNED in picture.tag_v2.get(SAMPLE_FORMAT, ()):
+    if isinstance(picture, TiffImageFile) and picture.mode == "L" and SIGNED in picture.tag_v2.get(SAMPLE_FORMAT, ()):
         raise UserError(
             f"mask {name} is stored as signed numbers of 8 bits, and decoding makes -1 become 255: save it as numbers without a sign, with "
             "255 where no class is labelled."

@@ -126,7 +126,7 @@ class Pairs:
 
     def keys(self) -> list[str]:
         """The names of the images, sorted or in the order of the list."""
-        keys = sorted(self.images.keys()) if self.listed is None else self._read_list()
+        keys = sorted(self.images.keys()) if self.listed is None else self._read_list(self.listed)
         if not keys and self.listed is not None:
             raise UserError(f"the list {self.listed} (from {self.list_archive}) is empty: write one image per line.")
         if not keys:
@@ -144,7 +144,7 @@ class Pairs:
 
     def _unpaired(self) -> list[str]:
         found = {kind: folder.keys() for kind, folder in self._kinds()}
-        wanted = sorted(found["images"] | found["masks"]) if self.listed is None else self._read_list()
+        wanted = sorted(found["images"] | found["masks"]) if self.listed is None else self._read_list(self.listed)
         if not wanted and self.listed is not None:
             return [f"images in the list {self.listed} (from {self.list_archive}), which is empty"]
         if not wanted:
@@ -159,7 +159,7 @@ class Pairs:
     def _kinds(self) -> tuple[tuple[str, Folder], ...]:
         return ("images", self.images), ("masks", self.masks)
 
-    def _read_list(self) -> list[str]:
-        if not self.listed.is_file():
-            raise MissingFileError(f"no list of images at {self.listed}: it comes from {self.list_archive}.")
-        return [line.strip() for line in lines_of(self.listed) if line.strip()]
+    def _read_list(self, listed: Path) -> list[str]:
+        if not listed.is_file():
+            raise MissingFileError(f"no list of images at {listed}: it comes from {self.list_archive}.")
+        return [line.strip() for line in lines_of(listed) if line.strip()]

@@ -36,7 +36,7 @@ class FolderData(DataSource):
         self._root, self._splits = Path(root), dict(splits)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:  # type: ignore[override]  # read when it is first asked for, and never set
         return Vocabulary(tuple(read_classes(self._root / "classes.txt", "data.source.root")))
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
@@ -60,8 +60,8 @@ class FolderData(DataSource):
 
     def _folder(self, split: str) -> str:
         """The name of the folder of a split."""
-        if self._splits[split] is not None:
-            return self._splits[split]
+        if (named := self._splits[split]) is not None:
+            return named
         return split if (self._root / split).is_dir() else self._splits.get("validation") or split
 
     def _check_root(self) -> None:

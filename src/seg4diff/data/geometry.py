@@ -50,6 +50,11 @@ class Window:
         return whole
 
 
+def size_of(maps: Tensor) -> Size:
+    """(H, W) of maps or masks (..., H, W)."""
+    return maps.shape[-2], maps.shape[-1]
+
+
 def whole(size: Size) -> Window:
     """The window that is all of a canvas."""
     return Window(0, 0, *size)
@@ -59,7 +64,8 @@ def _centred(size: Size, around: Size) -> Window:
     return Window((around[0] - size[0]) // 2, (around[1] - size[1]) // 2, *size)
 
 
-def _scaled(size: Size, factor: float) -> Size:
+def scaled(size: Size, factor: float) -> Size:
+    """The size times a factor, at least one pixel each."""
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
@@ -69,15 +75,15 @@ def _stretch(image: Size, canvas: Size) -> tuple[Window, Window]:
 
 def _crop(image: Size, canvas: Size) -> tuple[Window, Window]:
     factor = min(image[0] / canvas[0], image[1] / canvas[1])
-    return _centred(_scaled(canvas, factor), image), whole(canvas)
+    return _centred(scaled(canvas, factor), image), whole(canvas)
 
 
 def _letterbox(image: Size, canvas: Size) -> tuple[Window, Window]:
     factor = min(canvas[0] / image[0], canvas[1] / image[1])
-    return whole(image), _centred(_scaled(image, factor), canvas)
+    return whole(image), _centred(scaled(image, factor), canvas)
 
 
-GEOMETRIES: dict[str, Callable[[Size, Size], tuple[Window, Window]]] = {
+GEOMETRIES: dict[Geometry, Callable[[Size, Size], tuple[Window, Window]]] = {
     "stretch": _stretch,
     "crop": _crop,
     "letterbox": _letterbox,

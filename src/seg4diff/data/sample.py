@@ -1,7 +1,7 @@
 """The one sample type that every data set yields and every consumer reads."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from seg4diff.data.decoding import to_rgb
-from seg4diff.data.geometry import Window, whole
+from seg4diff.data.geometry import Size, Window, size_of, whole
 from seg4diff.errors import UserError
 
 IGNORE = 255
@@ -53,6 +53,10 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def without_background(self, classes: Iterable[int]) -> list[int]:
+        """Those of these classes that a prompt may name."""
+        return [k for k in classes if k != self.background]
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         if not self.windows:
-            object.__setattr__(self, "windows", [whole(tuple(self.images.shape[-2:]))] * len(self))
+            object.__setattr__(self, "windows", [whole(size_of(self.images))] * len(self))
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -124,10 +128,10 @@ class Batch:
 
     def on_canvas(self) -> "Batch":
         """The batch with masks and regions on the canvas, as training has them; what lies there already stays as it is."""
-        canvas = tuple(self.images.shape[-2:])
+        canvas = size_of(self.images)
 
         def place(mask: Tensor, window: Window, value: int) -> Tensor:
-            return mask if mask.shape[-2:] == canvas else window.paste(resize_labels(mask, window.size), canvas, value)
+            return mask if size_of(mask) == canvas else window.paste(resize_labels(mask, window.size), canvas, value)
 
         regions = self.regions and [place(own, window, False) for own, window in zip(self.regions, self.windows, strict=True)]
         regions = regions and [own[own.flatten(1).any(dim=1)] for own in regions]  # without those that have no pixel there
@@ -167,15 +171,14 @@ def present_classes(mask: Tensor) -> list[int]:
     return [int(k) for k in torch.unique(mask) if int(k) != IGNORE]
 
 
-def image_to_tensor(image: Image.Image, size: Sequence[int] | None, resample: Resample = "bicubic") -> Tensor:
+def image_to_tensor(image: Image.Image, size: Size | None, resample: Resample = "bicubic") -> Tensor:
     """PIL image -> (3, H, W) float in [-1, 1], resized to `size` = (height, width) when given; `resample` as in `RESAMPLES`."""
     image = to_rgb(image)
-    wrong = size is not None and image.size != (size[1], size[0])
-    if wrong and resample == "bicubic":
-        image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    if size is not None and image.size != size[::-1] and resample == "bicubic":
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1.0
-    if wrong and resample == "bilinear":
-        pixels = torch.nn.functional.interpolate(pixels[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+    if size is not None and size_of(pixels) != size:
+        pixels = torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
     return pixels
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from seg4diff.data.geometry import GEOMETRIES, Geometry, Window
+from seg4diff.data.geometry import GEOMETRIES, Geometry, Size, Window
 from seg4diff.data.reading import UnreadableError, check_skipped
 from seg4diff.data.sample import IGNORE, Resample, Sample, Vocabulary, image_to_tensor, label_map, present_classes, resize_labels
 from seg4diff.errors import MissingFileError, UserError
@@ -104,7 +104,7 @@ class TrainAndEvaluate(DataSource):
         self._train, self._evaluation = train, evaluation
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:  # type: ignore[override]  # read when it is first asked for, and never set
         return self._evaluation.vocabulary
 
     def prepare(self, splits: Sequence[str] = SPLITS) -> None:
@@ -155,7 +155,8 @@ class SampleDataset(Dataset):
         resample: Resample = "bicubic",
     ) -> None:
         self._rows, self._vocabulary, self._resize_mask = rows, vocabulary, resize_mask
-        self._size, self._place = tuple(image_size) if image_size else None, GEOMETRIES[geometry]
+        self._size = (image_size[0], image_size[1]) if image_size else None
+        self._place = GEOMETRIES[geometry]
         self._skip_unreadable, self._resample = skip_unreadable, resample
 
     def __len__(self) -> int:
@@ -202,21 +203,20 @@ class SampleDataset(Dataset):
             name=row.name,
             index=index,
             window=window,
-            regions=None if row.regions is None else self._regions(row, shown, window, canvas),
+            regions=None if row.regions is None else self._regions(row.regions, shown, window, canvas),
         )
 
-    def _placed(self, mask: Tensor, window: Window, canvas: tuple[int, int], value: int) -> Tensor:
+    def _placed(self, mask: Tensor, window: Window, canvas: Size, value: int) -> Tensor:
         """A mask of the shown part of an image, on the canvas in training."""
         if not self._resize_mask:
             return mask
         return window.paste(resize_labels(mask, window.size), canvas, value)
 
-    def _regions(self, row: Row, shown: Window, window: Window, canvas: tuple[int, int]) -> Tensor:
+    def _regions(self, masks: Iterable[np.ndarray], shown: Window, window: Window, canvas: Size) -> Tensor:
         """(M, H', W') bool, without the regions that have no pixel there."""
-        regions = (self._placed(shown.cut(torch.from_numpy(region)), window, canvas, False) for region in row.regions)
+        regions = (self._placed(shown.cut(torch.from_numpy(region)), window, canvas, False) for region in masks)
         seen = [region for region in regions if region.any()]
         return torch.stack(seen) if seen else torch.zeros(0, *(canvas if self._resize_mask else shown.size), dtype=torch.bool)
 
     def _class_names(self, mask: Tensor) -> str:
-        names, background = self._vocabulary.names, self._vocabulary.background
-        return " ".join(names[k] for k in present_classes(mask) if k != background)
+        return " ".join(self._vocabulary.names[k] for k in self._vocabulary.without_background(present_classes(mask)))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seg4diff.data.geometry import Size
+from seg4diff.data.geometry import Size, size_of
 from seg4diff.data.sample import IGNORE, Vocabulary
 from seg4diff.data.source import SampleDataset
 from seg4diff.errors import UserError
@@ -60,7 +60,7 @@ class _Findings(Dataset):
         counts = torch.bincount(labels.flatten()).tolist()
         pixels = None if row.mask is None else {k: count for k, count in enumerate(counts) if count}
         content = hashlib.sha256(repr(row.image.size).encode() + row.image.tobytes()).hexdigest()
-        return Finding(index, name, None, tuple(labels.shape), pixels, regions, bool(row.caption), content)
+        return Finding(index, name, None, size_of(labels), pixels, regions, bool(row.caption), content)
 
 
 def survey(samples: SampleDataset, indices: Sequence[int], num_workers: int) -> Iterator[Finding]:

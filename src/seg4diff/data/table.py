@@ -38,7 +38,7 @@ class TableData(DataSource):
         self._path, self._splits, self._columns, self._classes = path, dict(splits), dict(columns), classes
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:  # type: ignore[override]  # read when it is first asked for, and never set
         if self._classes is not None:
             return Vocabulary(tuple(read_classes(Path(self._classes), "data.source.classes")))
         features = self._table(next(iter(self._splits))).features
@@ -79,8 +79,8 @@ class TableData(DataSource):
 
     def _split(self, split: str) -> str:
         """The split of the table, in the notation of `datasets`."""
-        if self._splits[split] is not None:
-            return self._splits[split]
+        if (named := self._splits[split]) is not None:
+            return named
         return split if split in self._load(None) else self._splits.get("validation") or split
 
     def _table(self, split: str) -> datasets.Dataset:
@@ -151,17 +151,17 @@ class TableRows(Rows):
         where, remedy = f"of row {index} ({name}) of the table", "replace it or remove the row"
         with reading(f"the image or mask {where}", remedy):
             row = self._table[index]
-        files = {column: _file(row[column]) for column in ("image", "mask")}
-        for column, file in files.items():
-            if file is None:
-                raise UnreadableError(f"{where.removeprefix('of ')} has no {column}: remove or fill it.")
-        image, mask = read_image(files["image"], where, remedy), read_labels(files["mask"], where, remedy)
+        image_file, mask_file = (_file(row, column, where) for column in ("image", "mask"))
+        image, mask = read_image(image_file, where, remedy), read_labels(mask_file, where, remedy)
         caption = one_caption(row.get("caption"), f"the caption {where}")
         return Row(image=image, mask=mask, caption=caption, name=name, mask_name=f"of {name}")
 
 
-def _file(value: dict[str, Any] | None) -> Path | bytes | None:
-    """The bytes of a picture of a table, or where it lies."""
-    if value is None or value["bytes"] is not None:
-        return value and value["bytes"]
-    return value["path"] and Path(value["path"])
+def _file(row: dict[str, Any], column: str, where: str) -> Path | bytes:
+    """The bytes of a picture of a table, or where it lies; raises UnreadableError for a row without one."""
+    stored = row[column] or {"bytes": None, "path": None}
+    if stored["bytes"] is not None:
+        return stored["bytes"]
+    if stored["path"]:
+        return Path(stored["path"])
+    raise UnreadableError(f"{where.removeprefix('of ')} has no {column}: remove or fill it.")

@@ -9,6 +9,8 @@ The last are made by mmsegmentation's tools/dataset_converters/voc_aug.py; with 
 VOC20 ignores the background, VOC21 scores it.
 """
 
+from pathlib import Path
+
 from seg4diff.data.files import Folder, Pairs
 from seg4diff.data.labelled import LabelledImages
 
@@ -24,7 +26,8 @@ class Voc(LabelledImages):
 
     def files(self, split: str) -> Pairs:
         """The lists of ImageSets/Segmentation; training takes the additional masks where they are there."""
-        lists, masks = self._root / "ImageSets" / "Segmentation", (self._root / "SegmentationClass",)
+        lists = self._root / "ImageSets" / "Segmentation"
+        masks: tuple[Path, ...] = (self._root / "SegmentationClass",)
         listed = lists / ("train.txt" if split == "train" else "val.txt")
         added = self._root / "SegmentationClassAug"
         if split == "train" and added.is_dir():

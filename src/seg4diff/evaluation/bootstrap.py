@@ -1,6 +1,6 @@
-"""How far a score would move with other images of the same kind: percentile bootstrap over images (Efron and Tibshirani 1993)."""
+"""How far a score would move with other images or prompts of the same kind: percentile bootstrap (Efron and Tibshirani 1993)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -59,14 +59,34 @@ def resampled_miou(counts: Tensor, resamples: int, seed: int) -> Tensor:
     Returns:
         (R,) in [0, 1].
     """
+    flat = counts.flatten(1).double()
+    sums = (times @ flat for times in _times_drawn(len(counts), resamples, seed))  # of whole numbers: exact in any order
+    return torch.cat([mean_iou(own.unflatten(1, counts.shape[1:])) for own in sums])
+
+
+def resampled_mean(totals: Tensor, images: Tensor, resamples: int, seed: int) -> Tensor:
+    """Mean over the images of N prompts that are drawn with replacement: the images of a prompt are drawn together.
+
+    Args:
+        totals: (N,) sum of the values of a prompt's images.
+        images: (N,) number of its images, at least 1.
+        resamples: number of resamples R.
+        seed: seed of the draws.
+
+    Returns:
+        (R,) float64.
+    """
+    both = torch.stack([totals, images], dim=1).double()
+    sums = torch.cat([times @ both for times in _times_drawn(len(both), resamples, seed)])
+    return sums[:, 0] / sums[:, 1]
+
+
+def _times_drawn(items: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """How often each of N items is drawn in each resample: (at most `AT_ONCE`, N) float64 at a time."""
     generator = torch.Generator().manual_seed(seed)
-    images, flat = len(counts), counts.flatten(1).double()
-    found = []
     for first in range(0, resamples, AT_ONCE):
-        draws = [torch.randint(images, (images,), generator=generator) for _ in range(min(AT_ONCE, resamples - first))]
-        times = torch.stack([torch.bincount(drawn, minlength=images) for drawn in draws]).double()
-        found.append(mean_iou((times @ flat).unflatten(1, counts.shape[1:])))  # sums of whole numbers: exact in any order
-    return torch.cat(found)
+        draws = [torch.randint(items, (items,), generator=generator) for _ in range(min(AT_ONCE, resamples - first))]
+        yield torch.stack([torch.bincount(drawn, minlength=items) for drawn in draws]).double()
 
 
 def intervals(counts: dict[str, Tensor], resamples: int, seed: int) -> dict[str, float]:

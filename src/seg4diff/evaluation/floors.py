@@ -1,13 +1,12 @@
 """What a read-out scores without looking at the image, and the most that the token grid allows."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from seg4diff.data.geometry import Size
 from seg4diff.data.sample import IGNORE, present_classes
 from seg4diff.evaluation.metrics import mean_iou
 from seg4diff.segmentation.frame import Frame
@@ -60,7 +59,7 @@ def guessed_miou(counts: Tensor, shares: Tensor) -> Tensor:
     return mean_iou(torch.stack([(counts * shares).sum(dim=0), (pixels * shares).sum(dim=0), counts.sum(dim=0)]))
 
 
-def grid_ceiling(mask: Tensor, grid: Sequence[int], frame: Frame) -> Tensor:
+def grid_ceiling(mask: Tensor, grid: Size, frame: Frame) -> Tensor:
     """The read-out of perfect maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W)."""
     classes = present_classes(mask)
     if not classes:

@@ -1,10 +1,21 @@
 """Segmentation scores over one confusion matrix per data set."""
 
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from seg4diff.data.sample import IGNORE
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def by_name(modules: Mapping[str, Kind]) -> Mapping[str, Kind]:
+    """Modules of one kind as an nn.ModuleDict, which by its own hints holds modules of any kind."""
+    held: Any = nn.ModuleDict(modules)
+    return held
 
 
 class SegmentationScore(Metric):

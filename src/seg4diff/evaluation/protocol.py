@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
-from seg4diff.evaluation.metrics import SegmentationScore
+from seg4diff.evaluation.metrics import SegmentationScore, by_name
 from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.prompts import Prompt, split_names
 from seg4diff.segmentation.readout import Readout
@@ -43,11 +43,11 @@ class PromptMaker:
     def __init__(self, protocol: PromptProtocol, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> None:
         if protocol not in PROTOCOL_TEXT:
             raise UserError(f"prompt protocol must be one of {list(PROTOCOL_TEXT)}, found '{protocol}'.")
-        self._protocol, self._names, self._fits, self.background = protocol, vocabulary.names, fits, vocabulary.background
+        self._protocol, self._vocabulary, self._fits, self.background = protocol, vocabulary, fits, vocabulary.background
         self.everything = self._name(range(len(vocabulary)))
 
     def _name(self, classes: Sequence[int]) -> list[Prompt]:
-        return split_names(self._names, [k for k in classes if k != self.background], self._fits)
+        return split_names(self._vocabulary.names, self._vocabulary.without_background(classes), self._fits)
 
     def __call__(self, mask: Tensor) -> list[Prompt]:
         """The prompts of an image with this label map (H, W); under "oracle", an image without a named pixel has none."""
@@ -99,7 +99,7 @@ class BlockScores(nn.Module):
     def __init__(self, *, segment: Segmenter, blocks: Sequence[int], classes: int) -> None:
         super().__init__()
         self._segment = segment
-        self.scores = nn.ModuleDict({str(block): SegmentationScore(classes) for block in blocks})
+        self.scores = by_name({str(block): SegmentationScore(classes) for block in blocks})
 
     def update(self, backbone: Backbone, batch: Batch) -> dict[int, list[Tensor]]:
         """Segment a batch with every block and count it; returns what the segmenter does."""

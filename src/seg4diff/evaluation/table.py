@@ -110,7 +110,8 @@ def plot_table(rows: Sequence[Row], path: Path) -> None:
         axes.hlines(row.floor(), k - 0.42, k + 0.42, color="tab:red", linewidth=2, label="" if k else "floor")
     known = [(k, row.paper["base"]) for k, row in enumerate(rows) if "base" in row.paper]
     if known:
-        axes.scatter(*zip(*known, strict=True), marker="D", s=30, color="black", label="paper, base", zorder=4)
+        x, y = zip(*known, strict=True)
+        axes.scatter(x, y, marker="D", s=30, color="black", label="paper, base", zorder=4)
     axes.set_xticks(range(len(rows)), [fill(f"{row.title}, {row.report['protocol']}", 16) for row in rows], fontsize=8)
     axes.set(ylabel="mIoU (%)", ylim=(0, 100), title="Base model and LoRA")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -9,8 +9,9 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.matching import MATCHING_TEXT, Matching, matched_labels
-from seg4diff.evaluation.metrics import SegmentationScore
+from seg4diff.evaluation.metrics import SegmentationScore, by_name
 from seg4diff.evaluation.module import SplitEvaluation
+from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.protocol import Segmenter
 from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.unsupervised import ProposalReadout, label_proposals
@@ -24,6 +25,7 @@ class UnsupervisedModule(SplitEvaluation):
 
     Args:
         backbone: see `SplitEvaluation`.
+        vocabulary: see `SplitEvaluation`.
         proposals: how proposals are read.
         matching: "one_to_one": a class is one proposal (paper, DiffSeg); "many_to_one": background is all that is left over (DiffCut, for
             data sets with such a class).
@@ -31,23 +33,33 @@ class UnsupervisedModule(SplitEvaluation):
         base_blocks: see `SplitEvaluation`.
         resamples: see `SplitEvaluation`.
         seed: seed of the draws of the resamples.
+        progress: see `SplitEvaluation`.
     """
 
     def __init__(
         self,
         *,
         backbone: Backbone,
+        vocabulary: Vocabulary,
         proposals: ProposalReadout,
         matching: Matching,
         expert_layer: int,
         base_blocks: str | Sequence[int],
         resamples: int,
         seed: int,
+        progress: Progress | None = None,
     ) -> None:
         if matching not in MATCHING_TEXT:
             raise UserError(f"evaluation.matching must be one of {', '.join(MATCHING_TEXT)}, found '{matching}'.")
         super().__init__(
-            backbone=backbone, protocol=matching, expert_layer=expert_layer, base_blocks=base_blocks, resamples=resamples, seed=seed
+            backbone=backbone,
+            vocabulary=vocabulary,
+            protocol=matching,
+            expert_layer=expert_layer,
+            base_blocks=base_blocks,
+            resamples=resamples,
+            seed=seed,
+            progress=progress,
         )
         self._proposals = proposals
 
@@ -103,7 +115,7 @@ class BlindFloors(nn.Module):
     def __init__(self, classes: int, shared: int | None) -> None:
         super().__init__()
         self._classes, self._shared = classes, shared
-        self.scores = nn.ModuleDict({name: SegmentationScore(classes) for name in BLIND})
+        self.scores = by_name({name: SegmentationScore(classes) for name in BLIND})
 
     def update(self, mask: Tensor) -> None:
         """Count one label map (H, W)."""

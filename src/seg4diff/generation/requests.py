@@ -42,7 +42,9 @@ class Request:
 
     @property
     def stem(self) -> str:
-        """A file name without suffix: what of the prompt a file name may hold, the seed, and the scale where there is one."""
+        """Name of the file without suffix; where there is none: the prompt as far as a file name may hold it, seed and scale."""
+        if self.path is not None:
+            return self.path.stem
         words = re.sub(r"\W+", "-", self.prompt)[:LONGEST_STEM].strip("-") or "empty"
         return f"{words}-seed{self.seed}" + ("" if self.scale is None else f"-lora{self.scale:g}")
 

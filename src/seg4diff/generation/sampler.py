@@ -12,7 +12,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import scaled_lora
 from seg4diff.errors import UserError
 from seg4diff.generation.requests import Request, Sampling, batches
-from seg4diff.inputs import Placed
+from seg4diff.inputs import CanvasPicture
 from seg4diff.results import Generated, Segmentation
 from seg4diff.segmentation.prompts import find_names, prompt_words, visible_words
 from seg4diff.segmentation.readout import Readout, pool_words
@@ -71,7 +71,7 @@ class MapReader:
         return images, [self._over(*parts, sampling.size) for parts in zip(images, words, maps, strict=True)]
 
     def _over(self, image: Image.Image, words: Sequence[str], maps: Tensor, size: tuple[int, int]) -> Segmentation:
-        return Placed(image, size, "letterbox").of_words(words, maps, self._readout, visible_words(words))
+        return CanvasPicture(image, size, "letterbox").of_words(words, maps, self._readout, visible_words(words))
 
     def _chosen_step(self) -> int:
         """The step that is read; the noise levels are known once a run has begun."""
@@ -100,8 +100,9 @@ def _draw_batch(backbone: Backbone, batch: Sequence[Request], sampling: Sampling
     """The images of a batch that are missing; all of it is drawn, see `batches`."""
     prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
     with scaled_lora(backbone, batch[0].scale):
+        words: Sequence[Segmentation | None] = [None] * len(batch)
         if reader is None:
-            images, words = _sample(backbone, prompts, seeds, sampling), [None] * len(batch)
+            images = _sample(backbone, prompts, seeds, sampling)
         else:
             images, words = reader.sample(prompts, seeds, sampling)
     return [

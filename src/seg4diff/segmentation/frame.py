@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.nn.functional import interpolate as resize
 
-from seg4diff.data.geometry import Size, Window
+from seg4diff.data.geometry import Size, Window, size_of
 from seg4diff.data.sample import Batch
 
 
@@ -58,17 +58,17 @@ class Frame:
         columns = _seen(maps.shape[-1], self.canvas[1], self.window.left, self.window.width)
         return maps[..., rows, columns]
 
-    def average(self, masks: Tensor, grid: Sequence[int]) -> Tensor:
+    def average(self, masks: Tensor, grid: Size) -> Tensor:
         """Mean of masks (C, H, W) over the cells of the token grid, 0 where they do not reach: (C, h, w)."""
         if not self.is_whole:
             masks = self.window.paste(adaptive_avg_pool2d(masks, self.window.size), self.canvas, 0)
-        return adaptive_avg_pool2d(masks, tuple(grid))
+        return adaptive_avg_pool2d(masks, grid)
 
 
 def frames(batch: Batch) -> list[Frame]:
     """The frame of each image of a batch."""
-    canvas = (batch.images.shape[-2], batch.images.shape[-1])
-    return [Frame(canvas, window, tuple(mask.shape)) for window, mask in zip(batch.windows, batch.masks, strict=True)]
+    canvas = size_of(batch.images)
+    return [Frame(canvas, window, size_of(mask)) for window, mask in zip(batch.windows, batch.masks, strict=True)]
 
 
 def _seen(tokens: int, canvas: int, start: int, length: int) -> slice:

@@ -27,9 +27,9 @@ class Readout:
     Args:
         sigma: noise level in [0, 1], 1 = pure noise.
         scores: content of the maps, see `seg4diff.attention.maps.i2t`.
-        normalisation: "minmax" stretches each class map to [0, 1] before the argmax, "none" leaves it.
+        normalisation: "minmax" scales each class map to [0, 1] before the argmax, "none" leaves it.
         seed: seed of the noise; image number k of a data set always meets the same noise.
-        background: where no map of a named class, stretched to [0, 1], reaches this value, a pixel is background; only for
+        background: where no map of a named class, scaled to [0, 1], reaches this value, a pixel is background; only for
             vocabularies that have such a class. It has no map of its own, because its name describes nothing.
         heads: attention heads whose mean is read; None = all of them (the paper).
     """
@@ -135,17 +135,18 @@ class Readout:
         """
         if not classes:
             return torch.full(frame.size, IGNORE if background is None else background, device=maps.device)
-        stretched = stretch(maps, frame)
-        pixels = frame.upsample(stretched if self.normalisation == "minmax" else maps)
+        scaled = minmax(maps, frame)
+        pixels = frame.upsample(scaled if self.normalisation == "minmax" else maps)
         labels = torch.tensor(list(classes), device=maps.device)[pixels.argmax(dim=0)]
         if background is None:
             return labels
-        reached = (pixels if self.normalisation == "minmax" else frame.upsample(stretched)).amax(dim=0)
+        assert self.background is not None, "a class without a name needs a level"
+        reached = (pixels if self.normalisation == "minmax" else frame.upsample(scaled)).amax(dim=0)
         return torch.where(reached < self.background, background, labels)
 
 
-def stretch(maps: Tensor, frame: Frame) -> Tensor:
-    """Each map of (classes, h, w) with its values stretched to [0, 1] over the tokens that see the image."""
+def minmax(maps: Tensor, frame: Frame) -> Tensor:
+    """Each map of (classes, h, w) with its values scaled to [0, 1] over the tokens that see the image."""
     seen = frame.tokens(maps)
     low, high = seen.amin(dim=(-2, -1), keepdim=True), seen.amax(dim=(-2, -1), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-12)

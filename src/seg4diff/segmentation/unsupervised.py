@@ -14,13 +14,13 @@ from seg4diff.errors import UserError
 from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.readout import Readout
 
-Contrast = Literal["own", "stretched"]
+Contrast = Literal["own", "minmax"]
 """How a map becomes a distribution over the image tokens, and so in which unit two of them differ.
 
-"own": the map over its sum (DiffSeg). "stretched": the softmax of its values stretched to [0, 1] (the release). Where maps are nearly
+"own": the map over its sum (DiffSeg). "minmax": the softmax of its values scaled to [0, 1] (the release). Where maps are nearly
 flat, the divergence of two of them is half the variance over the tokens of the difference d of their values: in units of their mean for
-"own", of their range for "stretched". With r = range / mean of a map, a threshold t between stretched maps is about r^2 t between maps as
-they are. r differs from model to model, so a value for "own" fits one model; one for "stretched" does not depend on it.
+"own", of their range for "minmax". With r = range / mean of a map, a threshold t for "minmax" is about r^2 t between maps as
+they are. r differs from model to model, so a value for "own" fits one model; one for "minmax" does not depend on it.
 """
 
 
@@ -62,7 +62,7 @@ class ProposalReadout:
 
 def distributions(maps: Tensor, contrast: Contrast = "own") -> Tensor:
     """Each map of (T, h, w), values >= 0, as a distribution over the image tokens, above 0 and with sum 1 (DiffSeg, section 3.2)."""
-    if contrast == "stretched":
+    if contrast == "minmax":
         low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
         values = (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
         return values.flatten(1).softmax(dim=1).view_as(maps)

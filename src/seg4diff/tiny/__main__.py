@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from rich.table import Table
 
-from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.data.sample import image_to_tensor, tensor_to_image
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.errors import UserError
+from seg4diff.presets import Preset
 from seg4diff.resources import assets_dir
 from seg4diff.screen import screen
 from seg4diff.tiny.calibration import Change, blurred, calibrate, noised
@@ -23,7 +23,8 @@ SPLIT = "validation"
 
 def _reencoded(folder: Path) -> Change:
     """Encode and decode with the autoencoder of a model."""
-    backbone = SD3Backbone.from_pretrained(path=str(folder), t5_length=0)
+    preset = Preset.named("tiny_sd3")
+    backbone = preset.adapter.from_pretrained(path=str(folder), **preset.options)
 
     @torch.no_grad()
     def change(image: np.ndarray) -> np.ndarray:

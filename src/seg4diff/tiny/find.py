@@ -78,7 +78,7 @@ def find(image: Image.Image | np.ndarray) -> Findings:
 
 
 def _describe(search: Search, match: Match, others: Sequence[Match]) -> Found:
-    covered = np.zeros(search.free.shape, dtype=bool)
+    covered = np.zeros_like(search.free, dtype=bool)
     for other in others:
         covered |= _silhouette(other, covered.shape)
     height, width = covered.shape

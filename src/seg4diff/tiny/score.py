@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.table import Table
 
 from seg4diff.backbones.base import Backbone
-from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.errors import UserError
+from seg4diff.presets import Preset
 from seg4diff.resources import assets_dir
 from seg4diff.screen import screen
 from seg4diff.tiny.answers import Answers, answer, intervals, means
@@ -17,8 +17,8 @@ from seg4diff.tiny.prompts import ToyPrompt, held_out_prompts
 
 FINAL_SEED = 0
 """Seed of the prompts of a final figure; what is watched during training has others."""
-SAMPLING = {"steps": 28, "guidance": 3.0, "size": (96, 96), "at_once": 25}
-"""How the shipped model is sampled (conf/backbone/tiny_sd3.yaml)."""
+AT_ONCE = 25
+"""Images that are drawn together."""
 
 
 def draw_and_answer(backbone: Backbone, prompts: Sequence[ToyPrompt], seeds: int, *, at_once: int, **sampling) -> list[list[Answers]]:
@@ -30,8 +30,8 @@ def draw_and_answer(backbone: Backbone, prompts: Sequence[ToyPrompt], seeds: int
         for first in range(0, len(prompts), at_once):
             own = slice(first, first + at_once)
             images += backbone.sample([prompt.text for prompt in prompts[own]], seeds=list(own_seeds[own]), **sampling)
-        for own, prompt, image in zip(answers, prompts, images, strict=True):
-            own.append(answer(prompt, find(image)))
+        for given, prompt, image in zip(answers, prompts, images, strict=True):
+            given.append(answer(prompt, find(image)))
     return answers
 
 
@@ -39,7 +39,7 @@ def score(folder: Path, count: int, seeds: int) -> Table:
     """One row per category, with its interval.
 
     Args:
-        folder: of the model.
+        folder: of the model, which is sampled like the shipped one.
         count: number of held-out prompts.
         seeds: images of each prompt.
 
@@ -49,8 +49,9 @@ def score(folder: Path, count: int, seeds: int) -> Table:
     prompts = held_out_prompts(count, FINAL_SEED)
     if seeds < 1:
         raise UserError(f"the number of seeds must be at least 1, found {seeds}.")
-    backbone = SD3Backbone.from_pretrained(path=str(folder), t5_length=0)
-    answers = draw_and_answer(backbone, prompts, seeds, **SAMPLING)
+    preset = Preset.named("tiny_sd3")
+    backbone = preset.adapter.from_pretrained(path=str(folder), **preset.options)
+    answers = draw_and_answer(backbone, prompts, seeds, at_once=AT_ONCE, **preset.samples)
     bounds = intervals(answers, resamples=1000, seed=0)
     table = Table("category", "%", "95 % interval over prompts", title=f"{folder}: {count} prompts x {seeds} seeds")
     for name, mean in means(answers).items():

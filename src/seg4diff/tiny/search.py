@@ -56,7 +56,7 @@ class Search:
         self.full, half = shrunk(image, 1), shrunk(image, 2)
         self.codes, self.half_codes = codes(self.full), codes(half)
         self.ground, self.ground_table = find_ground(self.full)
-        self.free = np.ones(self.full.shape[:2], dtype=np.float32)
+        self.free: np.ndarray = np.ones(self.full.shape[:2], dtype=np.float32)
         side = min(self.full.shape[:2])
         self.sizes = tuple(round(size / 2) for size in np.geomspace(SIZES[0] * side - 1, SIZES[1] * side + 1, 7))
         self.tables: dict[str, np.ndarray] = {}
@@ -112,12 +112,10 @@ class Search:
         for k, pose in enumerate(own_bank.poses):  # the tile lies in the image, give or take a pixel
             scores[k, : _MARGIN - 1], scores[k, :, : _MARGIN - 1] = -np.inf, -np.inf
             scores[k, _MARGIN + height - pose.size + 2 :], scores[k, :, _MARGIN + width - pose.size + 2 :] = -np.inf, -np.inf
-        k, row, column = np.unravel_index(scores.argmax(), scores.shape)
-        if not np.isfinite(scores[k, row, column]):
+        best = tuple(int(place) for place in np.unravel_index(scores.argmax(), scores.shape))
+        if not np.isfinite(scores[best]):
             return None
-        return Match(
-            float(scores[k, row, column]), float(fits[k, row, column]), thing, own_bank.poses[k], int(row) - _MARGIN, int(column) - _MARGIN
-        )
+        return Match(float(scores[best]), float(fits[best]), thing, own_bank.poses[best[0]], best[1] - _MARGIN, best[2] - _MARGIN)
 
     def _refine(self, match: Match) -> Match:
         """The best match near this one at full resolution."""

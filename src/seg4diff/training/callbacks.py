@@ -13,7 +13,8 @@ from torch import Tensor
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
-from seg4diff.data.sample import Batch, collate, tensor_to_image
+from seg4diff.data.geometry import size_of
+from seg4diff.data.sample import Batch, Vocabulary, collate, tensor_to_image
 from seg4diff.disk import whole_file
 from seg4diff.evaluation.report import VARIANTS
 from seg4diff.pictures import overlay, sheet
@@ -53,7 +54,7 @@ class SampleImages(L.Callback):
 
     def __init__(self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: tuple[int, int], output_dir: str) -> None:
         self._prompts, self._folder = list(prompts), Path(output_dir)
-        self._seed, self._options = seed, {"steps": steps, "guidance": guidance, "size": tuple(size)}
+        self._seed, self._options = seed, dict[str, Any](steps=steps, guidance=guidance, size=tuple(size))
         self._base: list[Image.Image] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -98,12 +99,12 @@ class Overlays(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._keep(trainer, batch, {"predicted": outputs})
+        self._keep(pl_module.vocabulary, batch, {"predicted": outputs})
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        self._keep(trainer, batch, {title: outputs[variant] for variant, title in VARIANTS.items() if variant in outputs})
+        self._keep(pl_module.vocabulary, batch, {title: outputs[variant] for variant, title in VARIANTS.items() if variant in outputs})
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, "overlays")
@@ -111,11 +112,10 @@ class Overlays(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write(trainer, "overlays-test")
 
-    def _keep(self, trainer: L.Trainer, batch: Batch, predictions: dict) -> None:
-        names = trainer.datamodule.vocabulary.names
+    def _keep(self, vocabulary: Vocabulary, batch: Batch, predictions: dict) -> None:
         self._titles = ["image", "truth", *predictions]
         for k in range(min(len(batch), self._count - len(self._rows))):
-            self._rows.append(picture_row(batch, k, names, [labels[k] for labels in predictions.values()]))
+            self._rows.append(picture_row(batch, k, vocabulary.names, [labels[k] for labels in predictions.values()]))
 
     def _write(self, trainer: L.Trainer, name: str) -> None:
         if trainer.is_global_zero and self._rows and not trainer.sanity_checking:
@@ -138,13 +138,12 @@ class BestMedianWorst(L.Callback):
         if not trainer.is_global_zero:
             return
         scores = pl_module.image_scores.get("lora", pl_module.image_scores["base"])
-        data, rows, titles = trainer.datamodule, [], []
-        dataset = data.test_dataloader().dataset
+        dataset, rows, titles = trainer.test_dataloaders.dataset, [], []
         for kind, index in choose_extremes(scores, self._count):
-            batch = data.transfer_batch_to_device(collate([dataset[index]]), pl_module.device, 0)
+            batch = collate([dataset[index]]).to(pl_module.device)
             with trainer.precision_plugin.test_step_context():
                 predicted = pl_module.label_maps(batch)
-            rows.append(picture_row(batch, 0, data.vocabulary.names, [labels[0] for labels in predicted.values()]))
+            rows.append(picture_row(batch, 0, pl_module.vocabulary.names, [labels[0] for labels in predicted.values()]))
             titles.append(f"{kind} {100 * scores[index]:.0f}")
         if rows:
             page = sheet(rows, titles, ["image", "truth", *(VARIANTS[variant] for variant in predicted)])
@@ -164,7 +163,7 @@ def picture_row(batch: Batch, k: int, names: Sequence[str], labels: Sequence[Ten
     """Image k of a batch without its padding, and its true and predicted label maps laid over it, at most `LONGEST` pixels long."""
     window = batch.windows[k]
     image = tensor_to_image(window.cut(batch.images[k]))
-    row = [image.resize(tuple(reversed(batch.masks[k].shape))), *(overlay(image, own, names) for own in [batch.masks[k], *labels])]
+    row = [image.resize(size_of(batch.masks[k])[::-1]), *(overlay(image, own, names) for own in [batch.masks[k], *labels])]
     for picture in row:
         picture.thumbnail((LONGEST, LONGEST))
     return row

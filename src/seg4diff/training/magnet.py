@@ -1,25 +1,24 @@
 """The training module: a frozen MM-DiT with a LoRA on its expert block, trained to keep generating and to align its maps."""
 
-from typing import Literal
-
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
-from seg4diff.attention.joint import Joint
-from seg4diff.attention.maps import i2t, i2t_per_head
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from seg4diff.data.sample import Batch, Vocabulary, present_classes
+from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
+from seg4diff.evaluation.metrics import by_name
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
-from seg4diff.segmentation.prompts import Prompt, cut_to_fit, find_names, list_largest
-from seg4diff.segmentation.readout import Readout, pool_words
+from seg4diff.segmentation.prompts import Prompt, cut_to_fit
+from seg4diff.segmentation.readout import Readout
+from seg4diff.training.alignment import AlignBy, ExpertPass, alignment_by
 from seg4diff.training.checks import AlignedCheck, check_finite
-from seg4diff.training.objective import MaskAlignment, Regions, named_regions
+from seg4diff.training.objective import MaskAlignment
+from seg4diff.training.prompts import PromptKind, training_prompt
 from seg4diff.training.schedule import sample_ids, warmup_cosine
 
 
@@ -28,6 +27,7 @@ class MagnetModule(L.LightningModule):
 
     Args:
         backbone: the model to adapt.
+        vocabulary: the classes of the data set.
         lora: what to adapt.
         expert_layer: the semantic grounding expert, a 0-based block index; its I2T logits are aligned with the masks.
         objective: the loss.
@@ -50,31 +50,32 @@ class MagnetModule(L.LightningModule):
         self,
         *,
         backbone: Backbone,
+        vocabulary: Vocabulary,
         lora: LoraSpec,
         expert_layer: int,
         objective: MaskAlignment,
         sigma: SigmaSampler,
         readout: Readout,
         protocol: PromptProtocol,
-        prompt: Literal["names", "caption"],
-        align: Literal["names", "regions", "tokens"],
+        prompt: PromptKind,
+        align: AlignBy,
         lr: float,
         weight_decay: float,
         warmup_steps: int,
         seed: int,
     ) -> None:
         super().__init__()
-        if prompt not in ("names", "caption"):
-            raise UserError(f"model.prompt must be 'names' or 'caption', found '{prompt}'.")
-        if align not in ("names", "regions", "tokens"):
-            raise UserError(f"model.align must be 'names', 'regions' or 'tokens', found '{align}'.")
         if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
             found = f"{lr}, {weight_decay}, {warmup_steps}"
             raise UserError(f"model.lr must be above 0, model.weight_decay and model.warmup_steps 0 or more, found {found}.")
         backbone.select_sites([expert_layer])
         add_lora(backbone, lora, expert_layer, seed)
-        self.backbone, self.expert_layer, self.readout = backbone, expert_layer, readout
-        self._objective, self._sigma, self._protocol, self._prompt, self._align = objective, sigma, protocol, prompt, align
+        self.backbone, self.expert_layer, self.vocabulary = backbone, expert_layer, vocabulary
+        self._objective, self._sigma = objective, sigma
+        self._make_prompt = training_prompt(prompt, vocabulary, backbone.fits)
+        self._align = alignment_by(align, objective, backbone.text_window)
+        self._read_out_prompts = PromptMaker(protocol, vocabulary, backbone.fits)
+        self._segment = PromptedSegmenter(readout, self._read_out_prompts)
         self._lr, self._weight_decay, self._warmup_steps, self._seed = lr, weight_decay, warmup_steps, seed
         self._batches_seen, self._check_aligned = 0, AlignedCheck(objective.weights)
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks it
@@ -82,11 +83,9 @@ class MagnetModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         with self.trainer.precision_plugin.forward_context():
             self.backbone.check_device(self.trainer.strategy.root_device)
-        self.vocabulary: Vocabulary = self.trainer.datamodule.vocabulary
-        self._read_out_prompts = PromptMaker(self._protocol, self.vocabulary, self.backbone.fits)
-        segment = PromptedSegmenter(self.readout, self._read_out_prompts)
-        self.block_scores = BlockScores(segment=segment, blocks=[self.expert_layer], classes=len(self.vocabulary))
-        self.val_terms = nn.ModuleDict({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
+        # New ones for each loop: a validation before training leaves tensors of inference mode, which one within training cannot update.
+        self.block_scores = BlockScores(segment=self._segment, blocks=[self.expert_layer], classes=len(self.vocabulary))
+        self.val_terms = by_name({name: MeanMetric() for name in ("flow", "focal", "dice", "loss")})
 
     def on_train_start(self) -> None:
         self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
@@ -113,26 +112,8 @@ class MagnetModule(L.LightningModule):
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
         with capture(self.backbone, [self.expert_layer]) as record:
             predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
-        if self._align == "names":
-            maps = pool_words(i2t(record[self.expert_layer], "logits"), grid, condition, prompts)
-            regions = [named_regions(mask, prompt.classes) for mask, prompt in zip(batch.masks, prompts, strict=True)]
-        else:
-            candidates = self._candidates(record[self.expert_layer], grid, condition)
-            maps, regions = self._match(candidates, nameless_regions(batch))
+        maps, regions = self._align(ExpertPass(record[self.expert_layer], grid, condition, prompts), batch)
         return self._objective(predicted, velocity(latents, noise), maps, regions)
-
-    def _candidates(self, joint: Joint, grid: tuple[int, int], condition: TextCondition) -> list[Tensor]:
-        """The maps that masks without names may be given: B tensors (K, h, w)."""
-        if self._align == "tokens":
-            maps = i2t(joint, "logits").unflatten(-1, grid)
-            return [own[~padding] for own, padding in zip(maps, condition.padding, strict=True)]
-        return list(i2t_per_head(joint, "logits")[:, :, : self.backbone.text_window].flatten(1, 2).unflatten(-1, grid))
-
-    def _match(self, candidates: list[Tensor], regions: list[Regions]) -> tuple[list[Tensor], list[Regions]]:
-        """Hungarian matching (paper, section 3.5): B tensors (M, h, w) and the M regions that they belong to."""
-        pairs = [self._objective.match(own, one) for own, one in zip(candidates, regions, strict=True)]
-        maps = [own[chosen] for own, (_, chosen) in zip(candidates, pairs, strict=True)]
-        return maps, [Regions(one.masks[kept], one.counted) for one, (kept, _) in zip(regions, pairs, strict=True)]
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> tuple[list[Prompt], Tensor, TextCondition]:
@@ -145,14 +126,6 @@ class MagnetModule(L.LightningModule):
         captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
         read_out = [prompt.text for mask in batch.masks for prompt in self._read_out_prompts(mask)]
         self.backbone.encode_text([*captions, *read_out, ""])  # the empty prompt is that of unsupervised segmentation
-
-    def _make_prompt(self, caption: str, mask: Tensor) -> Prompt:
-        """The one prompt of an image, see `prompt` of the class: what does not fit is left out, and not aligned; so is the background."""
-        classes = [k for k in present_classes(mask) if k != self.vocabulary.background]
-        names, fits = self.vocabulary.names, self.backbone.fits
-        if self._prompt == "caption":
-            return find_names(cut_to_fit(caption, fits), names, classes)
-        return list_largest(names, classes, lambda k: int((mask == k).sum()), fits)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         terms = self.loss_terms(batch, batch.indices)
@@ -189,12 +162,3 @@ class MagnetModule(L.LightningModule):
                 f"the checkpoint's LoRA does not fit this model (first difference: {odd[0]} {odd[1]}): resume with the expert_layer, lora "
                 "and backbone it was trained with."
             )
-
-
-def nameless_regions(batch: Batch) -> list[Regions]:
-    """The regions of each image of a batch: those it comes with, without the padding around it, or one per class of its label map."""
-    if batch.regions is None:
-        return [named_regions(mask, present_classes(mask)) for mask in batch.masks]
-    canvas = tuple(batch.images.shape[-2:])
-    inside = [window.paste(masks.new_ones(window.size), canvas, False) for masks, window in zip(batch.regions, batch.windows, strict=True)]
-    return [Regions(masks, counted) for masks, counted in zip(batch.regions, inside, strict=True)]

@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits, mse_loss, softplus
 
+from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError
 from seg4diff.finite import require_finite
@@ -107,7 +108,7 @@ class MaskAlignment:
 
     def _costs(self, candidates: Tensor, regions: Regions) -> Tensor:
         """Weighted focal and dice of every candidate with every region, (K, M)."""
-        grid = candidates.shape[-2:]
+        grid = size_of(candidates)
         counted = adaptive_avg_pool2d(regions.counted[None].float(), grid).flatten()
         inside = (adaptive_avg_pool2d((regions.masks & regions.counted).float(), grid)).flatten(1)  # (M, N)
         outside = counted - inside

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 def sample_ids(trainer: L.Trainer, batch: int, batch_size: int) -> list[int]:
@@ -35,16 +35,6 @@ class RestoredByStep(LRScheduler):
 
 class FactorOfStep(RestoredByStep, LambdaLR):
     """The peak rate times a factor that depends on the step."""
-
-
-class OneCycle(RestoredByStep, OneCycleLR):
-    """Up to the peak rate and down to nearly nothing, each by half a cosine."""
-
-
-def warmup_stable_decay(optimizer: Optimizer, warmup_steps: int, decay_share: float, max_steps: int) -> LambdaLR:
-    """Linear warm-up, constant, then a linear fall to zero over the last `decay_share` of the run."""
-    decay_steps = max(1, round(decay_share * max_steps))
-    return FactorOfStep(optimizer, lambda step: max(0.0, min(1.0, (step + 1) / max(1, warmup_steps), (max_steps - step) / decay_steps)))
 
 
 def warmup_cosine(optimizer: Optimizer, warmup_steps: int, max_steps: int) -> LambdaLR:

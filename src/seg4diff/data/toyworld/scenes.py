@@ -100,9 +100,9 @@ def _find_window(rng: np.random.Generator, tile: np.ndarray, instances: np.ndarr
 def _paint(rng: np.random.Generator, thing: Thing, brightness: float, size: int) -> np.ndarray:
     """Paint one thing, slightly turned, lit from above: (size, size, 4) float, RGB and alpha in [0, 255]."""
     low, high = np.asarray(thing.darkest), np.asarray(thing.brightest)
-    colour = tuple(int(channel) for channel in low + (high - low) * ((1 - RANDOM_SHARE) * brightness + RANDOM_SHARE * rng.random(3)))
+    red, green, blue = (int(channel) for channel in low + (high - low) * ((1 - RANDOM_SHARE) * brightness + RANDOM_SHARE * rng.random(3)))
     brush = Brush(size * _SUPERSAMPLING)
-    thing.paint(brush, colour)
+    thing.paint(brush, (red, green, blue))
     picture = brush.tile.rotate(rng.uniform(-20, 20), resample=Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

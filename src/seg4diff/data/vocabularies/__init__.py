@@ -81,10 +81,9 @@ def _are_numbered(lines: list[str], form: re.Pattern) -> bool:
     Numbers that are set off by blanks alone may belong to the names (`2 euro`, `7 up`). They are ids where they count from 0 or 1, or where
     there are three or more.
     """
-    rows = [form.fullmatch(line) for line in lines]
-    headed = rows[0] is None
-    rows = rows[headed:]
-    if not rows or None in rows:
+    headed = form.fullmatch(lines[0]) is None
+    rows = [row for line in lines[headed:] if (row := form.fullmatch(line))]
+    if not rows or len(rows) < len(lines) - headed:
         return False
     ids, names = [int(row["id"]) for row in rows], {row["name"].casefold() for row in rows}
     if ids != sorted(set(ids)) or len(names) < len(ids):

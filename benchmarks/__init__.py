@@ -1,7 +1,0 @@
-"""Ratios of time and memory, measured side by side in one process: `python -m benchmarks`, or one: `python -m benchmarks.capture`."""
-
-import os
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler, which counts the bytes, otherwise announces itself on the terminal
-
-import seg4diff.backbones  # noqa: F401 - before diffusers, whose optional parts it keeps quiet

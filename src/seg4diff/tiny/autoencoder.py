@@ -1,0 +1,93 @@
+"""Train an autoencoder on images alone."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from seg4diff.data.sample import Batch
+from seg4diff.disk import follow_umask
+from seg4diff.training.checks import check_finite
+from seg4diff.training.schedule import RestoredByStep
+
+
+class OneCycle(RestoredByStep, OneCycleLR):
+    """Up to the peak rate and down to nearly nothing, each by half a cosine."""
+
+
+class AutoencoderModule(L.LightningModule):
+    """Absolute and squared error + error of neighbour differences (for crisp edges) + a weak KL term.
+
+    The decoder meets latents with noise on them, as those of a diffusion model have: what it draws from nearly right latents is crisp too
+    (Yang et al. 2025, "Latent denoising makes good visual tokenizers").
+
+    At the end the latents' mean and spread over the last batches are written into the autoencoder's config, so that
+    (latents - shift_factor) * scaling_factor has mean 0 and standard deviation 1.
+
+    Args:
+        vae: an untrained AutoencoderKL of diffusers.
+        lr: peak learning rate (AdamW, one-cycle).
+        kl_weight: weight of the KL term.
+        edge_weight: weight of the error of neighbour differences.
+        latent_noise: largest standard deviation of the noise on the latents, in units of their own; each image draws its share of it.
+        crop: side of the square crops that are trained on, in pixels; convolutions do not mind.
+        save_to: folder that receives the trained autoencoder in the layout of diffusers.
+    """
+
+    def __init__(
+        self, *, vae: nn.Module, lr: float, kl_weight: float, edge_weight: float, latent_noise: float, crop: int, save_to: str
+    ) -> None:
+        super().__init__()
+        self.vae: Any = vae  # an AutoencoderKL, which this room does not import
+        self._crop, self._save_to = crop, save_to
+        self._lr, self._kl_weight, self._edge_weight, self._latent_noise = lr, kl_weight, edge_weight, latent_noise
+        self.register_buffer("moments", torch.tensor([0.0, 1.0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        generator = torch.Generator().manual_seed(batch_idx)
+        images = self._random_crop(batch.images, generator)
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.sample(generator)
+        error = self.vae.decode(latents + self._noise_for(latents, generator)).sample - images
+        terms = {
+            "absolute": error.abs().mean(),
+            "squared": error.square().mean(),
+            "edges": error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean(),
+            "kl": posterior.kl().mean() / posterior.mean[0].numel(),
+        }
+        with torch.no_grad():
+            new = torch.stack([posterior.mean.mean(), posterior.mean.square().mean()])
+            self.moments.lerp_(new, 1.0 if batch_idx == 0 else 0.05)
+        check_finite(terms, self.trainer.global_step)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=True)
+        return terms["absolute"] + 4 * terms["squared"] + self._edge_weight * terms["edges"] + self._kl_weight * terms["kl"]
+
+    def _noise_for(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        share = self._latent_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
+        return (share * torch.randn(latents.shape, generator=generator)).to(latents) * latents.detach().std()
+
+    def _random_crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        top = int(torch.randint(images.shape[-2] - self._crop + 1, (), generator=generator))
+        left = int(torch.randint(images.shape[-1] - self._crop + 1, (), generator=generator))
+        return images[..., top : top + self._crop, left : left + self._crop]
+
+    def on_train_end(self) -> None:
+        mean, square = self.moments.tolist()
+        self.vae.register_to_config(shift_factor=mean, scaling_factor=(square - mean**2) ** -0.5)
+        if self.trainer.is_global_zero:
+            self.vae.save_pretrained(self._save_to)
+            follow_umask(Path(self._save_to))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        restored = self.vae.decode(self.vae.encode(batch.images).latent_dist.mean).sample
+        error = (restored - batch.images).abs().mean()
+        check_finite({"absolute": error}, self.trainer.global_step)
+        self.log("val/absolute", error, batch_size=len(batch), sync_dist=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self._lr, weight_decay=0.0)
+        schedule = OneCycle(optimizer, self._lr, total_steps=self.trainer.max_steps, pct_start=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

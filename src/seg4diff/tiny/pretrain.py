@@ -1,0 +1,119 @@
+"""Train a text-to-image MM-DiT from scratch on images and captions alone: no mask and no class label enters."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from seg4diff.backbones.base import Backbone
+from seg4diff.data.sample import Batch, Vocabulary
+from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker
+from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
+from seg4diff.segmentation.prompts import cut_to_fit
+from seg4diff.segmentation.readout import Readout
+from seg4diff.tiny.latents import LatentBatch
+from seg4diff.tiny.optimizers import muon_with_adamw
+from seg4diff.training.checks import check_finite
+from seg4diff.training.schedule import FactorOfStep, sample_ids
+
+
+class PretrainModule(L.LightningModule):
+    """Flow matching of the transformer and its text encoders on the latents of a frozen autoencoder.
+
+    Validation reads every block with oracle prompts, so that one sees words find their things; the masks take no part in training.
+
+    Args:
+        backbone: the model; its autoencoder stays as it is.
+        vocabulary: the classes of the data set.
+        readout: how maps are read in validation.
+        sigma: distribution of the noise level.
+        muon_lr: peak learning rate of the matrices of the blocks (Muon).
+        lr: peak learning rate of everything else (AdamW).
+        weight_decay: decoupled weight decay.
+        warmup_steps: steps of linear warm-up.
+        decay_share: share of the run, at its end, in which the learning rate falls linearly to zero.
+        caption_dropout: share of captions replaced by the empty prompt.
+        seed: seed of noise, noise levels and caption dropout.
+        save_to: folder that receives the pipeline at the end, in 16 bit, in the layout of diffusers; with the moving average of the weights
+            where a callback keeps one.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        vocabulary: Vocabulary,
+        readout: Readout,
+        sigma: SigmaSampler,
+        muon_lr: float,
+        lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        decay_share: float,
+        caption_dropout: float,
+        seed: int,
+        save_to: str,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.backbone.vae.requires_grad_(False)
+        self._sigma, self._muon_lr, self._lr, self._weight_decay = sigma, muon_lr, lr, weight_decay
+        self._warmup_steps, self._decay_share = warmup_steps, decay_share
+        self._caption_dropout, self._seed, self._save_to = caption_dropout, seed, save_to
+        self._batches_seen = 0
+        self._classes, self._segment = len(vocabulary), PromptedSegmenter(readout, PromptMaker("oracle", vocabulary, backbone.fits))
+
+    def on_train_start(self) -> None:
+        self._batches_seen = self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def training_step(self, batch: LatentBatch, batch_idx: int) -> Tensor:
+        ids = sample_ids(self.trainer, self._batches_seen, len(batch))
+        self._batches_seen += 1
+        captions = ["" if _coin(self._seed, k) < self._caption_dropout else text for k, text in zip(ids, batch.captions, strict=True)]
+        loss = self.flow_loss(batch.latents, captions, ids)
+        check_finite({"flow": loss}, self.trainer.global_step)
+        self.log("train/flow", loss, prog_bar=True)
+        return loss
+
+    def on_validation_start(self) -> None:
+        blocks = range(len(self.backbone.attention_sites()))
+        self._scores = BlockScores(segment=self._segment, blocks=blocks, classes=self._classes).to(self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        loss = self.flow_loss(self.backbone.encode_image(batch.images), batch.captions, batch.indices)
+        check_finite({"flow": loss}, self.trainer.global_step)
+        self.log("val/flow", loss, batch_size=len(batch), sync_dist=True, prog_bar=True)
+        self._scores.update(self.backbone, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/miou_block_{block}": score["miou"].float() for block, score in self._scores.compute().items()})
+
+    def flow_loss(self, latents: Tensor, captions: list[str], ids: list[int]) -> Tensor:
+        """Unweighted mean squared error of the velocity (Esser et al. 2024); a caption that does not fit is cut after a word."""
+        noise, sigma = draw(latents, ids, self._seed, self._sigma)
+        condition = self.backbone.encode_text([cut_to_fit(caption, self.backbone.fits) for caption in captions])
+        predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
+        return torch.nn.functional.mse_loss(predicted, velocity(latents, noise))
+
+    def on_fit_end(self) -> None:
+        """Callbacks come first: here the weights are the average, where there is one."""
+        if self.trainer.is_global_zero and self.trainer.global_step >= self.trainer.max_steps:
+            self.backbone.save_pretrained(Path(self._save_to))
+
+    def configure_optimizers(self):
+        optimizer = muon_with_adamw(self.backbone, muon_lr=self._muon_lr, lr=self._lr, weight_decay=self._weight_decay)
+        schedule = warmup_stable_decay(optimizer, self._warmup_steps, self._decay_share, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _coin(seed: int, sample_id: int) -> float:
+    """A uniform number in [0, 1) that depends on (seed, sample id) alone."""
+    return float(torch.rand((), generator=torch.Generator().manual_seed(seed * 1_000_003 + sample_id)))
+
+
+def warmup_stable_decay(optimizer: Optimizer, warmup_steps: int, decay_share: float, max_steps: int) -> FactorOfStep:
+    """Linear warm-up, constant, then a linear fall to zero over the last `decay_share` of the run."""
+    decay_steps = max(1, round(decay_share * max_steps))
+    return FactorOfStep(optimizer, lambda step: max(0.0, min(1.0, (step + 1) / max(1, warmup_steps), (max_steps - step) / decay_steps)))

@@ -1,0 +1,87 @@
+"""Pretraining of a small model in a small world, by the configuration of the shipped one."""
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seg4diff.commands.run import train
+from seg4diff.data.sample import Vocabulary
+from seg4diff.flow import logit_normal
+from seg4diff.segmentation.prompts import cut_to_fit
+from seg4diff.segmentation.readout import Readout
+from seg4diff.tiny.pretrain import PretrainModule
+from tests.hosts import random_sd3
+from tests.runs import compose_config
+
+SMALL = [
+    "experiment=toyworld_pretrain",
+    "data.source.side=32",
+    "data.source.sizes={validation: 3}",
+    "data.scenes=12",
+    "data.batch_size=2",
+    "backbone.model.transformer.num_layers=2",
+    "backbone.model.transformer.attention_head_dim=8",
+    "backbone.model.transformer.num_attention_heads=2",
+    "backbone.model.transformer.caption_projection_dim=16",
+    "backbone.model.transformer.pos_embed_max_size=12",
+    "callbacks.generation.count=7",
+    "callbacks.generation.seeds=1",
+    "callbacks.generation.steps=1",
+    "callbacks.generation.size=[32,32]",
+    "callbacks.samples.prompts=[star]",
+    "callbacks.samples.steps=1",
+    "callbacks.samples.size=[32,32]",
+    "model.warmup_steps=1",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def pretrain(assets, world, tmp_path):
+    def run(name, *arguments):
+        paths = [f"paths.assets_dir={assets}", f"paths.data_dir={world}"]
+        train(compose_config("train", tmp_path / name, *SMALL, *paths, *arguments))
+        return tmp_path / name
+
+    return run
+
+
+def weights(run):
+    return load_file(run / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_continued_run_ends_with_the_same_weights(pretrain):
+    whole = pretrain("whole", "callbacks.checkpoint.every_n_train_steps=2", "callbacks.checkpoint.save_top_k=-1")
+    parts = pretrain("parts", f"ckpt_path={whole}/checkpoints/step-000002.ckpt")
+    assert all((weights(parts)[name] == weight).all() for name, weight in weights(whole).items())
+
+
+def test_each_validation_says_what_is_drawn_and_what_every_block_grounds(pretrain):
+    with (pretrain("run") / "csv" / "version_0" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/flow"]]
+    assert [row["step"] for row in rows] == ["1", "3"]  # the number of the last step, as Lightning counts
+    for row in rows:
+        assert all(row[f"val/{name}"] for name in ("toy_presence", "toy_counting", "miou_block_0", "miou_block_1"))
+
+
+def test_the_pipeline_holds_the_moving_average(pretrain):
+    last, first = (weights(pretrain(name, f"callbacks.average.decay={decay}")) for name, decay in (("last", 0), ("slow", 0.9)))
+    assert any((last[name] != first[name]).any() for name in last)
+
+
+def test_a_caption_that_does_not_fit_is_cut_after_a_word():
+    backbone, sigma = random_sd3(), logit_normal(mean=0.0, std=1.0)
+    readout = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
+    rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0}
+    module = PretrainModule(
+        backbone=backbone, vocabulary=Vocabulary(("cone", "sand")), readout=readout, sigma=sigma, **rates, seed=0, save_to="unused"
+    )
+    latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
+    caption = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
+    cut = cut_to_fit(caption, backbone.fits)
+    assert cut != caption
+    assert torch.equal(module.flow_loss(latents, [caption, "sand"], [0, 1]), module.flow_loss(latents, [cut, "sand"], [0, 1]))
