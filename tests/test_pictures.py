@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from seg4diff.pictures import class_colours, contact_sheet, overlay, overlay_regions
+from seg4diff.pictures import class_colours, contact_sheet, overlay, overlay_regions, sheet
 
 GREY = (90, 90, 90)
 
@@ -72,3 +72,12 @@ def test_a_name_of_any_signs_is_written(name):
     labels = torch.zeros(300, 400, dtype=torch.long)
     plain, named = (array(overlay(Image.new("RGB", (400, 300), GREY), labels, [own])) for own in ("", name))
     assert plain.shape == named.shape and (plain != named).any()
+
+
+def test_long_titles_of_rows_are_broken_and_leave_the_pictures_their_room():
+    pictures = [[Image.new("RGB", (300, 200), "red")] * 2] * 2
+    page = array(sheet(pictures, ["a small star above a large moon in the night sky " * 2, ""], ["base", "LoRA"]))
+    red = (page == (255, 0, 0)).all(-1)
+    assert red.sum() == 4 * 300 * 200, "no title covers a picture"
+    left = np.flatnonzero(red.any(0))[0]
+    assert left <= 310 and (page[:, :left] < 128).any(), "titles stand to the left of the pictures, and are no wider"

@@ -11,7 +11,8 @@ Importing this package imports nothing heavy; `load` does.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from seg4diff.model import Model, load
+    from seg4diff.loading import load
+    from seg4diff.model import Model
 
 __all__ = ["Model", "load"]
 
@@ -19,9 +20,9 @@ __all__ = ["Model", "load"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'seg4diff' has no attribute '{name}'")
-    from seg4diff import model
+    from seg4diff import loading
 
-    return getattr(model, name)
+    return getattr(loading, name)
 
 
 def __dir__() -> list[str]:

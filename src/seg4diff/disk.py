@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seg4diff.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @contextmanager
@@ -53,15 +56,21 @@ def save_tensors(content: dict[str, Any], file: BinaryIO) -> None:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step."""
-    with whole_file(path) as partial:
+def write_text(path: Path, text: str, writer: str = "") -> None:
+    """Write a text file in one step; see `whole_file`."""
+    with whole_file(path, writer) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one step."""
-    write_text(path, to_json(content) + "\n")
+def save_picture(picture: "Image", path: Path, writer: str = "") -> None:
+    """Write a PNG file in one step; see `whole_file`."""
+    with whole_file(path, writer) as partial:
+        picture.save(partial, format="PNG")
+
+
+def write_json(path: Path, content: dict[str, Any], writer: str = "") -> None:
+    """Write a JSON file in one step; see `whole_file`."""
+    write_text(path, to_json(content) + "\n", writer)
 
 
 def to_json(content: Any) -> str:

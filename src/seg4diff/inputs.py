@@ -17,6 +17,7 @@ from seg4diff.errors import UserError
 from seg4diff.finite import require_finite
 from seg4diff.results import Segmentation, WordMaps
 from seg4diff.segmentation.frame import Frame
+from seg4diff.segmentation.readout import Readout, minmax
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 """A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1]."""
@@ -31,6 +32,21 @@ class CanvasPicture:
         self.shown, window = GEOMETRIES[geometry](size, canvas)
         self.image = window.paste(image_to_tensor(self.picture.crop(self.shown.corners), window.size), canvas, 0.0)
         self.frame, self._size = Frame(canvas, window, self.shown.size), size
+
+    def of_words(
+        self, names: Sequence[str], maps: Tensor, readout: Readout, competing: Sequence[int] | None = None, unlabelled: int | None = None
+    ) -> Segmentation:
+        """The result from the maps of words.
+
+        Args:
+            names: the words.
+            maps: (words, h, w) on the token grid.
+            readout: the policy by which maps become labels.
+            competing: positions of the words that labels are made of; None = all.
+            unlabelled: label where no map reaches the level of the readout; None = every pixel has a word.
+        """
+        chosen = list(range(len(names)) if competing is None else competing)
+        return self.result(names, readout.segment(maps[chosen], chosen, self.frame, unlabelled), minmax(maps, self.frame))
 
     def result(self, names: Sequence[str], labels: Tensor, maps: Tensor) -> Segmentation:
         """The result from labels of the shown part and maps on the token grid."""

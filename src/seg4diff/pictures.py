@@ -133,7 +133,9 @@ def sheet(rows: Sequence[Sequence[Image.Image]], row_titles: Sequence[str] = (),
     font = _font(max(11, height // 16))
     gap, line = 4, round(font.size * 1.4)
     titles = [_wrap(title, width, font) for title in column_titles]
-    left = max((round(font.getlength(title)) for title in row_titles), default=0) + (2 * gap if row_titles else 0)
+    row_titles = [_wrap(title, width, font) for title in row_titles]
+    widest = max((font.getlength(line) for title in row_titles for line in title.split("\n")), default=0)
+    left = round(widest) + (2 * gap if row_titles else 0)
     top = line * max((title.count("\n") + 1 for title in titles), default=0)
     columns = max(len(row) for row in rows)
     page = Image.new("RGB", (left + columns * (width + gap) + gap, top + len(rows) * (height + gap) + gap), "white")
@@ -144,7 +146,7 @@ def sheet(rows: Sequence[Sequence[Image.Image]], row_titles: Sequence[str] = (),
     for r, row in enumerate(rows):
         y = top + gap + r * (height + gap)
         if row_titles:
-            draw.text((gap, y + height // 2), row_titles[r], fill="black", font=font, anchor="lm")
+            draw.multiline_text((gap, y + height // 2), row_titles[r], fill="black", font=font, anchor="lm")
         for c, picture in enumerate(row):
             factor = min(width / picture.width, height / picture.height)
             if factor > 1:

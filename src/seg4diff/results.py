@@ -16,7 +16,7 @@ from seg4diff.attention.seam import Visit
 from seg4diff.backbones.base import TextCondition
 from seg4diff.data.geometry import Window
 from seg4diff.data.sample import IGNORE, resize_labels
-from seg4diff.disk import whole_file
+from seg4diff.disk import save_picture
 from seg4diff.errors import UserError
 from seg4diff.pictures import IGNORED, class_colours, overlay, sheet
 from seg4diff.segmentation.frame import Frame
@@ -102,16 +102,7 @@ class Segmentation:
 
     def plot(self) -> "Figure":
         """The overlay, and the heat maps where there are words, as a matplotlib figure; a notebook shows it."""
-        from matplotlib.figure import Figure
-
-        shown = [self.overlay(), *([self.heat()] if self.maps else [])]
-        figure = Figure(figsize=(7, sum(7 * picture.height / picture.width for picture in shown)), layout="constrained")
-        heights = [picture.height / picture.width for picture in shown]
-        axes = figure.subplots(len(shown), squeeze=False, height_ratios=heights)
-        for axis, picture in zip(axes.flat, shown, strict=True):
-            axis.imshow(picture)
-            axis.set_axis_off()
-        return figure
+        return show([self.overlay(), *([self.heat()] if self.maps else [])])
 
     def save(self, folder: str | Path, stem: str | None = None) -> None:
         """Write labels/<stem>.png (a palette PNG, 255 = no label), overlays/<stem>.png and, with words, maps/<stem>.png.
@@ -125,8 +116,54 @@ class Segmentation:
         if self.maps:
             written["maps"] = self.heat()
         for kind, picture in written.items():
-            with whole_file(Path(folder) / kind / f"{stem or self.stem}.png") as partial:
-                picture.save(partial, format="PNG")
+            save_picture(picture, Path(folder) / kind / f"{stem or self.stem}.png")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated image.
+
+    Attributes:
+        image: the image.
+        prompt: its prompt.
+        seed: the seed of its noise.
+        scale: factor on the LoRA, 0 = the base model; None = the model as it stood.
+        words: where each word of the prompt went over the image; None where no maps were read. Small words such as "a" get no pixels.
+        path: file that the image was asked for; None = none.
+        stem: name of the image, for its files.
+    """
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    scale: float | None = None
+    words: Segmentation | None = None
+    path: Path | None = None
+    stem: str = "image"
+
+    @property
+    def maps(self) -> Mapping[str, Tensor]:
+        """Word of the prompt -> (H, W) in [0, 1]; empty where no maps were read."""
+        return {} if self.words is None else self.words.maps
+
+    def overlay(self) -> Image.Image:
+        """Where each word went, over the image; the image alone where no maps were read."""
+        return self.image if self.words is None else self.words.overlay()
+
+    def plot(self) -> "Figure":
+        """Image, overlay and heat maps as a matplotlib figure; a notebook shows it."""
+        return show([self.image] if self.words is None else [self.overlay(), self.words.heat()])
+
+    def save(self, folder: str | Path, stem: str | None = None) -> None:
+        """Write images/<stem>.png and, where maps were read, overlays/<stem>.png and maps/<stem>.png; the image comes last.
+
+        Args:
+            folder: where to; its folders are made.
+            stem: name of the files; None: that of the image.
+        """
+        shown = {} if self.words is None else {"overlays": self.overlay(), "maps": self.words.heat()}
+        for kind, picture in (shown | {"images": self.image}).items():
+            save_picture(picture, Path(folder) / kind / f"{stem or self.stem}.png")
 
 
 class BlockAttention:
@@ -168,6 +205,19 @@ class BlockAttention:
     def mass(self) -> dict[str, float]:
         """Share of the attention in each quadrant, mean over the heads: see `quadrant_mass`."""
         return {name: float(mass.mean()) for name, mass in quadrant_mass(self.joint).items()}
+
+
+def show(pictures: Sequence[Image.Image]) -> "Figure":
+    """Pictures one below the other as a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    heights = [picture.height / picture.width for picture in pictures]
+    figure = Figure(figsize=(7, 7 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(pictures), squeeze=False, height_ratios=heights)
+    for axis, picture in zip(axes.flat, pictures, strict=True):
+        axis.imshow(picture)
+        axis.set_axis_off()
+    return figure
 
 
 def by_size(proposals: Tensor) -> tuple[Tensor, list[str]]:

@@ -27,6 +27,7 @@ def typed(script, *arguments):
     [
         ("seg4diff", ["--help"], 0, "segment"),
         ("seg4diff", ["segment", "--help"], 0, 'Example: seg4diff segment photo.jpg cat "traffic light"'),
+        ("seg4diff", ["generate", "--help"], 0, 'Example: seg4diff generate "two fishes on water" "a cup on sand" --lora'),
         ("seg4diff", ["score", "--help"], 0, "Example: seg4diff score geneval"),
         ("seg4diff", ["segmnt"], 2, "No such command 'segmnt'"),
         ("seg4diff", ["segment"], 2, "Missing argument 'PICTURE'"),

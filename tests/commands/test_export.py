@@ -9,7 +9,7 @@ from PIL import Image
 
 from seg4diff.commands.export import SETTINGS, export_images, own_share, parse_seeds
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.model import load
+from seg4diff.loading import load
 
 DOG = {"tag": "single_object", "include": [{"class": "apple", "count": 1}], "prompt": "an apple"}
 GRASS = {"tag": "single_object", "include": [{"class": "cup", "count": 1}], "prompt": "a cup on grass"}

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from seg4diff.commands import outputs
 from seg4diff.commands.console import OutputGuard
-from seg4diff.commands.outputs import RANKS, checkpoint_of, claimed, fresh_folder
+from seg4diff.commands.outputs import RANKS, checkpoint_of, claimed, fresh_folder, process_share
 from seg4diff.commands.run import evaluate, train
 from seg4diff.errors import UserError
 from tests.runs import SMALL_RUN, compose_config, overrides
@@ -58,6 +58,21 @@ def test_the_other_processes_of_a_run_share_its_folder(name, other, tmp_path, mo
     monkeypatch.setenv(name, "1")
     with claimed(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("variables", "share"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, (2, 4)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8"}, (3, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, (0, 1)),  # in a batch script, before any srun
+    ],
+)
+def test_the_share_of_a_process(variables, share, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert process_share() == share
 
 
 def test_a_disk_without_locks_is_named(tmp_path, monkeypatch, caplog):

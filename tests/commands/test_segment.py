@@ -15,7 +15,7 @@ from seg4diff.data.sample import Vocabulary, collate
 from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.protocol import PromptedSegmenter, PromptMaker
-from seg4diff.model import load
+from seg4diff.loading import load
 from seg4diff.segmentation.readout import Readout
 
 WORDS = ["apple", "traffic cone", "grass"]

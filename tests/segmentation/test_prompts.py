@@ -8,7 +8,16 @@ import pytest
 from tests.hosts import random_sd3
 
 from seg4diff.errors import UserError
-from seg4diff.segmentation.prompts import cut_to_fit, find_names, list_largest, list_names, split_names, token_sets
+from seg4diff.segmentation.prompts import (
+    cut_to_fit,
+    find_names,
+    list_largest,
+    list_names,
+    prompt_words,
+    split_names,
+    token_sets,
+    visible_words,
+)
 
 NAMES = ("cone", "traffic cone", "brick", "brick wall", "zebra", "night sky", "light", "traffic light", "leaf", "fish")
 """Words shared at either end, one word inside another name, and words the tokenizer has to split (wall, zebra, light)."""
@@ -258,3 +267,23 @@ def test_a_caption_is_cut_where_the_tokenizer_ends(model):
     assert caption.startswith(cut) and caption[len(cut)] == " "
     assert model.fits(cut) and not model.fits(f"{cut} {word}")
     model.encode_text([cut])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "visible"),
+    [
+        ("a heart and a cup on sand", "a heart and cup on sand", "heart cup sand"),
+        (
+            "Two cats, a DOG's red-ball; A dog's Ärztin - 'hi' (3!) _",
+            "Two cats a DOG's red-ball Ärztin hi 3",
+            "cats DOG's red-ball Ärztin hi 3",
+        ),
+        ("on the left", "on the left", "on the left"),
+        ("鱼和星星", "鱼和星星", "鱼和星星"),
+        (" , ", "", ""),
+    ],
+)
+def test_the_words_of_a_prompt(prompt, words, visible):
+    found = prompt_words(prompt)
+    assert found == words.split() and [found[k] for k in visible_words(found)] == visible.split()
+    assert len(find_names(prompt, found, range(len(found))).classes) == len(found), "every word is found again"

@@ -128,6 +128,10 @@ class Backbone(nn.Module, ABC):
         """Sampling step from 0, None outside of `sample`; which of the `batch` rows of the present forward pass see the prompt."""
 
     @abstractmethod
+    def noise_levels(self) -> list[float]:
+        """Noise level in [0, 1] at which each step of the last `sample` starts, also of one that is running."""
+
+    @abstractmethod
     def check_device(self, device: torch.device) -> None:
         """Raises UserError if the model's dtype does not run on this device."""
 

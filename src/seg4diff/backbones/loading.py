@@ -79,11 +79,17 @@ class Source:
         path = str(Path(self.path).resolve()) if Path(self.path).is_dir() else self.path
         return {"model": path, "revision": str(self.revision)}
 
+    def commit(self) -> str | None:
+        """The commit of a hub model; None for a folder."""
+        if Path(self.path).is_dir():
+            return None
+        return Path(try_to_load_from_cache(self.path, "model_index.json", revision=self.revision)).parent.name
+
     def stamp(self, components: Sequence[str]) -> str:
         """Changes with these components and the tokenizers: the commit of a hub model; names, sizes and times of a folder's files."""
         folder = Path(self.path)
-        if not folder.is_dir():
-            return Path(try_to_load_from_cache(self.path, "model_index.json", revision=self.revision)).parent.name
+        if (commit := self.commit()) is not None:
+            return commit
         folders = [folder / name for name in components] + sorted(folder.glob("tokenizer*"))
         files = sorted(file for part in folders for file in part.rglob("*") if file.is_file())
         state = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

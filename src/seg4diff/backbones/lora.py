@@ -99,6 +99,33 @@ def base_model(backbone: Backbone) -> Iterator[None]:
         backbone.transformer.enable_lora()
 
 
+@contextmanager
+def scaled_lora(backbone: Backbone, scale: float | None) -> Iterator[None]:
+    """Multiply the update of the adapter by `scale` inside the context; 0 = the base model, None = the model as it stands.
+
+    Raises:
+        UserError: there is no adapter to scale, or it cannot be scaled as it stands.
+    """
+    layers = [layer for layer in backbone.transformer.modules() if isinstance(layer, LoraLayer)]
+    if scale is not None and any(layer.merged or layer.disable_adapters for layer in layers):
+        raise UserError("the LoRA of this pipeline is fused or switched off, so it cannot be scaled: unfuse it and switch it on.")
+    if scale not in (None, 0) and not layers:
+        raise UserError(f"this model has no LoRA, so there is nothing to scale by {scale:g}: load one, or leave the LoRA scale out.")
+    if scale == 0 and layers:
+        with base_model(backbone):
+            yield
+        return
+    before = [dict(layer.scaling) for layer in layers]
+    try:
+        for layer in layers if scale is not None else ():
+            for name in layer.scaling:
+                layer.scaling[name] *= scale
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.scaling.update(own)
+
+
 def has_lora(backbone: Backbone) -> bool:
     """Whether the backbone carries an adapter."""
     return bool(lora_weights(backbone))

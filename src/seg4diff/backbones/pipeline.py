@@ -93,6 +93,11 @@ class PipelineBackbone(Backbone):
         return self.runtime.dtype
 
     @property
+    def source(self) -> Source | None:
+        """Where the model was loaded from; None = it was made in memory."""
+        return self._source
+
+    @property
     def _origin(self) -> Source:
         assert self._source is not None, "only a pipeline with all of its encoders and without a cache may come from anywhere"
         return self._source
@@ -262,6 +267,10 @@ class PipelineBackbone(Backbone):
 
     def sampling_pass(self, batch: int) -> tuple[int | None, slice]:
         return self._clock.now(batch)
+
+    def noise_levels(self) -> list[float]:
+        scheduler = self._pipeline.scheduler
+        return (scheduler.timesteps / scheduler.config.num_train_timesteps).tolist()
 
     def save_pretrained(self, folder: Path) -> None:
         copy.deepcopy(self._pipeline).to(torch.float16).save_pretrained(folder)

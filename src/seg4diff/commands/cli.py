@@ -3,9 +3,22 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class Command(TyperCommand):
+    """A command whose errors name its options instead of the library's parameters."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As typer's own, within `options_named`."""
+        from seg4diff.commands.keys import options_named
+
+        with options_named(ctx):
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="seg4diff",
@@ -29,9 +42,8 @@ def main() -> None:
     guarded(app)
 
 
-@app.command(epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
+@app.command(cls=Command, epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
 def segment(
-    context: typer.Context,
     pictures: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.", metavar="PICTURE")],
     words: Annotated[list[str] | None, typer.Argument(help="What to look for; without words there are numbered regions.")] = None,
     words_file: Annotated[Path | None, typer.Option("--words", help="A text file with one word per line, instead of WORDS.")] = None,
@@ -55,7 +67,6 @@ def segment(
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
-    from seg4diff.commands.keys import options_named
     from seg4diff.commands.segment import segment_files
 
     options = {
@@ -68,21 +79,70 @@ def segment(
         "quantize": quantize,
         "cache": cache,
     }
-    with options_named(context):
-        segment_files(
-            pictures,
-            words or None,
-            words_file=words_file,
-            recursive=recursive,
-            out=out,
-            geometry=geometry,
-            background=background,
-            threshold=threshold,
-            load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
-        )
+    segment_files(
+        pictures,
+        words or None,
+        words_file=words_file,
+        recursive=recursive,
+        out=out,
+        geometry=geometry,
+        background=background,
+        threshold=threshold,
+        load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
+    )
 
 
-@app.command(epilog="Example: seg4diff check coco_stuff --root /data/coco")
+@app.command(
+    cls=Command, epilog='Example: seg4diff generate "two fishes on water" "a cup on sand" --lora outputs/quickstart/<time> --seeds 0-3'
+)
+def generate(
+    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw, each prompt in quotes.", metavar="PROMPT")] = None,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A text file with one prompt per line, instead of PROMPT.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of every prompt, as in 0-3 or 0,5,7-9.")] = "0",
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: that of the model.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
+    lora_scale: Annotated[str | None, typer.Option(help="Factors on the LoRA, 0 = without it; default: 0,1 where there is one.")] = None,
+    maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Read where each word went over each image.")] = True,
+    word: Annotated[
+        list[str] | None, typer.Option(help='A word that has a map, as in --word "traffic cone"; may be repeated; default: all.')
+    ] = None,
+    map_step: Annotated[int | None, typer.Option(help="Step, from 0, at which maps are read; default: the one nearest to --sigma.")] = None,
+    at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the images go; those that are there already are kept; default: outputs/generate/<time>.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
+    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
+    like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
+    block: Annotated[int | None, typer.Option(help="Block that maps are read from; default: the expert.")] = None,
+    sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1] of the maps; default: that of the model.")] = None,
+    image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
+    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
+) -> None:
+    """Generate images of your prompts, base and LoRA side by side, and show where each word went over them."""
+    from seg4diff.commands.generate import generate_files
+
+    options = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
+    generate_files(
+        prompts or (),
+        prompts_file=prompts_file,
+        seeds=seeds,
+        lora_scale=lora_scale,
+        out=out,
+        guidance=guidance,
+        steps=steps,
+        maps=maps,
+        words=word or (),
+        map_step=map_step,
+        at_once=at_once,
+        load_options={"model": model, "lora": lora, "quantize": quantize, "offload_encoders": offload_encoders} | options,
+    )
+
+
+@app.command(cls=Command, epilog="Example: seg4diff check coco_stuff --root /data/coco")
 def check(
     data: Annotated[str, typer.Argument(help="A data set of conf/data.")],
     root: Annotated[Path | None, typer.Option(help="Where it lies; default: what its file in conf/data says.")] = None,
@@ -98,7 +158,7 @@ def check(
     check_data(data, root=root, split=split, decode=decode, images=images, out=out, settings=settings or ())
 
 
-@app.command(epilog="Example: seg4diff sweep outputs/quickstart/sweeps/2026-01-31_12-00-00")
+@app.command(cls=Command, epilog="Example: seg4diff sweep outputs/quickstart/sweeps/2026-01-31_12-00-00")
 def sweep(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, with a folder for each run.")]) -> None:
     """Make table, CSV and plot of a sweep again: while its jobs still run, or for several sweeps in one folder."""
     from seg4diff.commands.sweep import read_runs, summarise_folder
@@ -109,7 +169,9 @@ def sweep(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, wi
     summarise_folder(folder)
 
 
-@app.command(epilog="Example: seg4diff export geneval --prompts evaluation_metadata.jsonl --model sd3_medium --out geneval --seeds 0-3")
+@app.command(
+    cls=Command, epilog="Example: seg4diff export geneval --prompts evaluation_metadata.jsonl --model sd3_medium --out geneval --seeds 0-3"
+)
 def export(
     layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
     prompts: Annotated[Path, typer.Option(help="The benchmark's own file of prompts.")],
@@ -132,7 +194,9 @@ def export(
     export_images(layout, prompts, out, seeds=seeds, steps=steps, guidance=guidance, size=size, load_options=options)
 
 
-@app.command(epilog="Example: seg4diff score geneval images/lora --base images/base --detector google/owlv2-base-patch16-ensemble")
+@app.command(
+    cls=Command, epilog="Example: seg4diff score geneval images/lora --base images/base --detector google/owlv2-base-patch16-ensemble"
+)
 def score(
     layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
     folder: Annotated[Path, typer.Argument(help="Images in this layout, from seg4diff export or another program.")],

@@ -24,14 +24,18 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
 """What launchers number processes by; the first of a run has 0, or no number, in each."""
 
+RESULTS = {"labels": "segmented pictures", "generation.json": "generated images"}
+"""What the commands without a configuration leave in their folders."""
+
 
 @contextmanager
-def claimed(output_dir: Path, ckpt_path: str | None = None) -> Iterator[str | None]:
+def claimed(output_dir: Path, ckpt_path: str | None = None, resumes: str | None = None) -> Iterator[str | None]:
     """Have an output folder for one run alone as long as the block lasts; the other processes of a run share that of the first.
 
     Args:
         output_dir: the folder; it is made.
         ckpt_path: see `checkpoint_of`.
+        resumes: see `check_output_dir`.
 
     Yields:
         The checkpoint to continue from, None for a new run.
@@ -53,7 +57,7 @@ def claimed(output_dir: Path, ckpt_path: str | None = None) -> Iterator[str | No
             log.warning("the disk of %s has no file locks: give every run a hydra.run.dir of its own", output_dir)
     try:
         checkpoint = checkpoint_of(output_dir, ckpt_path)
-        check_output_dir(output_dir, checkpoint)
+        check_output_dir(output_dir, checkpoint, resumes)
         yield checkpoint
     finally:
         if first:
@@ -61,20 +65,33 @@ def claimed(output_dir: Path, ckpt_path: str | None = None) -> Iterator[str | No
 
 
 @contextmanager
-def results_folder(out: Path | None, kind: str) -> Iterator[Path]:
+def results_folder(out: Path | None, kind: str, resumes: str | None = None) -> Iterator[Path]:
     """The folder `out` for one command alone; where there is none, a new folder outputs/<kind>/<time>.
+
+    Args:
+        out: the folder.
+        kind: name of the command.
+        resumes: see `check_output_dir`.
 
     Raises:
         UserError: another process works in the folder, or it holds results.
     """
     folder = out or fresh_folder(Path("outputs") / kind / f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    with claimed(folder):
+    with claimed(folder, resumes=resumes):
         yield folder
 
 
 def is_first_process() -> bool:
     """Whether this process is the one of its run that writes."""
     return not any(int(os.environ.get(name) or 0) for name in RANKS)
+
+
+def process_share() -> tuple[int, int]:
+    """(number of this process, number of all) where torchrun or Slurm's srun has started several, else (0, 1)."""
+    for number, all_of_them in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")):
+        if number in os.environ and all_of_them in os.environ:
+            return int(os.environ[number]), int(os.environ[all_of_them])
+    return 0, 1
 
 
 def fresh_folder(path: Path) -> Path:
@@ -105,14 +122,21 @@ def requeued(output_dir: Path) -> list[Path]:
     return sorted(output_dir.glob("hpc_ckpt_*.ckpt"), key=lambda file: int(file.stem.rpartition("_")[2]), reverse=True)
 
 
-def check_output_dir(output_dir: Path, ckpt_path: str | None) -> None:
-    """Refuse to write over another run; a run that is continued may write into its own folder."""
+def check_output_dir(output_dir: Path, ckpt_path: str | None, resumes: str | None = None) -> None:
+    """Refuse to write over the results of another command; a run that is continued may write into its own folder.
+
+    Args:
+        output_dir: the folder.
+        ckpt_path: the checkpoint that a run is continued from.
+        resumes: the entry of `RESULTS` with which this command goes on.
+    """
     if ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(output_dir.resolve()):
         return
     if (output_dir / "metrics.json").exists():
         raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
-    if (output_dir / "labels").exists():
-        raise UserError(f"{output_dir} holds segmented pictures: choose another folder (--out).")
+    for name, kind in RESULTS.items():
+        if name != resumes and (output_dir / name).exists():
+            raise UserError(f"{output_dir} holds {kind}: choose another folder (--out).")
     for last in [output_dir / "checkpoints" / "last.ckpt", *requeued(output_dir)]:
         if last.exists():
             raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")

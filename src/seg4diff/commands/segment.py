@@ -18,7 +18,7 @@ from seg4diff.data.vocabularies import read_classes
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.inputs import check_words
-from seg4diff.model import load
+from seg4diff.loading import load
 from seg4diff.provenance import provenance
 from seg4diff.results import Segmentation
 

@@ -13,7 +13,9 @@ from seg4diff.data.sample import Batch
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear upsampling of (classes, h, w) to (classes, H, W)."""
+    """Bilinear upsampling of (classes, h, w) to (classes, H, W); there may be no class."""
+    if not len(maps):
+        return maps.new_zeros(0, *size)
     return resize(maps[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
 
 

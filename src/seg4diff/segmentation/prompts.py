@@ -113,6 +113,28 @@ def find_names(caption: str, names: Sequence[str], classes: Sequence[int]) -> Pr
     return Prompt(caption, kept, [found[k] for k in kept])
 
 
+SMALL_WORD = re.compile(
+    r"an?|the|and|or|of|on|in|at|to|by|for|from|with|without|near|under|over|above|below|behind|beside|between|next|left|right|is|are"
+    r"|one|two|three|four|five|six|seven|eight|nine|ten",
+    re.IGNORECASE,
+)
+"""English words that stand for no part of an image of their own."""
+
+
+def prompt_words(prompt: str) -> list[str]:
+    """The words of a prompt, each once, without the signs around them."""
+    first: dict[str, str] = {}
+    for part in prompt.split():
+        if word := re.sub(r"^[\W_]+|[\W_]+$", "", part):
+            first.setdefault(word.casefold(), word)
+    return list(first.values())
+
+
+def visible_words(names: Sequence[str]) -> list[int]:
+    """Positions of the names that are more than small words; all positions where there is no other name."""
+    return [k for k, name in enumerate(names) if not SMALL_WORD.fullmatch(name)] or list(range(len(names)))
+
+
 PART = r"[\w\u0300-\u036f]"
 """A part of a word: letters, digits, accents."""
 UNSPACED = r"[\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u31ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seg4diff.attention.capture import capture
+from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import Scores, i2t
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.data.sample import IGNORE
@@ -115,10 +116,13 @@ class Readout:
         with capture(backbone, blocks, stop=True) as record:
             backbone.predict_velocity(noisy, sigma, condition)
         for block in blocks:
-            joint = record[block]
-            maps = i2t(joint if self.heads is None else joint.of_heads(self.heads), self.scores)
-            require_finite(maps, f"the attention maps of block {block}")
-            yield block, maps
+            yield block, self.token_maps(record[block], block)
+
+    def token_maps(self, joint: Joint, block: int) -> Tensor:
+        """Maps of every text token (B, T, N) from what enters the attention of a block. Raises UserError if they are not finite."""
+        maps = i2t(joint if self.heads is None else joint.of_heads(self.heads), self.scores)
+        require_finite(maps, f"the attention maps of block {block}")
+        return maps
 
     def segment(self, maps: Tensor, classes: Sequence[int], frame: Frame, background: int | None = None) -> Tensor:
         """Class maps (classes, h, w) -> label map (H, W) of class ids: normalise, upsample, argmax.

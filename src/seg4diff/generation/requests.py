@@ -1,0 +1,89 @@
+"""What is to be drawn: prompts, seeds and LoRA scales, and how images are drawn together."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from seg4diff.errors import UserError
+
+LARGEST_SEED = 2**63 - 1
+LONGEST_STEM = 60
+"""Characters of a prompt that the name of a file holds, at most."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image.
+
+    Attributes:
+        prompt: the prompt.
+        seed: seed of its noise, from 0.
+        scale: factor on the update of the LoRA: 0 = the base model, 1 = the LoRA as it was trained, None = the model as it stands.
+        path: file that the image is to be written to; None = none.
+
+    Raises:
+        UserError: the seed or the scale is no such number.
+    """
+
+    prompt: str
+    seed: int
+    scale: float | None = None
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            raise UserError(f"a prompt must be text, found {self.prompt!r}.")
+        if type(self.seed) is not int or not 0 <= self.seed <= LARGEST_SEED:
+            raise UserError(f"a seed must be a whole number from 0 to {LARGEST_SEED}, found {self.seed!r}.")
+        if self.scale is not None and (type(self.scale) not in (int, float) or not abs(self.scale) < float("inf")):
+            raise UserError(f"a LoRA scale must be a number, 0 for the base model, found {self.scale!r}.")
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without suffix; where there is none: the prompt as far as a file name may hold it, seed and scale."""
+        if self.path is not None:
+            return self.path.stem
+        words = re.sub(r"\W+", "-", self.prompt)[:LONGEST_STEM].strip("-") or "empty"
+        return f"{words}-seed{self.seed}" + ("" if self.scale is None else f"-lora{self.scale:g}")
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the image has yet to be drawn."""
+        return self.path is None or not self.path.exists()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an image is sampled.
+
+    Attributes:
+        guidance: guidance scale.
+        steps: sampling steps.
+        size: (height, width) in pixels.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
+
+    guidance: float
+    steps: int
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if type(self.guidance) not in (int, float) or not 0 <= self.guidance < float("inf"):
+            raise UserError(f"`guidance` must be a number from 0, found {self.guidance!r}.")
+        if type(self.steps) is not int or self.steps < 1:
+            raise UserError(f"`steps` must be a whole number from 1, found {self.steps!r}.")
+
+
+def batches(requests: Sequence[Request], at_once: int) -> list[list[Request]]:
+    """Requests in their order, `at_once` of them together; a batch has one LoRA scale, and who is in it does not depend on what is missing.
+
+    A matrix product of another size may round otherwise, so an image that is drawn again is drawn with the same neighbours.
+    """
+    if type(at_once) is not int or at_once < 1:
+        raise UserError(f"`at_once` must be a whole number from 1, found {at_once!r}.")
+    runs = [list(run) for _, run in groupby(requests, key=lambda request: request.scale)]
+    return [run[first : first + at_once] for run in runs for first in range(0, len(run), at_once)]

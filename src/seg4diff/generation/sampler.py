@@ -1,0 +1,116 @@
+"""Draw images with the plain diffusers pipeline, and read one block's attention at one step on the way."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from seg4diff.attention.seam import Visit, stream
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.lora import scaled_lora
+from seg4diff.errors import UserError
+from seg4diff.generation.requests import Request, Sampling, batches
+from seg4diff.inputs import CanvasPicture
+from seg4diff.results import Generated, Segmentation
+from seg4diff.segmentation.prompts import find_names, prompt_words, visible_words
+from seg4diff.segmentation.readout import Readout, pool_words
+
+log = logging.getLogger(__name__)
+
+
+class MapReader:
+    """Reads where each word goes while images are sampled.
+
+    Args:
+        backbone: the model.
+        block: block that is read.
+        readout: how it is read.
+        step: sampling step from 0; None = the step whose noise level is nearest to that of the readout.
+        words: words that are looked for; None = every word of a prompt.
+    """
+
+    def __init__(self, backbone: Backbone, block: int, readout: Readout, step: int | None, words: Sequence[str] | None) -> None:
+        self._backbone, self._block, self._readout, self._step, self._words = backbone, block, readout, step, words
+
+    def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
+        """Raise UserError if the step does not exist, a prompt does not fit, or a word stands in no prompt."""
+        if self._step is not None and (type(self._step) is not int or not 0 <= self._step < sampling.steps):
+            raise UserError(f"`map_step` must be a whole number from 0 to {sampling.steps - 1}, found {self._step!r}.")
+        for prompt in dict.fromkeys(prompts):
+            if not self._backbone.fits(prompt):
+                raise UserError(
+                    f"the prompt '{prompt[:60]}...' is longer than the {self._backbone.text_window} tokens that the model takes, so its "
+                    "last words have no map: shorten it, or leave the maps out (maps=False, --no-maps)."
+                )
+        for word in self._words or ():
+            if not any(find_names(prompt, [word], [0]).classes for prompt in prompts):
+                raise UserError(f"'{word}' stands in none of the prompts: leave it out, or write it as they do.")
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> tuple[list[Image.Image], list[Segmentation]]:
+        """Images, one for each prompt and seed, and where the words of each prompt went over them.
+
+        Read are the rows that see the prompt: the conditional half of classifier-free guidance.
+        """
+        read: list[Tensor] = []
+
+        def look(visit: Visit) -> None:
+            if not read and visit.step == self._chosen_step():
+                maps = self._readout.token_maps(visit.joint, self._block)[visit.prompted]
+                read.extend([maps] if len(maps) else [])
+
+        with stream(self._backbone, [self._block], look):
+            images = _sample(self._backbone, prompts, seeds, sampling)
+        names = [self._words or prompt_words(prompt) for prompt in prompts]
+        found = [find_names(prompt, own, range(len(own))) for prompt, own in zip(prompts, names, strict=True)]
+        grid = self._backbone.token_grid(*sampling.size)
+        maps = pool_words(read[0], grid, self._backbone.encode_text(prompts), found)
+        words = [[own[k] for k in prompt.classes] for own, prompt in zip(names, found, strict=True)]
+        return images, [self._over(*parts, sampling.size) for parts in zip(images, words, maps, strict=True)]
+
+    def _over(self, image: Image.Image, words: Sequence[str], maps: Tensor, size: tuple[int, int]) -> Segmentation:
+        return CanvasPicture(image, size, "letterbox").of_words(words, maps, self._readout, visible_words(words))
+
+    def _chosen_step(self) -> int:
+        """The step that is read; the noise levels are known once a run has begun."""
+        if self._step is not None:
+            return self._step
+        levels = self._backbone.noise_levels()
+        return min(range(len(levels)), key=lambda step: abs(levels[step] - self._readout.sigma))
+
+
+def draw(
+    backbone: Backbone, requests: Sequence[Request], sampling: Sampling, reader: MapReader | None, *, at_once: int, share: tuple[int, int]
+) -> Iterator[Generated]:
+    """Draw what is missing of a list, see `Model.draw`; everything is checked before the first image."""
+    if reader is not None:
+        reader.check([request.prompt for request in requests], sampling)
+    elif long := [request.prompt for request in requests if not backbone.fits(request.prompt)]:
+        log.warning("the model sees only the beginning of %d long prompts, the first is '%s...'", len(long), long[0][:60])
+    for scale in dict.fromkeys(request.scale for request in requests):
+        with scaled_lora(backbone, scale):
+            pass  # tried before the first image is drawn
+    own = [batch for batch in batches(requests, at_once)[share[0] :: share[1]] if any(request.is_missing for request in batch)]
+    return (drawn for batch in own for drawn in _draw_batch(backbone, batch, sampling, reader))
+
+
+def _draw_batch(backbone: Backbone, batch: Sequence[Request], sampling: Sampling, reader: MapReader | None) -> list[Generated]:
+    """The images of a batch that are missing; all of it is drawn, see `batches`."""
+    prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
+    with scaled_lora(backbone, batch[0].scale):
+        words: Sequence[Segmentation | None] = [None] * len(batch)
+        if reader is None:
+            images = _sample(backbone, prompts, seeds, sampling)
+        else:
+            images, words = reader.sample(prompts, seeds, sampling)
+    return [
+        Generated(image, one.prompt, one.seed, one.scale, own, one.path, one.stem)
+        for image, one, own in zip(images, batch, words, strict=True)
+        if one.is_missing
+    ]
+
+
+def _sample(backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[Image.Image]:
+    return backbone.sample(prompts, seeds=seeds, steps=sampling.steps, guidance=sampling.guidance, size=sampling.size)
