@@ -213,7 +213,7 @@ def score(
     threshold: Annotated[float, typer.Option(help="GenEval: confidence that a detection must exceed.")] = 0.3,
     counting_threshold: Annotated[float, typer.Option(help="GenEval: the same where things are counted.")] = 0.9,
     max_overlap: Annotated[
-        float, typer.Option(help="GenEval: IoU from which the less confident of two boxes of a class is dropped; 1: none is.")
+        float, typer.Option(help="GenEval: IoU from which the weaker of two boxes of a class is dropped; 1: none is.")
     ] = 1.0,
     sentence: Annotated[str, typer.Option(help="Prompt of the detector, with {} for the name of a class.")] = "{}",
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/score/<time>.")] = None,
