@@ -218,7 +218,7 @@ def score(
 ) -> None:
     """Score generated images with networks that you name, with intervals over prompts. What is not named is skipped."""
     from seg4diff.commands.score import Weights, score_folder
-    from seg4diff.evaluation.generation.geneval import Rules
+    from seg4diff.evaluation.judges.geneval import Rules
 
     score_folder(
         layout,

@@ -16,7 +16,7 @@ from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora_files import find_lora, lora_file
 from seg4diff.disk import read_json, to_json, whole_file
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.layouts import LAYOUTS, Layout
+from seg4diff.evaluation.judges.layouts import LAYOUTS, Layout
 from seg4diff.loading import load
 from seg4diff.provenance import provenance
 

@@ -15,12 +15,12 @@ from seg4diff.commands.segment import find_pictures
 from seg4diff.data.reading import read_image
 from seg4diff.disk import write_json
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.detector import ClipColours, ZeroShotDetector
-from seg4diff.evaluation.generation.geneval import Rules
-from seg4diff.evaluation.generation.judging import Figures, GenEvalJudge, PairMetric, TextMetric, batches, compare, measure, read
-from seg4diff.evaluation.generation.layouts import Sample
-from seg4diff.evaluation.generation.networks import Clip, CLIPScore, ImageFeatures, PickScore, Similarity, VQAScore, frechet_distance
-from seg4diff.evaluation.generation.report import Comparison, print_scores, write_images
+from seg4diff.evaluation.judges.detector import ClipColours, ZeroShotDetector
+from seg4diff.evaluation.judges.figures import Figures, GenEvalJudge, PairMetric, TextMetric, batches, compare, measure, read
+from seg4diff.evaluation.judges.geneval import Rules
+from seg4diff.evaluation.judges.layouts import Sample
+from seg4diff.evaluation.judges.networks import Clip, CLIPScore, ImageFeatures, PickScore, Similarity, VQAScore, frechet_distance
+from seg4diff.evaluation.judges.report import Comparison, print_scores, write_images
 from seg4diff.provenance import provenance
 
 log = logging.getLogger(__name__)

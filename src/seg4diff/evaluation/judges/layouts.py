@@ -13,7 +13,7 @@ from typing import Any
 from seg4diff.data.files import first_few, parse_json, read_text
 from seg4diff.disk import whole_file
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.evaluation.generation.geneval import Requirements
+from seg4diff.evaluation.judges.geneval import Requirements
 
 LONGEST_PROMPT = 220
 """Bytes of a prompt in a file's name: file systems take 255, and the name under which a file is written is longer than its own."""
