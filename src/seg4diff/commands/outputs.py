@@ -28,7 +28,7 @@ RESULTS = {
     "labels": "segmented pictures",
     "generation.json": "generated images",
     "export.json": "images for a benchmark",
-    "scores.json": "scores of generated images",
+    "scores.json": "scores",
     "check.json": "a checked data set",
 }
 """What the console commands leave in their folders."""
