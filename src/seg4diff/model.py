@@ -11,7 +11,7 @@ from seg4diff.attention.seam import visits
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import IGNORE
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 from seg4diff.generation.requests import Request, Sampling
 from seg4diff.generation.sampler import MapReader, draw
 from seg4diff.inputs import CanvasPicture, Picture, check_words, to_size, words_of_each
@@ -203,9 +203,11 @@ class Model:
 
     def sampling(self, guidance: float | None = None, steps: int | None = None, size: int | Sequence[int] | None = None) -> Sampling:
         """How images are sampled: these values, and those of the preset for what is None."""
-        given = {"guidance": guidance, "steps": steps, "size": None if size is None else to_size(size)}
-        sampling = Sampling(**self._samples | {name: value for name, value in given.items() if value is not None})
-        self.backbone.token_grid(*sampling.size)
+        names: dict[str, str] = {} if size is None else {"image_size": "`size`"}
+        with renamed(names.get):
+            given = {"guidance": guidance, "steps": steps, "size": None if size is None else to_size(size)}
+            sampling = Sampling(**self._samples | {name: value for name, value in given.items() if value is not None})
+            self.backbone.token_grid(*sampling.size)
         return sampling
 
     def attention(self, picture: Picture, prompt: str, *, blocks: Sequence[int] | str = "all") -> Iterator[BlockAttention]:

@@ -39,7 +39,7 @@ def main() -> None:
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("seg4diff").setLevel(logging.INFO)
-    guarded(app)
+    guarded(app, places="--out")
 
 
 @app.command(cls=Command, epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
@@ -178,22 +178,33 @@ def export(
     layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
     prompts: Annotated[Path, typer.Option(help="The benchmark's own file of prompts.")],
     out: Annotated[Path, typer.Option(help="Folder of the images; what it holds already is not drawn again.")],
-    seeds: Annotated[str, typer.Option(help="Seeds of the images of each prompt, as in 0-3 or 0,2,5-7.")] = "0-3",
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 28,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 7.5,
-    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images; default: those of the model.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the images of each prompt, as in 0-3 or 0,5,7-9.")] = "0-3",
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: that of the model.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
+    at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
     model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
     lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
     like: Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")] = None,
+    image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
+    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
 ) -> None:
     """Draw the images of a benchmark in its own layout, for its own judge. Started again, it draws what is missing."""
     from seg4diff.commands.export import export_images
 
-    options = {"model": model, "lora": lora, "like": like, "device": device, "dtype": dtype, "quantize": quantize}
-    export_images(layout, prompts, out, seeds=seeds, steps=steps, guidance=guidance, size=size, load_options=options)
+    options = {"model": model, "lora": lora, "like": like, "image_size": image_size, "device": device, "dtype": dtype}
+    export_images(
+        layout,
+        prompts,
+        out,
+        seeds=seeds,
+        guidance=guidance,
+        steps=steps,
+        at_once=at_once,
+        load_options=options | {"quantize": quantize, "offload_encoders": offload_encoders},
+    )
 
 
 @app.command(
@@ -222,7 +233,7 @@ def score(
 ) -> None:
     """Score generated images with networks that you name, with intervals over prompts. What is not named is skipped."""
     from seg4diff.commands.score import Weights, score_folder
-    from seg4diff.evaluation.generation.geneval import Rules
+    from seg4diff.evaluation.judges.geneval import Rules
 
     score_folder(
         layout,
