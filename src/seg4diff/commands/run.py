@@ -70,6 +70,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     check_values(config)
     check_recipe()
+    if config.get("evaluation") is not None and not needs_data(config.evaluation):
+        raise UserError("images are measured after the training: leave evaluation= out, then run evaluate.py with it and ckpt=<the run>.")
     with keys_named(config), claimed(Path(config.paths.output_dir), config.ckpt_path) as checkpoint:
         return _train(config, Path(config.paths.output_dir), checkpoint)
 
@@ -234,9 +236,14 @@ def build_model(config: DictConfig, data: SegmentationDataModule | None) -> Any:
 
     Without the data set that a module needs, its backbone is built, to say what is missing for that.
     """
-    if "vocabulary" not in constructor_kinds(config._target_):
+    if not needs_data(config):
         return build(config)
     return build(config.backbone) if data is None else build(config, vocabulary=data.vocabulary)
+
+
+def needs_data(config: DictConfig) -> bool:
+    """Whether what a node builds takes the classes of a data set."""
+    return "vocabulary" in constructor_kinds(config._target_)
 
 
 def _prepared(config: DictConfig, splits: Sequence[str]) -> SegmentationDataModule:
