@@ -82,10 +82,10 @@ class GenerationEvaluation:
             record.take_base(Path(self._base_from))
         for variant, scale in self._scales.items():
             known = record.of(variant)
-            drawn = answers_of(
-                self._backbone, self._prompts, self._seeds, self._sampling, scale=scale, at_once=self._at_once, known=known
-            )
-            record.add(variant, track(drawn, f"drawing, {variant}", len(self._prompts) * self._seeds - len(known)))
+            options: dict[str, Any] = {"scale": scale, "at_once": self._at_once, "known": known}
+            if missing := len(self._prompts) * self._seeds - len(known):
+                drawn = answers_of(self._backbone, self._prompts, self._seeds, self._sampling, **options)
+                record.add(variant, track(drawn, f"drawing, {variant}", missing))
         found = {variant: by_prompt(record.of(variant), self._prompts, self._seeds) for variant in self._scales}
         about = {"prompts": len(self._prompts), "seeds": self._seeds, "steps": self._sampling.steps, "guidance": self._sampling.guidance}
         return GenerationReport.of(found, self._resamples, self._seed, lora_scale=self._scales.get("lora"), **about)

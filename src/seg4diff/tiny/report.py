@@ -103,15 +103,15 @@ def plot(report: GenerationReport) -> Image.Image:
     """Points with their intervals by category: base and LoRA, and beside them what the LoRA adds."""
     from matplotlib.figure import Figure
 
-    panels = [[name for name in ("base", "lora") if name in report.variants], *([["gain"]] if "gain" in report.variants else [])]
+    panels = [["base", "lora"], ["gain"]] if "gain" in report.variants else [["base"]]
     names = _asked(report)
     figure = Figure(figsize=(2 + 3.6 * len(panels), 4), layout="constrained", dpi=120)
     for axes, variants in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         for shift, variant in enumerate(variants):
             rows = [(k + 0.25 * shift, report.variants[variant][name]) for k, name in enumerate(names) if name in report.variants[variant]]
-            means_, heights = [100 * own.mean for _, own in rows], [height for height, _ in rows]
+            values, heights = [100 * own.mean for _, own in rows], [height for height, _ in rows]
             reach = [[100 * (own.mean - own.low) for _, own in rows], [100 * (own.high - own.mean) for _, own in rows]]
-            axes.errorbar(means_, heights, xerr=reach, fmt="o", markersize=4, capsize=2, color=COLOURS[variant], label=title(variant))
+            axes.errorbar(values, heights, xerr=reach, fmt="o", markersize=4, capsize=2, color=COLOURS[variant], label=title(variant))
         if variants == ["gain"]:
             axes.axvline(0, color="tab:gray", linewidth=1)
             axes.set(xlabel="LoRA - base (points)")
