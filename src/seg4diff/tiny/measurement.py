@@ -67,19 +67,23 @@ class GenerationEvaluation:
         for scale in self._scales.values():
             batches([Request(text, own, scale) for text, own in images_of(self._prompts, seeds)], at_once)
 
-    def run(self, folder: Path, model: Mapping[str, Any]) -> GenerationReport:
-        """Draw what the folder has no answer about.
+    def open_record(self, folder: Path, model: Mapping[str, Any]) -> AnswerRecord:
+        """The answers that a folder holds already, and those of `base_from`.
 
         Args:
             folder: the answers are kept there.
             model: what identifies the model, and its LoRA under the name "lora".
 
         Raises:
-            UserError: the folder, or `base_from`, holds answers of other settings.
+            UserError: one of the folders holds answers of other settings, or none.
         """
         record = AnswerRecord(folder, self._settings() | dict(model))
         if self._base_from is not None:
             record.take_base(Path(self._base_from))
+        return record
+
+    def run(self, record: AnswerRecord) -> GenerationReport:
+        """Draw the images that the record has no answers about, and report on all of them."""
         for variant, scale in self._scales.items():
             known = record.of(variant)
             options: dict[str, Any] = {"scale": scale, "at_once": self._at_once, "known": known}
