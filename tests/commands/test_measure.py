@@ -109,6 +109,16 @@ def test_answers_of_other_settings_are_refused_and_nothing_is_written_over(stopp
     assert not (stopped / "config.yaml").exists()
 
 
+def test_a_model_that_was_replaced_in_its_place_is_another_one(assets, measure, tmp_path):
+    own = shutil.copytree(assets, tmp_path / "assets")
+    small = [f"paths.assets_dir={own}", "evaluation.prompts=1", "evaluation.seeds=1", "evaluation.steps=1", "expert_layer=1"]
+    measure(tmp_path / "first", *small, ckpt="base")
+    shutil.copyfile(next((own / "tiny-sd3" / "transformer").glob("*.safetensors")), tmp_path / "other")
+    (tmp_path / "other").replace(next((own / "tiny-sd3" / "transformer").glob("*.safetensors")))
+    with pytest.raises(UserError, match="holds answers with weights"):
+        measure(tmp_path / "second", *small, f"evaluation.base_from={tmp_path}/first", ckpt="base")
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [

@@ -90,4 +90,5 @@ def _identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
     file = None if lora is None else lora_file(lora)
     sha256 = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
     dtype = str(backbone.dtype).removeprefix("torch.")
-    return backbone.source.identity() | {"dtype": dtype, "quantize": backbone.runtime.quantize, "lora": sha256}
+    weights = backbone.source.stamp(["transformer", "scheduler", *backbone.encoders])  # a model may be replaced in its place
+    return backbone.source.identity() | {"weights": weights, "dtype": dtype, "quantize": backbone.runtime.quantize, "lora": sha256}
