@@ -14,6 +14,7 @@ from seg4diff.backbones.lora import base_model, has_lora
 from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import Batch, Vocabulary, collate, tensor_to_image
 from seg4diff.disk import whole_file
+from seg4diff.errors import UserError
 from seg4diff.evaluation.report import title
 from seg4diff.loggers import log_picture
 from seg4diff.pictures import overlay, sheet
@@ -41,10 +42,15 @@ class SampleImages(L.Callback):
         guidance: guidance scale.
         size: [height, width] in pixels.
         output_dir: folder for the pictures.
+        at_once: images that are drawn together; a card that trains one image a step has room for one.
     """
 
-    def __init__(self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: tuple[int, int], output_dir: str) -> None:
-        self._prompts, self._folder = list(prompts), Path(output_dir)
+    def __init__(
+        self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: tuple[int, int], output_dir: str, at_once: int = 1
+    ) -> None:
+        if at_once < 1:
+            raise UserError(f"`at_once` must be at least 1, found {at_once}.")
+        self._prompts, self._folder, self._at_once = list(prompts), Path(output_dir), at_once
         self._seed, self._options = seed, dict[str, Any](steps=steps, guidance=guidance, size=tuple(size))
         self._base: list[Image.Image] = []
 
@@ -63,8 +69,11 @@ class SampleImages(L.Callback):
         return sheet([self._base, current], ["base", "LoRA"], titles) if adapted else sheet([current], (), titles)
 
     def _sample(self, backbone: Backbone) -> list[Image.Image]:
-        """One by one: a card that trains one image a step has no room for a batch."""
-        return [backbone.sample([prompt], seeds=[self._seed + k], **self._options)[0] for k, prompt in enumerate(self._prompts)]
+        images: list[Image.Image] = []
+        for first in range(0, len(self._prompts), self._at_once):
+            prompts = self._prompts[first : first + self._at_once]
+            images += backbone.sample(prompts, seeds=[self._seed + first + k for k in range(len(prompts))], **self._options)
+        return images
 
 
 class StepProgressBar(RichProgressBar):
