@@ -12,6 +12,7 @@ from PIL import Image
 from seg4diff.commands.cli import sweep as sweep_command
 from seg4diff.commands.sweep import places_of, read_runs, search_figure, summarise, summarise_folder
 from seg4diff.errors import UserError
+from seg4diff.tiny.answers import CATEGORIES
 from tests.conftest import REPO
 
 
@@ -108,6 +109,22 @@ def test_a_search_has_a_plot_for_each_setting_and_a_grid_one(tmp_path, capsys):
         summarise_folder(tmp_path / name)
         widths.append(Image.open(tmp_path / name / "sweep.png").width)
     assert widths[1] > 1.5 * widths[0]
+
+
+def test_runs_that_measured_images_have_a_table_for_each_variant(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for number, steps in enumerate((8, 28)):
+        (tmp_path / str(number) / ".hydra").mkdir(parents=True)
+        (tmp_path / str(number) / ".hydra" / "overrides.yaml").write_text(f"- evaluation=generation\n- evaluation.steps={steps}\n")
+        shares = {f"{variant}/{name}": (k + steps) / 100 for variant in ("base", "lora", "gain") for k, name in enumerate(CATEGORIES)}
+        (tmp_path / str(number) / "metrics.json").write_text(json.dumps({"ckpt": "base"} | shares))
+    summarise_folder(tmp_path)
+    printed = capsys.readouterr().out
+    assert all(f"{variant} (%), sweep over evaluation.steps" in printed for variant in ("base", "LoRA", "LoRA - base"))
+    assert all(f"{k + steps}.0" in printed for k in range(10) for steps in (8, 28))
+    assert max(map(len, printed.splitlines())) <= 80 and "…" not in printed
+    colours = {colour for _, colour in Image.open(tmp_path / "sweep.png").convert("RGB").getcolors(1 << 24)}
+    assert {(31, 119, 180), (23, 190, 207)} <= colours, "lines of the first and of the last category"
 
 
 def test_numbers_stand_where_they_belong_and_words_side_by_side():

@@ -65,7 +65,7 @@ def test_each_validation_says_what_is_drawn_and_what_every_block_grounds(pretrai
         rows = [row for row in csv.DictReader(file) if row["val/flow"]]
     assert [row["step"] for row in rows] == ["1", "3"]  # the number of the last step, as Lightning counts
     for row in rows:
-        assert all(row[f"val/{name}"] for name in ("toy_presence", "toy_counting", "miou_per_block/0", "miou_per_block/1"))
+        assert all(row[f"val/{name}"] for name in ("base/presence", "base/counting", "miou_per_block/0", "miou_per_block/1"))
 
 
 def test_the_pipeline_holds_the_moving_average(pretrain):

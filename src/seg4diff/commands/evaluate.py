@@ -17,7 +17,9 @@ def _run(config: DictConfig) -> Any:
     if OmegaConf.is_missing(config, "ckpt"):
         raise UserError("evaluate.py needs to know what to evaluate: add ckpt=<run folder | .ckpt | LoRA folder or file | base>.")
     from seg4diff.commands.benchmark import evaluate_benchmarks  # heavy; --help does without
-    from seg4diff.commands.run import evaluate
+    from seg4diff.commands.measure import evaluate_generation
+    from seg4diff.commands.run import evaluate, measures_images
     from seg4diff.commands.sweep import search_figure
 
-    return search_figure(config, (evaluate_benchmarks if config.get("benchmark") else evaluate)(config))
+    run = evaluate_benchmarks if config.get("benchmark") else evaluate_generation if measures_images(config) else evaluate
+    return search_figure(config, run(config))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from hydra.utils import get_object
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,6 +33,7 @@ from seg4diff.evaluation.progress import Progress
 from seg4diff.evaluation.report import Report, numbers
 from seg4diff.loggers import log_figures, log_picture
 from seg4diff.provenance import provenance
+from seg4diff.tiny.measurement import GenerationEvaluation
 from seg4diff.training.checkpoints import FIGURES, read_checkpoint
 from seg4diff.training.magnet import MagnetModule
 
@@ -70,6 +72,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     check_values(config)
     check_recipe()
+    if measures_images(config):
+        raise UserError("images are measured after the training: leave evaluation= out, then run evaluate.py with it and ckpt=<the run>.")
     with keys_named(config), run_folder(Path(config.paths.output_dir), config.ckpt_path) as checkpoint:
         return _train(config, Path(config.paths.output_dir), checkpoint)
 
@@ -131,6 +135,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
                 write_json(output_dir / "metrics.json", metrics)
                 log.info("table, overlays and metrics.json are in %s", output_dir)
     return metrics
+
+
+def measures_images(config: DictConfig) -> bool:
+    """Whether the evaluation that is chosen draws images, and needs no data set; see `seg4diff.commands.measure`."""
+    chosen = config.get("evaluation")
+    return chosen is not None and get_object(chosen._target_) is GenerationEvaluation
 
 
 def load_lora(config: DictConfig, backbone: Backbone, lora: Path | None, trained_for: int | None) -> None:

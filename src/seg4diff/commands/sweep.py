@@ -24,13 +24,14 @@ from seg4diff.disk import whole_file
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import as_text, numbers, read_metrics, title
 from seg4diff.screen import plain_text, screen
+from seg4diff.tiny.answers import CATEGORIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 log = logging.getLogger(__name__)
 
-SHOWN = (
+SCORES = (
     "base/miou",
     "lora/miou",
     "base/flow_loss",
@@ -42,7 +43,10 @@ SHOWN = (
     "baseline/tiles",
     "upper_bound",
 )
-"""Figures that the table shows, where the runs have them."""
+TABLES = {"": SCORES} | {
+    variant: tuple(f"{variant}/{name}" for name in CATEGORIES) for variant in ("base", "lora", "gain", "val/base", "val/lora")
+}
+"""Figures that stand in a table together, where the runs have them: those of segmentation, and of each variant what its images show."""
 LONGEST_CELL = 20
 """Characters of an override's value that the table shows; the end of a path tells more than its beginning."""
 SHORT = 8
@@ -51,6 +55,8 @@ REPLICATES = ("seed", "ckpt")
 """Runs that differ in these alone are repetitions of one setting, and are averaged."""
 LINES = {"base/miou": "tab:blue", "lora/miou": "tab:green", "val/miou": "tab:orange", "upper_bound": "tab:gray"}
 """Figures that the plot shows, and their colours."""
+DRAWN = {variant: {f"{variant}/{name}": f"C{k}" for k, name in enumerate(CATEGORIES)} for variant in ("lora", "base")}
+"""Figures that it shows instead where images were measured: of the LoRA, or else of the base model."""
 
 
 class SweepSummary(Callback):
@@ -122,18 +128,25 @@ def summarise(runs: list[dict[str, Any]], folder: Path) -> None:
             values = [run["overrides"].get(key, "") for key in keys]
             writer.writerow([run["run"], *values, *(run["figures"].get(name, "") for name in names)])
     settings = [key for key in varied if key not in REPLICATES]
-    screen().print(_table(runs, settings, varied, f"sweep over {', '.join(varied) or 'nothing'}: {folder}"))
+    heading = f"sweep over {', '.join(varied) or 'nothing'}: {folder}"
+    shown = [name for name, figures in TABLES.items() if any(figure in run["figures"] for figure in figures for run in runs)]
+    for name in shown or [""]:
+        screen().print(_table(runs, settings, varied, name, heading))
     if varied and any(run["figures"] for run in runs):
         with whole_file(folder / "sweep.png") as partial, plain_text():
             plot_sweep(runs, settings or varied, partial)
 
 
-def _table(runs: list[dict[str, Any]], settings: list[str], varied: list[str], heading: str) -> Table:
-    """One row per run, then one of mean ± standard deviation for every setting that was repeated."""
-    shown = [name for name in SHOWN if any(name in run["figures"] for run in runs)]
-    table = Table(title=heading, caption=None if all(run["figures"] for run in runs) else "a run without figures has not finished")
-    for column in [*(key.rpartition(".")[2] for key in varied), *map(title, shown)]:
-        table.add_column(column, justify="right")
+def _table(runs: list[dict[str, Any]], settings: list[str], varied: list[str], name: str, heading: str) -> Table:
+    """One of `TABLES`: one row per run, then one of mean ± standard deviation for every setting that was repeated."""
+    shown = [figure for figure in TABLES[name] if any(figure in run["figures"] for run in runs)]
+    caption = None if all(run["figures"] for run in runs) else "a run without figures has not finished"
+    if name:  # ten columns, and a terminal of 80
+        table = Table(title=f"{title(name)} (%), {heading}", caption=caption, padding=(0, 0), show_edge=False)
+    else:
+        table = Table(title=heading, caption=caption)
+    for column in [*(key.rpartition(".")[2] for key in varied), *(title(figure.removeprefix(f"{name}/")) for figure in shown)]:
+        table.add_column(column, justify="right", overflow="fold")
     for run in runs:
         cells = [_figure(name, [run["figures"][name]]) if name in run["figures"] else "" for name in shown]
         table.add_row(*(_short(run["overrides"].get(key, "")) for key in varied), *cells)
@@ -156,25 +169,27 @@ def _add_means(table: Table, runs: list[dict], settings: list[str], shown: list[
 
 
 def plot_sweep(runs: list[dict[str, Any]], settings: list[str], path: Path) -> None:
-    """Plot the figures of `LINES`, as far as the runs have them.
+    """Plot the figures of `LINES`, or else of `DRAWN`, as far as the runs have them.
 
     A grid is plotted over its first setting, with one line for each value of the others; what is no grid, such as a search, as points over
     each of its settings.
     """
     from matplotlib.figure import Figure
 
+    lines = next((own for own in (LINES, *DRAWN.values()) if any(name in run["figures"] for name in own for run in runs)), LINES)
+    quantity = "mIoU" if lines is LINES else "right answers"
     is_grid = math.prod(len(_values(runs, key)) for key in settings) == len({_setting(run, settings) for run in runs})
     panels = settings[:1] if is_grid else settings
     figure = Figure(figsize=(3 + 4 * len(panels), 3.8), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
         places = places_of(_values(runs, key))
         if is_grid:
-            _draw_lines(axes, runs, key, settings[1:], places)
+            _draw_lines(axes, runs, key, settings[1:], places, lines)
         else:
-            for name, colour in LINES.items():
+            for name, colour in lines.items():
                 _draw_points(axes, runs, key, places, name, color=colour, label=title(name))
         _mark(axes, places)
-        axes.set(xlabel=key, ylabel="mIoU (%)", title=f"mIoU over {key}", ylim=(0, 100) if is_grid else None)
+        axes.set(xlabel=key, ylabel=f"{quantity} (%)", title=f"{quantity} over {key}", ylim=(0, 100) if is_grid else None)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120, format="png")
 
@@ -196,10 +211,10 @@ def _mark(axes: "Axes", places: dict[str, float]) -> None:
         axes.minorticks_off()
 
 
-def _draw_lines(axes: "Axes", runs: list[dict], key: str, others: list[str], places: dict[str, float]) -> None:
+def _draw_lines(axes: "Axes", runs: list[dict], key: str, others: list[str], places: dict[str, float], lines: dict[str, str]) -> None:
     """A line through the means of each figure, for each value of the other settings."""
     groups = list(dict.fromkeys(_setting(run, others) for run in runs))
-    for (name, colour), (number, group) in itertools.product(LINES.items(), enumerate(groups)):
+    for (name, colour), (number, group) in itertools.product(lines.items(), enumerate(groups)):
         members = [run for run in runs if _setting(run, others) == group]
         points = _draw_points(axes, members, key, places, name, color=colour)
         means = [(x, mean(y for other, y in points if other == x)) for x in sorted({x for x, _ in points})]

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,9 @@ from seg4diff.evaluation.matching import MATCHING_TEXT
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
 from seg4diff.evaluation.report import Report, as_text, title
 from seg4diff.screen import Console, screen
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLOCKS_PER_ROW = 10  # what a terminal of 80 columns takes
 COLUMNS = ("miou", "macc", "pacc", "fwiou", "miou_union", "flow_loss")
@@ -102,7 +106,6 @@ def write_report(report: Report, folder: Path) -> Image.Image | None:
 
 def plot_blocks(report: Report) -> Image.Image:
     """Bars: zero-shot mIoU of each block of the base model; lines: LoRA, baselines and upper bound."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     metrics, blocks = report.metrics(), report.miou_per_block
@@ -116,6 +119,13 @@ def plot_blocks(report: Report) -> Image.Image:
             axes.axhline(100 * metrics[key], label=title(key), color=colour, linestyle="--", linewidth=1.2)
     axes.set(xlabel="block", ylabel="mIoU (%)", ylim=(0, 100), title="Zero-shot mIoU by block (orange: expert)")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return picture_of(figure)
+
+
+def picture_of(figure: "Figure") -> Image.Image:
+    """A matplotlib figure as an RGB picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -25,6 +25,16 @@ TITLES = {
     "baseline/single": "baseline: one proposal",
     "baseline/tiles": "baseline: 3 x 3 tiles",
     "upper_bound": "upper bound",
+    "presence": "presence",
+    "all_present": "all present",
+    "ground": "ground",
+    "counting": "counting",
+    "two": "two things",
+    "shade": "shade",
+    "size": "size",
+    "place": "place",
+    "extra": "extra things",
+    "structure": "structure",
 }
 """Figure of metrics.json, or part of the name of one, -> what people read."""
 NESTED = ("base", "lora", "gain", "baseline")

@@ -12,6 +12,9 @@ from seg4diff.tiny.prompts import Asked, ToyPrompt
 GROUND_SHARE = 0.6
 """Share of the pixels outside the things that must look like the ground that is asked for."""
 
+CATEGORIES = ("presence", "all_present", "ground", "counting", "two", "shade", "size", "place", "extra", "structure")
+"""What is answered, see `answer`, in the order of every table."""
+
 Answers = dict[str, float]
 """Answers about one image by category, each in [0, 1]; a category that its prompt does not ask about is missing."""
 
@@ -76,23 +79,30 @@ def intervals(answers: Sequence[Sequence[Answers]], resamples: int, seed: int) -
 def gains(
     base: Sequence[Sequence[Answers]], other: Sequence[Sequence[Answers]], resamples: int, seed: int
 ) -> dict[str, tuple[float, float, float]]:
-    """What `other` adds to `base` on the same prompts and seeds: mean and 95 % interval of the paired differences, by category."""
-    before, after = _per_prompt(base), _per_prompt(other)
-    found = {}
-    for name in before.keys() & after.keys():
-        differences = [after[name][k] - before[name][k] for k in before[name].keys() & after[name].keys()]
-        found[name] = (float(np.mean(differences)), *_interval(differences, resamples, seed))
-    return found
+    """What `other` adds to `base`: mean and 95 % interval, by category, of the differences of the images that both answer.
+
+    Args:
+        base: for each prompt the answers of its images, one per seed.
+        other: those of the same prompts and seeds.
+        resamples: number of resamples of the bootstrap.
+        seed: seed of the draws.
+    """
+    differences = [
+        [{name: after[name] - before[name] for name in before if name in after} for before, after in zip(*images, strict=True)]
+        for images in zip(base, other, strict=True)
+    ]
+    bounds = intervals(differences, resamples, seed)
+    return {name: (mean, *bounds[name]) for name, mean in means(differences).items()}
 
 
 def _per_prompt(answers: Sequence[Sequence[Answers]]) -> dict[str, dict[int, float]]:
-    """By category and number of the prompt, the mean over its images that have an answer."""
+    """By category, in their order, and number of the prompt, the mean over its images that have an answer."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for k, images in enumerate(answers):
         for own in images:
             for name, value in own.items():
                 values[name][k].append(value)
-    return {name: {k: float(np.mean(own)) for k, own in rows.items()} for name, rows in values.items()}
+    return {name: {k: float(np.mean(own)) for k, own in values[name].items()} for name in CATEGORIES if name in values}
 
 
 def _interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
