@@ -155,7 +155,7 @@ def test_bad_input_writes_nothing(run, photos, tmp_path):
     for words, options, said in (
         (["zebra" * 40], {}, r"the class name 'zebrazebra.*too long"),
         (WORDS, {"geometry": "round"}, "--geometry must be one of stretch, crop, letterbox, found 'round'"),
-        (["cat", "cat"], {}, r"every class once, but \['cat'\]"),
+        (["cat", "cat"], {}, r"each name must be given once, but \['cat'\]"),
     ):
         with pytest.raises(UserError, match=said):
             run(photos, words, **options)
