@@ -133,6 +133,32 @@ def test_a_pipeline_is_used_as_it_is_and_goes_on_working(make, photo):
     assert torch.equal(*maps) and np.array_equal(draw(), before)
 
 
+def test_a_pipeline_keeps_its_progress_bar_and_its_mode(load):
+    pipe = random_sd3(blocks=3)._pipeline
+    pipe.set_progress_bar_config(disable=False)
+    pipe.transformer.train()
+    load(pipe)
+    assert pipe.transformer.training and not pipe.progress_bar(total=1).disable
+
+
+def test_a_pipeline_of_another_class_than_it_is_to_be_read_like(load):
+    sentence = "this pipeline is a StableDiffusion3Pipeline, but this backbone reads a FluxPipeline: choose the preset sd3_medium"
+    with pytest.raises(UserError, match=sentence):
+        load(random_sd3()._pipeline, like="flux1_dev")
+
+
+def test_a_revision_of_what_is_no_hub_model_is_refused(load, folder):
+    for model in (random_sd3(blocks=3)._pipeline, folder / "sd3"):
+        with pytest.raises(UserError, match="`revision` is for a hub model"):
+            load(model, revision="main")
+
+
+def test_the_dtype_may_be_auto(load, caplog):
+    with caplog.at_level("INFO"):
+        assert load(like="sd3_medium", dtype="auto", device="cpu").backbone.dtype == torch.float32
+    assert "dtype auto: float32, because this machine's cpu computes slowly in" in caplog.text
+
+
 def test_a_pipeline_loaded_by_diffusers_gives_the_maps_of_our_own_loading(folder, load, photo):
     pipe = StableDiffusion3Pipeline.from_pretrained(folder / "sd3", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32)
     ours, theirs = load().segment(photo, WORDS), load(pipe).segment(photo, WORDS)
@@ -154,6 +180,7 @@ def test_a_lora_changes_the_maps(folder, load, photo):
         ({"like": None, "block": None}, "is a StableDiffusion3Pipeline of another size than those that are known"),
         ({"like": "sd9"}, "there is no model called 'sd9'"),
         ({"lora": "nowhere"}, "nowhere is neither a run folder"),
+        ({"model": 3}, "`model` must be a name, a folder, a hub id or a diffusers pipeline, found 3"),
         ({"block": 9}, "`block` must be one of this model's joint-attention blocks, 0 to 2, found 9"),
     ],
 )
@@ -221,7 +248,7 @@ def test_a_picture_that_is_not_finite_and_an_odd_threshold_are_refused(load, val
         load().segment(torch.zeros(3, 32, 32), threshold=float("nan"))
 
 
-@pytest.mark.parametrize(("scale", "found"), [(255, "from 0 to 255"), (-2, "from -2 to 0")])
+@pytest.mark.parametrize(("scale", "found"), [(255, "from 0 to 255"), (-2, "from -2 to -0")])
 def test_a_tensor_outside_of_its_range_is_refused(load, scale, found):
     tensor = torch.linspace(0, 1, 3 * 20 * 48).view(3, 20, 48)
     with pytest.raises(UserError, match=rf"a tensor must hold a picture in \[-1, 1\], found values {found}"):
