@@ -28,7 +28,7 @@ from transformers import (
     SwinConfig,
 )
 
-from seg4diff.evaluation.generation.geneval import COLOURS
+from seg4diff.evaluation.judges.geneval import COLOURS
 from seg4diff.tiny.tokenizer import build_clip_tokenizer
 
 WORDS = ["a", "photo", "of", "object", "-", "colored", "dog", "cat", "apple", "bowl", *COLOURS]

@@ -215,7 +215,7 @@ def test_what_is_no_picture_is_a_sentence(load, picture):
         ({"device": "banana"}, "`device=banana` cannot be used here"),
         ({"device": "cuda"}, "`device=cuda` cannot be used here"),
         ({"image_size": "large"}, r"`image_size` must be \(height, width\) in pixels, or one number for a square, found 'large'"),
-        ({"image_size": (30, 32)}, "image size 30 x 32 does not fit this model"),
+        ({"image_size": (30, 32)}, "image size 30 x 32 does not fit this model: .* set `image_size`"),
         ({"block": "1"}, "`block` must be a whole number and `sigma` a number, found '1' and None"),
         ({"sigma": "a"}, "`block` must be a whole number and `sigma` a number"),
     ],

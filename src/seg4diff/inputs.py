@@ -72,11 +72,11 @@ def words_of_each(words: Any, pictures: int) -> list[Sequence[str]]:
     return [check_words(own) for own in asked]
 
 
-def to_size(size: Any, parameter: str = "image_size") -> tuple[int, int]:
-    """(height, width) from both, or from one number for a square; `parameter` is the one that holds it, for errors."""
+def to_size(size: Any) -> tuple[int, int]:
+    """(height, width) from both, or from one number for a square."""
     pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise UserError(f"`{parameter}` must be (height, width) in pixels, or one number for a square, found {size!r}.")
+        raise UserError(f"`image_size` must be (height, width) in pixels, or one number for a square, found {size!r}.")
     return pair
 
 

@@ -11,7 +11,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import DiffusionPipeline, Source, wrong_class
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
-from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype
+from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype, find_device
 from seg4diff.errors import UserError, renamed
 from seg4diff.model import Model
 from seg4diff.presets import Preset, names, run_config
@@ -46,7 +46,7 @@ def load(
         block: block that is read; None: the one that the LoRA's run aligned, or else the model's expert.
         sigma: noise level in [0, 1] at which maps are read; None: that of the preset.
         image_size: (height, width) that the model sees, or one number for a square; None: that of the preset.
-        device: where the model goes; None: the accelerator if there is one.
+        device: where the model goes; None: the accelerator if there is one, and one for each process of a machine under torchrun or Slurm.
         dtype: "float32", "bfloat16" or "float16"; None or "auto": the model's own where the device computes fast in it, else float32.
         revision: branch, tag or commit of a hub model.
         quantize: "int8" or "nf4" for the transformer; see `Runtime`.
@@ -66,7 +66,7 @@ def load(
     if source is None:
         backbone = _adopt(model, preset, given=(device, dtype, quantize, cache, offload_encoders or None))
     else:
-        place = _device(device)
+        place = find_device(device)
         runtime = Runtime(
             dtype=choose_dtype(preset.dtype, place.type) if dtype in (None, "auto") else dtype,
             quantize=quantize,
@@ -91,16 +91,6 @@ def _adopt(pipeline: DiffusionPipeline, preset: Preset, given: tuple) -> Backbon
         raise UserError("a pipeline is used as it is: set its device, its dtype and its memory options on the pipeline itself.")
     runtime = Runtime(dtype=str(pipeline.transformer.dtype).removeprefix("torch."))
     return preset.adapter(pipeline, runtime=runtime, **preset.options)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    """The device that was asked for, or the accelerator, or the CPU."""
-    try:
-        place = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not know or cannot reach
-        raise UserError(f"`device={device}` cannot be used here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
-    return place
 
 
 def _add_lora(backbone: Backbone, adapter: Path, run: Any, preset: Preset, block: int | None) -> int | None:

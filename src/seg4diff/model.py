@@ -212,9 +212,10 @@ class Model:
 
     def sampling(self, guidance: float | None = None, steps: int | None = None, size: int | Sequence[int] | None = None) -> Sampling:
         """How images are sampled: these values, and those of the preset for what is None."""
-        given = {"guidance": guidance, "steps": steps, "size": None if size is None else to_size(size, "size")}
-        sampling = Sampling(**self._samples | {name: value for name, value in given.items() if value is not None})
-        with renamed({"image_size": None if size is None else "`size`"}.get):
+        names: dict[str, str] = {} if size is None else {"image_size": "`size`"}
+        with renamed(names.get):
+            given = {"guidance": guidance, "steps": steps, "size": None if size is None else to_size(size)}
+            sampling = Sampling(**self._samples | {name: value for name, value in given.items() if value is not None})
             self.backbone.token_grid(*sampling.size)
         return sampling
 

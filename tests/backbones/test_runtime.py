@@ -18,7 +18,7 @@ from seg4diff.attention.maps import i2t
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.loading import Source
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from seg4diff.backbones.runtime import Runtime, choose_dtype, choose_precision, own_device
+from seg4diff.backbones.runtime import Runtime, choose_dtype, choose_precision, find_device, own_device
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.commands.run import build_all
 from seg4diff.commands.segment import segment_files
@@ -251,3 +251,14 @@ def test_training_hides_the_bars_of_encoders(folder, capsys, bars):
     build_all([], OmegaConf.create(node))
     said = capsys.readouterr().err
     assert "Loading pipeline components" in said and "Loading weights" not in said
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_processes_of_a_machine_share_its_accelerators(variable, monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    assert find_device(None) == torch.device(own_device()) and find_device("cpu") == torch.device("cpu")
+    count = torch.accelerator.device_count()
+    monkeypatch.setenv(variable, str(count + 1))
+    expected = torch.device(own_device(), 1 % count) if count else torch.device("cpu")
+    assert find_device(None) == expected and find_device("cpu") == torch.device("cpu")

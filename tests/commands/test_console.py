@@ -144,6 +144,11 @@ def test_what_an_error_means_for_the_user(error, expected):
     assert explain(error).startswith(expected)
 
 
+def test_a_full_disk_names_the_places_of_the_command():
+    assert explain(FULL).endswith("or write elsewhere (hydra.run.dir, runtime.cache, paths.data_dir).")
+    assert explain(FULL, "--out").endswith("or write elsewhere (--out).")
+
+
 def test_a_bug_keeps_its_traceback():
     def entry():
         raise RuntimeError("shapes do not match")

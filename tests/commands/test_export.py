@@ -1,19 +1,18 @@
 """seg4diff export: a benchmark's images, however often it is stopped and however many processes draw them."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seg4diff.commands.export import SETTINGS, export_images, own_share, parse_seeds
+from seg4diff.commands.export import SETTINGS, export_images
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.loading import load
 
 DOG = {"tag": "single_object", "include": [{"class": "apple", "count": 1}], "prompt": "an apple"}
 GRASS = {"tag": "single_object", "include": [{"class": "cup", "count": 1}], "prompt": "a cup on grass"}
-SAMPLING = {"steps": 2, "guidance": 3.0, "size": (32, 48)}
+SAMPLING = {"steps": 2, "guidance": 3.0}
 
 
 @pytest.fixture
@@ -24,15 +23,15 @@ def prompts(tmp_path):
 
 @pytest.fixture
 def small(assets):
-    return {"model": str(assets / "tiny-sd3"), "like": "tiny_sd3", "block": 1, "image_size": (32, 32)}
+    return {"model": str(assets / "tiny-sd3"), "like": "tiny_sd3", "block": 1, "image_size": (32, 48)}
 
 
 @pytest.fixture
 def draw(small, prompts, tmp_path):
     """Export into `tmp_path`/<name>, which is returned."""
 
-    def draw(name, layout="geneval", seeds="3,5", **options):
-        export_images(layout, prompts, tmp_path / name, seeds=seeds, load_options=small, **SAMPLING | options)
+    def draw(name, layout="geneval", seeds="3,5", load=None, **options):
+        export_images(layout, prompts, tmp_path / name, seeds=seeds, load_options=small | (load or {}), **SAMPLING | options)
         return tmp_path / name
 
     return draw
@@ -44,21 +43,24 @@ def images(folder):
 
 def test_an_image_is_what_the_pipeline_draws_for_its_prompt_and_seed(draw, small):
     out = draw("out")
-    (expected,) = load(**small).backbone.sample(["a cup on grass"], seeds=[5], **SAMPLING)
+    (expected,) = load(**small).backbone.sample(["a cup on grass"], seeds=[5], size=(32, 48), **SAMPLING)
     with Image.open(out / "00001/samples/00001.png") as found:
         assert found.size == (48, 32) and np.array_equal(found, expected)
     assert len({*images(out).values()}) == len(images(out)) == 4
 
 
-def test_a_stopped_export_goes_on(draw):
-    """What is there is not drawn again, what is missing is, and nothing is left of a process that was killed while it wrote."""
-    out = draw("out")
-    whole = images(out)
-    kept, lost = out / "00000/samples/00000.png", out / "00001/samples/00000.png"
-    lost.rename(lost.with_name(f".{lost.name}.4711.partial"))
+@pytest.mark.parametrize("layout", ["geneval", "compbench"])
+def test_a_stopped_export_goes_on(draw, prompts, layout):
+    """What exists is not drawn again, what is missing is, and nothing is left of a process that was killed while it wrote."""
+    if layout == "compbench":
+        prompts.write_text("an apple\na cup on grass\n")
+    out = draw("out", layout)
+    whole, names = images(out), sorted(out.rglob("*"))
+    kept, *_, lost = sorted(out.rglob("*.png"))
+    lost.rename(lost.with_name(f".{lost.name}.partial"))
     before = kept.stat().st_mtime_ns
-    assert images(draw("out")) == whole and kept.stat().st_mtime_ns == before
-    assert not [path for path in out.rglob("*") if path.name.endswith("partial")]
+    assert images(draw("out", layout)) == whole and kept.stat().st_mtime_ns == before
+    assert sorted(out.rglob("*")) == names
 
 
 def test_processes_share_the_list(draw, monkeypatch):
@@ -71,17 +73,25 @@ def test_processes_share_the_list(draw, monkeypatch):
     assert parts == [2, 3, 4] and images(draw("together")) == alone
 
 
-@pytest.mark.parametrize(("number", "processes"), [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")])
-def test_shares_are_whole_and_do_not_meet(monkeypatch, number, processes):
-    monkeypatch.setenv(processes, "4")
-    shares = []
-    for process in range(4):
-        monkeypatch.setenv(number, str(process))
-        shares.append(own_share(range(10)))
-    assert sorted(item for share in shares for item in share) == list(range(10)) and max(map(len, shares)) == 3
+def test_a_process_leaves_the_index_to_the_first(draw, monkeypatch):
+    """Killed writes of files that several processes write would stay."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    out = draw("out")
+    assert len(images(out)) == 2 and not (out / "00001/metadata.jsonl").exists()
 
 
-@pytest.mark.parametrize("options", [{"seeds": "0,1"}, {"steps": 3}, {"guidance": 4.0}, {"size": None}])
+def test_a_prompt_is_one_batch_if_that_is_asked_for(draw):
+    out, alone = draw("out", at_once=2), draw("alone")
+    assert images(out).keys() == images(alone).keys() and json.loads((out / SETTINGS).read_text())["at_once"] == 2
+
+
+def test_steps_and_guidance_are_those_of_the_model(draw):
+    settings = json.loads((draw("out", seeds="0", steps=None, guidance=None) / SETTINGS).read_text())
+    assert (settings["steps"], settings["guidance"], settings["size"]) == (28, 3.0, [32, 48])
+
+
+@pytest.mark.parametrize("options", [{"seeds": "0,1"}, {"steps": 3}, {"guidance": 4.0}, {"at_once": 2}, {"load": {"image_size": (32, 32)}}])
 def test_images_of_other_settings_are_not_mixed(draw, options):
     whole = images(draw("out"))
     with pytest.raises(UserError, match="choose another folder"):
@@ -97,24 +107,13 @@ def test_other_prompts_are_not_mixed(draw, prompts):
     assert len(images(out)) == 4 and json.loads((out / SETTINGS).read_text())["seeds"] == [3, 5]
 
 
-def test_a_whole_folder_needs_no_model(draw, prompts, tmp_path, small):
-    out = draw("out")
-    shutil.move(small["model"], tmp_path / "gone")
-    try:
-        assert draw("out") == out
-    finally:
-        shutil.move(tmp_path / "gone", small["model"])
-
-
-@pytest.mark.parametrize(("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("7", [7]), ("0,2,5-7", [0, 2, 5, 6, 7])])
-def test_seeds(text, seeds):
-    assert parse_seeds(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "a", "3-", "-3", "5-3", "1,1", "0-3,2", "1.5"])
-def test_what_is_no_seed(text):
-    with pytest.raises(UserError, match="seeds are different whole numbers"):
-        parse_seeds(text)
+@pytest.mark.parametrize(
+    ("options", "said"), [({"seeds": "3-"}, "--seeds must be"), ({"steps": 0}, "`steps` must be"), ({"at_once": 0}, "`at_once` must be")]
+)
+def test_bad_input_writes_nothing(draw, tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        draw("out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_does_not_exist_is_named(draw, prompts):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.commands.cli import app
-from seg4diff.commands.generate import generate_files, read_prompts, to_seeds
+from seg4diff.commands.generate import generate_files, read_prompts
 from seg4diff.commands.segment import segment_files
 from seg4diff.errors import MissingFileError, UserError
 from tests.hosts import random_sd3
@@ -166,12 +166,12 @@ def test_a_folder_of_other_settings_is_refused(run, out, change, said):
 
 def test_folders_of_other_commands_are_refused_and_refuse(run, tmp_path):
     (tmp_path / "out" / "labels").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"holds segmented pictures: choose another folder \(--out\)"):
+    with pytest.raises(UserError, match=r"holds segmented pictures: choose another folder \(`out`\)"):
         run()
     shutil.rmtree(tmp_path / "out")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "photo.png")
     run(prompts=["star"], seeds="0", steps=1)
-    with pytest.raises(UserError, match=r"holds generated images: choose another folder \(--out\)"):
+    with pytest.raises(UserError, match=r"holds generated images: choose another folder \(`out`\)"):
         segment_files(tmp_path / "photo.png", None, out=tmp_path / "out")
 
 
@@ -227,15 +227,6 @@ def test_prompts_of_a_file(tmp_path):
     file.write_text("\n \n")
     with pytest.raises(UserError, match=r"my prompts\.txt is empty"):
         read_prompts((), file)
-
-
-def test_seeds():
-    assert to_seeds("0-3") == [0, 1, 2, 3] and to_seeds("0, 5,7-8") == [0, 5, 7, 8] and to_seeds("12") == [12]
-    for text in ("", "a", "3-1", "-1", "1,,2", "1.5", "0-", "٣"):
-        with pytest.raises(UserError, match="--seeds must be numbers and ranges from the smaller to the larger, as in 0-3 or 0,5,7-9"):
-            to_seeds(text)
-    with pytest.raises(UserError, match="--seeds must hold each number once, found '0-3,2'"):
-        to_seeds("0-3,2")
 
 
 @pytest.mark.parametrize(

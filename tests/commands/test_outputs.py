@@ -10,8 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from seg4diff.commands import outputs
+from seg4diff.commands.cli import app
 from seg4diff.commands.console import OutputGuard
-from seg4diff.commands.outputs import RANKS, checkpoint_of, claimed, fresh_folder, process_share
+from seg4diff.commands.outputs import RANKS, checkpoint_of, claimed, fresh_folder, process_share, results_folder
 from seg4diff.commands.run import evaluate, train
 from seg4diff.errors import UserError
 from tests.runs import SMALL_RUN, compose_config, overrides
@@ -43,6 +44,22 @@ def test_two_runs_cannot_share_a_folder(script, other, tmp_path, assets, world):
     with pytest.raises(UserError, match=f"another run is working in {tmp_path}: wait for its end, or choose another hydra.run.dir"):
         {"train": train, "evaluate": evaluate}[script](config)
     assert [file.name for file in tmp_path.iterdir()] == [outputs.CLAIM]
+
+
+def test_a_console_command_names_its_option(other, tmp_path, assets):
+    model = [*("--model", str(assets / "tiny-sd3")), *("--like", "tiny_sd3"), *("--block", "1")]
+    with pytest.raises(UserError, match=f"another run is working in {tmp_path}: wait for its end, or choose another --out"):
+        app(["generate", "star", *model, "--out", str(tmp_path)], standalone_mode=False)
+
+
+@pytest.mark.parametrize(("name", "kind"), outputs.RESULTS.items())
+def test_results_of_other_commands_are_not_mixed(name, kind, tmp_path):
+    """A command goes on with its own, if it says so."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=rf"holds {kind}: choose another folder \(`out`\)"), results_folder(tmp_path, "other"):
+        pass
+    with results_folder(tmp_path, "own", name) as folder:
+        assert folder == tmp_path
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

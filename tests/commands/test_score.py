@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from seg4diff.commands.cli import app
 from seg4diff.commands.score import Weights, score_folder
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.geneval import Rules
-from seg4diff.evaluation.generation.networks import Clip, CLIPScore
+from seg4diff.evaluation.judges.geneval import Rules
+from seg4diff.evaluation.judges.networks import Clip, CLIPScore
 from tests import judges
 
 ROWS = [

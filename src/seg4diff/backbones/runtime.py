@@ -1,6 +1,7 @@
 """Options for speed and memory: dtype, quantisation, attention kernels, checkpointing, caches."""
 
 import logging
+import os
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,8 @@ Quantization = Literal["int8", "nf4"]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 """What Lightning's precisions of 16 bit compute in."""
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+"""What torchrun and Slurm number the processes of a machine by."""
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
 
 
@@ -46,13 +49,27 @@ def own_device() -> str:
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """The device that was asked for, or else the accelerator, or the CPU. Raises UserError for one that is not there."""
+    """The device that was asked for, or else the accelerator, or the CPU.
+
+    Where torchrun or Slurm has started several processes on this machine, each has an accelerator of its own.
+
+    Raises:
+        UserError: there is no such device.
+    """
     try:
-        place = torch.device(device or own_device())
+        place = torch.device(device or _accelerator_of_process() or "cpu")
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # torch raises either for a device that it does not know or cannot reach
-        raise UserError(f"there is no device '{device}' here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
+        raise UserError(f"`device={device}` cannot be used here ({str(error).splitlines()[0]}): choose cpu, or leave it out.") from error
     return place
+
+
+def _accelerator_of_process() -> str | None:
+    """The accelerator; one of several by the number that a launcher gives to this process; None where there is none."""
+    if (kind := own_device()) == "cpu":
+        return None
+    number = next((os.environ[name] for name in LOCAL_RANKS if os.environ.get(name)), None)
+    return kind if number is None else f"{kind}:{int(number) % torch.accelerator.device_count()}"
 
 
 def choose_dtype(preferred: str, device: str) -> str:

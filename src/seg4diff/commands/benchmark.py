@@ -15,7 +15,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora_files import lora_file
 from seg4diff.commands.inherit import chosen, inherit, other_base
 from seg4diff.commands.keys import keys_named
-from seg4diff.commands.outputs import claimed
+from seg4diff.commands.outputs import run_folder
 from seg4diff.commands.run import build_all, evaluate_module, load_lora, record, seed_everything
 from seg4diff.commands.trainers import open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
@@ -48,7 +48,7 @@ def evaluate_benchmarks(config: DictConfig) -> dict[str, Any]:
         raise UserError(f"{idle[0]} has no effect with benchmark=, whose entries have their own: set benchmark.<name>.{idle[0]} instead.")
     lora, trained_for = inherit(config)
     check_values(config)
-    with keys_named(config), claimed(Path(config.paths.output_dir)):
+    with keys_named(config), run_folder(Path(config.paths.output_dir)):
         return _evaluate_entries(config, lora, trained_for)
 
 

@@ -72,7 +72,7 @@ def check_data(
     if root is not None:
         places = ("data.source.root", "data.source.train.root", "data.source.path")
         OmegaConf.update(config, next(place for place in places if OmegaConf.select(config, place) is not None), str(root))
-    with results_folder(out, "check") as folder:
+    with results_folder(out, "check", "check.json") as folder:
         config.paths.output_dir = str(folder)
         with keys_named(config.data), renamed({"root": "--root", "path": "--root"}.get):
             return check(config)

@@ -22,7 +22,7 @@ class Command(TyperCommand):
 
 app = typer.Typer(
     name="seg4diff",
-    help="Segment pictures with the attention of a text-to-image transformer; check data sets, tabulate sweeps.",
+    help="Segment and generate pictures with a text-to-image transformer, and see what its words attend to.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -39,7 +39,7 @@ def main() -> None:
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("seg4diff").setLevel(logging.INFO)
-    guarded(app)
+    guarded(app, places="--out")
 
 
 @app.command(cls=Command, epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
@@ -51,19 +51,19 @@ def segment(
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/segment/<time>.")] = None,
     model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
     lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
-    like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
+    like: Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")] = None,
     block: Annotated[int | None, typer.Option(help="Block that is read; default: the expert.")] = None,
     geometry: Annotated[str, typer.Option(help="letterbox (whole, padded), stretch, or crop (the centre).")] = "letterbox",
-    background: Annotated[
-        float | None, typer.Option(help="Level in [0, 1] that the map of some word must reach where a pixel gets a label.")
-    ] = None,
+    background: Annotated[float | None, typer.Option(help="Level in [0, 1]; pixels where no word's map reaches it get no label.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Without words: divergence below which two maps are one region.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1]; default: that of the model.")] = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width that the model sees.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
-    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
+    offload_encoders: Annotated[
+        bool, typer.Option("--offload-encoders", help="Move the encoders off the accelerator after each use.")
+    ] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
@@ -113,14 +113,16 @@ def generate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
     lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
-    like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
+    like: Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")] = None,
     block: Annotated[int | None, typer.Option(help="Block that maps are read from; default: the expert.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1] of the maps; default: that of the model.")] = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
-    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
+    offload_encoders: Annotated[
+        bool, typer.Option("--offload-encoders", help="Move the encoders off the accelerator after each use.")
+    ] = False,
 ) -> None:
     """Generate images of your prompts, base and LoRA side by side, and show where each word went over them."""
     from seg4diff.commands.generate import generate_files
@@ -145,10 +147,10 @@ def generate(
 @app.command(cls=Command, epilog="Example: seg4diff check coco_stuff --root /data/coco")
 def check(
     data: Annotated[str, typer.Argument(help="A data set of conf/data.")],
-    root: Annotated[Path | None, typer.Option(help="Where it lies; default: what its file in conf/data says.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Its folder; default: that of its file in conf/data.")] = None,
     split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "all",
     decode: Annotated[str, typer.Option(help="How many images and masks of a split are opened, or all.")] = "100",
-    images: Annotated[int, typer.Option(help="How many of them are on the sheet of a split.")] = 16,
+    images: Annotated[int, typer.Option(help="How many of them are drawn on the sheet of a split.")] = 16,
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/check/<time>.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE as train.py takes it; may be repeated.")] = None,
 ) -> None:
@@ -176,22 +178,33 @@ def export(
     layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
     prompts: Annotated[Path, typer.Option(help="The benchmark's own file of prompts.")],
     out: Annotated[Path, typer.Option(help="Folder of the images; what it holds already is not drawn again.")],
-    seeds: Annotated[str, typer.Option(help="Of the images of each prompt, as in 0-3 or 0,2,5-7.")] = "0-3",
-    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 28,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 7.5,
-    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images; default: those of the model.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds of the images of each prompt, as in 0-3 or 0,5,7-9.")] = "0-3",
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: that of the model.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
+    at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
     model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
     lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
-    like: Annotated[str | None, typer.Option(help="Preset that a model of unknown size is read like.")] = None,
+    like: Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")] = None,
+    image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
+    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
 ) -> None:
-    """Draw images for a benchmark in its own layout, so that its judge can run outside. Started again, it goes on."""
+    """Draw the images of a benchmark in its own layout, for its own judge. Started again, it draws what is missing."""
     from seg4diff.commands.export import export_images
 
-    options = {"model": model, "lora": lora, "like": like, "device": device, "dtype": dtype, "quantize": quantize}
-    export_images(layout, prompts, out, seeds=seeds, steps=steps, guidance=guidance, size=size, load_options=options)
+    options = {"model": model, "lora": lora, "like": like, "image_size": image_size, "device": device, "dtype": dtype}
+    export_images(
+        layout,
+        prompts,
+        out,
+        seeds=seeds,
+        guidance=guidance,
+        steps=steps,
+        at_once=at_once,
+        load_options=options | {"quantize": quantize, "offload_encoders": offload_encoders},
+    )
 
 
 @app.command(
@@ -210,15 +223,17 @@ def score(
     references: Annotated[Path | None, typer.Option(help="Folder of pictures for FID.")] = None,
     threshold: Annotated[float, typer.Option(help="GenEval: confidence that a detection must exceed.")] = 0.3,
     counting_threshold: Annotated[float, typer.Option(help="GenEval: the same where things are counted.")] = 0.9,
-    max_overlap: Annotated[float, typer.Option(help="GenEval: IoU from which a second box of a class is dropped; 1 = none is.")] = 1.0,
-    sentence: Annotated[str, typer.Option(help="What the detector looks for, with {} for the name of a class.")] = "{}",
+    max_overlap: Annotated[
+        float, typer.Option(help="GenEval: IoU from which the weaker of two boxes of a class is dropped; 1: none is.")
+    ] = 1.0,
+    sentence: Annotated[str, typer.Option(help="Prompt of the detector, with {} for the name of a class.")] = "{}",
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/score/<time>.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
     at_once: Annotated[int, typer.Option(help="Images that a network sees together.")] = 16,
 ) -> None:
     """Score generated images with networks that you name, with intervals over prompts. What is not named is skipped."""
     from seg4diff.commands.score import Weights, score_folder
-    from seg4diff.evaluation.generation.geneval import Rules
+    from seg4diff.evaluation.judges.geneval import Rules
 
     score_folder(
         layout,

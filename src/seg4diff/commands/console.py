@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from seg4diff.commands.arguments import for_hydra
-from seg4diff.commands.outputs import claimed, fresh_folder, is_first_process
+from seg4diff.commands.outputs import fresh_folder, is_first_process, run_folder
 from seg4diff.errors import UserError
 from seg4diff.presets import plain
 from seg4diff.resources import conf_dir, set_places
@@ -45,13 +45,18 @@ EXTRAS = {
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code after Ctrl-C."""
 PLACES = "hydra.run.dir, runtime.cache, paths.data_dir"
+"""Keys of the places that a run writes to."""
 FEWER_WORKERS = "mostly it has run out of memory; set data.num_workers to fewer of them (0 = none), or free memory"
 
 
-def main(entry: Callable[[], Any]) -> None:
+def main(entry: Callable[[], Any], places: str = PLACES) -> None:
     """Run a command; what the user can fix ends in one sentence and exit code 1, everything else in a traceback.
 
     SEG4DIFF_DEBUG=1 shows the traceback in every case. Ctrl-C ends in exit code 130.
+
+    Args:
+        entry: the command.
+        places: what sets where it writes.
     """
     quiet_libraries()
     try:
@@ -62,7 +67,7 @@ def main(entry: Callable[[], Any]) -> None:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        sentence = explain(error)
+        sentence = explain(error, places)
         if sentence is None or os.environ.get("SEG4DIFF_DEBUG") == "1":
             raise
         print(f"error: {sentence}", *getattr(error, "__notes__", ()), file=sys.stderr)
@@ -111,11 +116,11 @@ def _fields(node: Any, name: str = "") -> list[str]:
     return own + [field for key, value in below for field in _fields(value, f"{name}.{key}" if name else str(key))]
 
 
-def explain(error: Exception) -> str | None:
-    """What the user can do about an error, in one sentence; None for what is a bug."""
+def explain(error: Exception, places: str = PLACES) -> str | None:
+    """What the user can do about an error, in one sentence; None for what is a bug; see `main`."""
     if full := [cause for cause in _causes(error) if isinstance(cause, OSError) and cause.errno in NO_ROOM]:
         file = next((cause.filename for cause in full if cause.filename is not None), "a file of this run")
-        return f"{file} cannot be written ({full[0].strerror}): make room there, or write elsewhere ({PLACES})."
+        return f"{file} cannot be written ({full[0].strerror}): make room there, or write elsewhere ({places})."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
         return f'{error.missing_cfg_file} comes with a package that is not installed: pip install -e ".[{EXTRAS[error.missing_cfg_file]}]"'
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -203,7 +208,7 @@ class OutputGuard(Callback):
             if named_by_time and is_first_process():
                 with read_write(config.hydra):
                     config.hydra.run.dir = str(fresh_folder(Path(config.hydra.run.dir)))
-            self._held.enter_context(claimed(Path(config.hydra.run.dir), config.get("ckpt_path")))
+            self._held.enter_context(run_folder(Path(config.hydra.run.dir), config.get("ckpt_path")))
         except (UserError, OSError) as error:  # Hydra swallows what a callback raises, but not an exit
             print(f"error: {explain(error)}", file=sys.stderr)
             sys.exit(1)

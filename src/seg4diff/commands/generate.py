@@ -1,33 +1,25 @@
 """`seg4diff generate`: images of prompts, base and LoRA side by side; docs/generate.md says what is written."""
 
-import hashlib
 import logging
-import os
-import re
 from collections.abc import Sequence
-from functools import partial
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.progress import track
-
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import has_lora
-from seg4diff.backbones.lora_files import lora_file
-from seg4diff.backbones.pipeline import PipelineBackbone
-from seg4diff.commands.generated import SETTINGS, claim_settings, to_requests, write_overview
+from seg4diff.commands.drawing import claim_settings, draw_missing, each_once, identify, to_seeds
 from seg4diff.commands.outputs import process_share, results_folder
+from seg4diff.commands.overview import write_overview
 from seg4diff.data.files import lines_of
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.generation.requests import batches
+from seg4diff.generation.requests import Request
 from seg4diff.loading import load
-from seg4diff.model import Model
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+SETTINGS = "generation.json"
+"""File that holds what the images of a folder depend on."""
 
 
 def generate_files(
@@ -76,22 +68,17 @@ def generate_files(
     if words and not maps:
         raise UserError("--word says which words have a map, and --no-maps that none has: leave one of them out.")
     quiet_hosts()
-    given = {name: value for name, value in (load_options or {}).items() if value is not None}
-    model = load(**{"device": device_of(share)} | given)
+    model = load(**load_options or {})
     scales = scales or ([0.0, 1.0] if has_lora(model.backbone) else [None])
     options |= vars(model.sampling(guidance, steps))
-    settings = {"prompts": prompts, "seeds": chosen, "scales": scales, **options, **identify(model)}
-    draw = partial(model.draw, **options, share=share)
-    draw(requests=to_requests(Path(), settings))  # finds what is wrong before anything is written
+    reading = {"block": model.block, "readout": vars(model.readout)}
+    settings = {"prompts": prompts, "seeds": chosen, "scales": scales, **options, **identify(model), **reading}
+    model.draw(to_requests(Path(), settings), **options, share=share)  # finds what is wrong before anything is written
     with results_folder(out, "generate", SETTINGS) as folder:
-        settings = claim_settings(folder, settings, writer := f"{share[0]}-")
-        if settings["threads"] is not None:
-            torch.set_num_threads(settings["threads"])
+        settings = claim_settings(folder / SETTINGS, settings, writer := f"{share[0]}-")
         requests = to_requests(folder, settings)
-        own = [one for batch in batches(requests, at_once)[share[0] :: share[1]] for one in batch if one.is_missing]
-        for image in track(draw(requests=requests), "generating", len(own)):
-            image.save(folder)
-        log.info("generated %d images, see %s", len(own), folder)
+        drawn = draw_missing(model, requests, options, share, lambda image: image.save(folder))
+        log.info("generated %d images, see %s", drawn, folder)
         if not any(request.is_missing for request in requests):
             write_overview(folder, settings, requests, writer)
     return folder
@@ -115,19 +102,6 @@ def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
     return found
 
 
-def to_seeds(text: str) -> list[int]:
-    """Seeds from numbers and ranges, as in 0-3 or 0,5,7-9.
-
-    Raises:
-        UserError: it is nothing of that kind, or a seed is in it twice.
-    """
-    parts = [re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part, re.ASCII) for part in text.split(",")]
-    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part is not None]
-    if len(ranges) < len(parts) or not all(ranges):
-        raise UserError(f"--seeds must be numbers and ranges from the smaller to the larger, as in 0-3 or 0,5,7-9, found '{text}'.")
-    return _each_once([seed for own in ranges for seed in own], "--seeds", text)
-
-
 def to_scales(text: str) -> list[float]:
     """LoRA scales from numbers with commas between them, as in 0,0.5,1.
 
@@ -138,40 +112,15 @@ def to_scales(text: str) -> list[float]:
         scales = [float(part) for part in text.split(",")]
     except ValueError as error:
         raise UserError(f"--lora-scale must be numbers with commas between them, as in 0,0.5,1, found '{text}'.") from error
-    return _each_once(scales, "--lora-scale", text)
+    return each_once(scales, "--lora-scale", text)
 
 
-def _each_once(values: list[Any], option: str, text: str) -> list[Any]:
-    if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
-        raise UserError(f"{option} must hold each number once, found '{text}'.")
-    return values
-
-
-def device_of(share: tuple[int, int]) -> str | None:
-    """The accelerator of one of several processes on a machine: each has its own. None: the choice of `load`."""
-    kind = torch.accelerator.current_accelerator(check_available=True)
-    if share[1] == 1 or kind is None:
-        return None
-    number = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-    return f"{kind.type}:{number % torch.accelerator.device_count()}"
-
-
-def identify(model: Model) -> dict[str, Any]:
-    """Everything about the model and the machine that the bits of an image depend on, as plain values."""
-    backbone = model.backbone
-    assert isinstance(backbone, PipelineBackbone) and backbone.source is not None, "a command loads its model by name"
-    file = None if model.lora is None else lora_file(model.lora)
-    on_cpu = backbone.device.type == "cpu"
-    return {
-        "model": backbone.source.identity()["model"],
-        "revision": backbone.source.revision,
-        "commit": backbone.source.commit(),
-        "lora": None if file is None else hashlib.sha256(file.read_bytes()).hexdigest(),
-        "block": model.block,
-        "readout": vars(model.readout),
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "quantize": backbone.runtime.quantize,
-        "device": backbone.device.type,
-        "threads": torch.get_num_threads() if on_cpu else None,
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
+def to_requests(folder: Path, settings: dict[str, Any]) -> list[Request]:
+    """What a folder is to hold: images/<number of the prompt, from 0>-<stem of the request>.png; images of one scale are together."""
+    asked = [
+        (number, Request(prompt, seed, scale))
+        for scale in settings["scales"]
+        for number, prompt in enumerate(settings["prompts"])
+        for seed in settings["seeds"]
+    ]
+    return [replace(one, path=folder / "images" / f"{number:04}-{one.stem}.png") for number, one in asked]

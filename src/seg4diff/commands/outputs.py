@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, renamed
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,14 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
 """What launchers number processes by; the first of a run has 0, or no number, in each."""
 
-RESULTS = {"labels": "segmented pictures", "generation.json": "generated images"}
-"""What the commands without a configuration leave in their folders."""
+RESULTS = {
+    "labels": "segmented pictures",
+    "generation.json": "generated images",
+    "export.json": "images for a benchmark",
+    "scores.json": "scores",
+    "check.json": "a checked data set",
+}
+"""What the console commands leave in their folders."""
 
 
 @contextmanager
@@ -50,11 +56,11 @@ def claimed(output_dir: Path, ckpt_path: str | None = None, resumes: str | None 
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout as error:
-            raise UserError(f"another run is working in {output_dir}: wait for its end, or choose another hydra.run.dir.") from error
+            raise UserError(f"another run is working in {output_dir}: wait for its end, or choose another `out`.") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            log.warning("the disk of %s has no file locks: give every run a hydra.run.dir of its own", output_dir)
+            log.warning("the disk of %s has no file locks: give every run a folder of its own", output_dir)
     try:
         checkpoint = checkpoint_of(output_dir, ckpt_path)
         check_output_dir(output_dir, checkpoint, resumes)
@@ -62,6 +68,13 @@ def claimed(output_dir: Path, ckpt_path: str | None = None, resumes: str | None 
     finally:
         if first:
             lock.release()
+
+
+@contextmanager
+def run_folder(folder: Path, ckpt_path: str | None = None) -> Iterator[str | None]:
+    """`claimed` for a run of a configuration, whose errors name the key of its folder."""
+    with renamed({"out": "hydra.run.dir"}.get), claimed(folder, ckpt_path) as checkpoint:
+        yield checkpoint
 
 
 @contextmanager
@@ -133,10 +146,10 @@ def check_output_dir(output_dir: Path, ckpt_path: str | None, resumes: str | Non
     if ckpt_path is not None and Path(ckpt_path).resolve().is_relative_to(output_dir.resolve()):
         return
     if (output_dir / "metrics.json").exists():
-        raise UserError(f"{output_dir} holds a finished run: choose another hydra.run.dir, or continue it with ckpt_path=<a .ckpt of it>.")
+        raise UserError(f"{output_dir} holds a finished run: choose another `out`, or continue it with ckpt_path=<a .ckpt of it>.")
     for name, kind in RESULTS.items():
         if name != resumes and (output_dir / name).exists():
-            raise UserError(f"{output_dir} holds {kind}: choose another folder (--out).")
+            raise UserError(f"{output_dir} holds {kind}: choose another folder (`out`).")
     for last in [output_dir / "checkpoints" / "last.ckpt", *requeued(output_dir)]:
         if last.exists():
-            raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another hydra.run.dir.")
+            raise UserError(f"{output_dir} holds an unfinished run: continue it with ckpt_path={last}, or choose another `out`.")

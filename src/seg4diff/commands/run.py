@@ -19,7 +19,7 @@ from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.arguments import command_line
 from seg4diff.commands.inherit import inherit, other_base
 from seg4diff.commands.keys import keys_named, naming
-from seg4diff.commands.outputs import claimed, requeued
+from seg4diff.commands.outputs import requeued, run_folder
 from seg4diff.commands.resume import check_same_run, settings
 from seg4diff.commands.trainers import build, make_trainer, open_trainer, running
 from seg4diff.commands.values import check_values, constructor_kinds
@@ -70,7 +70,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     """
     check_values(config)
     check_recipe()
-    with keys_named(config), claimed(Path(config.paths.output_dir), config.ckpt_path) as checkpoint:
+    with keys_named(config), run_folder(Path(config.paths.output_dir), config.ckpt_path) as checkpoint:
         return _train(config, Path(config.paths.output_dir), checkpoint)
 
 
@@ -119,7 +119,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
-    with keys_named(config), claimed(output_dir):
+    with keys_named(config), run_folder(output_dir):
         seed_everything(config.seed)
         (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
         load_lora(config, backbone, lora, trained_for)

@@ -9,18 +9,17 @@ import torch
 
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.runtime import find_device
-from seg4diff.commands.export import layout_of
 from seg4diff.commands.outputs import results_folder
 from seg4diff.commands.segment import find_pictures
 from seg4diff.data.reading import read_image
 from seg4diff.disk import write_json
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.detector import ClipColours, ZeroShotDetector
-from seg4diff.evaluation.generation.geneval import Rules
-from seg4diff.evaluation.generation.judging import Figures, GenEvalJudge, PairMetric, TextMetric, batches, compare, measure, read
-from seg4diff.evaluation.generation.layouts import Sample
-from seg4diff.evaluation.generation.networks import Clip, CLIPScore, ImageFeatures, PickScore, Similarity, VQAScore, frechet_distance
-from seg4diff.evaluation.generation.report import Comparison, print_scores, write_images
+from seg4diff.evaluation.judges.detector import ClipColours, ZeroShotDetector
+from seg4diff.evaluation.judges.figures import Figures, GenEvalJudge, PairMetric, TextMetric, batches, compare, measure, read
+from seg4diff.evaluation.judges.geneval import Rules
+from seg4diff.evaluation.judges.layouts import Sample, layout_of
+from seg4diff.evaluation.judges.networks import Clip, CLIPScore, ImageFeatures, PickScore, Similarity, VQAScore, frechet_distance
+from seg4diff.evaluation.judges.report import Comparison, print_scores, write_images
 from seg4diff.provenance import provenance
 
 log = logging.getLogger(__name__)
@@ -155,8 +154,6 @@ def score_folder(
     for sentence_about in weights.skipped(layout == "geneval", bool(others), bool(pictures)):
         log.info(sentence_about)
     with results_folder(out, "score") as results:
-        if (results / RESULT).exists():
-            raise UserError(f"{results} holds scores: choose another folder (--out).")
         quiet_hosts()
         panel = Panel(weights, find_device(device), rules if layout == "geneval" else None, sentence)
         figures, before = panel.compare(samples, others, at_once)

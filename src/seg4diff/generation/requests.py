@@ -87,3 +87,8 @@ def batches(requests: Sequence[Request], at_once: int) -> list[list[Request]]:
         raise UserError(f"`at_once` must be a whole number from 1, found {at_once!r}.")
     runs = [list(run) for _, run in groupby(requests, key=lambda request: request.scale)]
     return [run[first : first + at_once] for run in runs for first in range(0, len(run), at_once)]
+
+
+def missing_batches(requests: Sequence[Request], at_once: int, share: tuple[int, int]) -> list[list[Request]]:
+    """The batches of one share in which an image is missing; share (k, n) = the k-th of n."""
+    return [batch for batch in batches(requests, at_once)[share[0] :: share[1]] if any(request.is_missing for request in batch)]

@@ -11,7 +11,7 @@ from seg4diff.attention.seam import Visit, stream
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import scaled_lora
 from seg4diff.errors import UserError
-from seg4diff.generation.requests import Request, Sampling, batches
+from seg4diff.generation.requests import Request, Sampling, missing_batches
 from seg4diff.inputs import CanvasPicture
 from seg4diff.results import Generated, Segmentation
 from seg4diff.segmentation.prompts import find_names, prompt_words, visible_words
@@ -92,12 +92,12 @@ def draw(
     for scale in dict.fromkeys(request.scale for request in requests):
         with scaled_lora(backbone, scale):
             pass  # tried before the first image is drawn
-    own = [batch for batch in batches(requests, at_once)[share[0] :: share[1]] if any(request.is_missing for request in batch)]
+    own = missing_batches(requests, at_once, share)
     return (drawn for batch in own for drawn in _draw_batch(backbone, batch, sampling, reader))
 
 
 def _draw_batch(backbone: Backbone, batch: Sequence[Request], sampling: Sampling, reader: MapReader | None) -> list[Generated]:
-    """The images of a batch that are missing; all of it is drawn, see `batches`."""
+    """The images of a batch that are missing; all of it is drawn, see `requests.batches`."""
     prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
     with scaled_lora(backbone, batch[0].scale):
         words: Sequence[Segmentation | None] = [None] * len(batch)

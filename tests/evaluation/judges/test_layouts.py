@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.evaluation.generation.layouts import LAYOUTS
+from seg4diff.evaluation.judges.layouts import LAYOUTS
 
 GENEVAL, GENEVAL2, COMPBENCH = LAYOUTS["geneval"], LAYOUTS["geneval2"], LAYOUTS["compbench"]
 DOG = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}

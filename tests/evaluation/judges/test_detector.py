@@ -8,9 +8,9 @@ from tests.judges import make_grounding_dino
 from transformers import AutoProcessor, GroundingDinoForObjectDetection, Owlv2ForObjectDetection
 
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.detector import TEMPLATES, ClipColours, ZeroShotDetector, crop, one_class_each
-from seg4diff.evaluation.generation.geneval import COLOURS, Detection
-from seg4diff.evaluation.generation.networks import Clip
+from seg4diff.evaluation.judges.detector import TEMPLATES, ClipColours, ZeroShotDetector, crop, one_class_each
+from seg4diff.evaluation.judges.geneval import COLOURS, Detection
+from seg4diff.evaluation.judges.networks import Clip
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""The folder of `seg4diff generate`: its settings, its files, its overview."""
+"""The overview of a folder of `seg4diff generate`: a row of metadata for each image, and contact sheets."""
 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,62 +10,14 @@ from typing import Any
 from PIL import Image
 
 from seg4diff.data.reading import read_image
-from seg4diff.disk import read_json, save_picture, to_json, write_json, write_text
-from seg4diff.errors import UserError
+from seg4diff.disk import save_picture, write_text
 from seg4diff.generation.requests import Request
 from seg4diff.pictures import sheet
-from seg4diff.provenance import provenance
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "generation.json"
-"""File that says what the images of a folder depend on."""
 CELL, PROMPTS, PAGES, SEEDS = 288, 12, 4, 8
 """Of the contact sheets: longest side of a picture in pixels, prompts on a page, pages, seeds of a prompt, at most."""
-
-
-def claim_settings(folder: Path, settings: dict[str, Any], writer: str) -> dict[str, Any]:
-    """Write the settings into a new folder, or compare them with those of a folder that is continued.
-
-    Args:
-        folder: the folder.
-        settings: everything that its images depend on.
-        writer: tells the processes apart.
-
-    Returns:
-        The settings of the folder. Its number of threads may be another, and is to be taken over: more threads round other partial sums.
-
-    Raises:
-        UserError: they differ.
-    """
-    file, ours = folder / SETTINGS, json.loads(to_json(settings))
-    if not file.exists():
-        write_json(file, ours, writer)
-        write_json(folder / "provenance.json", provenance(), writer)
-    theirs = read_json(file, f"delete the folder {folder}, and generate its images again")
-    for key in [*ours, *(theirs.keys() - ours.keys())]:
-        if key != "threads" and ours.get(key) != theirs.get(key):
-            raise UserError(
-                f"{folder} holds images with {key} {_short(theirs.get(key))}, and here it is {_short(ours.get(key))}: choose another "
-                "folder (--out), or the same settings."
-            )
-    return theirs
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def to_requests(folder: Path, settings: dict[str, Any]) -> list[Request]:
-    """What a folder is to hold: images/<number of the prompt, from 0>-<stem of the request>.png; images of one scale are together."""
-    asked = [
-        (number, Request(prompt, seed, scale))
-        for scale in settings["scales"]
-        for number, prompt in enumerate(settings["prompts"])
-        for seed in settings["seeds"]
-    ]
-    return [replace(one, path=folder / "images" / f"{number:04}-{one.stem}.png") for number, one in asked]
 
 
 def write_overview(folder: Path, settings: dict[str, Any], requests: Sequence[Request], writer: str) -> None:

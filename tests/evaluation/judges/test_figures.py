@@ -4,10 +4,10 @@ import pytest
 from PIL import Image
 
 from seg4diff.data.reading import UnreadableError
-from seg4diff.evaluation.generation.geneval import Detection, Rules
-from seg4diff.evaluation.generation.judging import GENEVAL, GenEvalJudge, compare, measure
-from seg4diff.evaluation.generation.layouts import Prompt, Sample
-from seg4diff.evaluation.generation.report import Comparison, write_images
+from seg4diff.evaluation.judges.figures import GENEVAL, GenEvalJudge, compare, measure
+from seg4diff.evaluation.judges.geneval import Detection, Rules
+from seg4diff.evaluation.judges.layouts import Prompt, Sample
+from seg4diff.evaluation.judges.report import Comparison, write_images
 
 SPOT = (2.0, 2.0, 8.0, 8.0)
 

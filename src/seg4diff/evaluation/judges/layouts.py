@@ -1,7 +1,6 @@
 """Folders of generated images as benchmarks lay them out: where each image goes, and which prompt an image belongs to."""
 
 import json
-import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from seg4diff.data.files import first_few, parse_json, read_text
-from seg4diff.disk import whole_file
+from seg4diff.disk import write_text
 from seg4diff.errors import MissingFileError, UserError
-from seg4diff.evaluation.generation.geneval import Requirements
+from seg4diff.evaluation.judges.geneval import Requirements
 
 LONGEST_PROMPT = 220
 """Bytes of a prompt in a file's name: file systems take 255, and the name under which a file is written is longer than its own."""
@@ -64,7 +63,7 @@ class Layout(ABC):
 
     @abstractmethod
     def write_index(self, folder: Path, samples: Sequence[Sample]) -> None:
-        """Write what the benchmark's judge reads beside the images. Several processes may write the same at the same moment."""
+        """Write what the benchmark's judge reads beside the images."""
 
     @abstractmethod
     def read(self, folder: Path) -> list[Sample]:
@@ -89,7 +88,7 @@ class GenEval(Layout):
 
     def write_index(self, folder: Path, samples: Sequence[Sample]) -> None:
         for prompt in {sample.prompt.index: sample.prompt for sample in samples}.values():
-            _write(folder / f"{prompt.index:05}" / "metadata.jsonl", json.dumps(prompt.metadata))
+            write_text(folder / f"{prompt.index:05}" / "metadata.jsonl", json.dumps(prompt.metadata))
 
     def read(self, folder: Path) -> list[Sample]:
         found = []
@@ -123,12 +122,12 @@ class GenEval2(Layout):
 
     def write_index(self, folder: Path, samples: Sequence[Sample]) -> None:
         lines = {sample.prompt.index: json.dumps(sample.prompt.metadata) + "\n" for sample in samples}
-        _write(folder / self.data, "".join(lines.values()))
+        write_text(folder / self.data, "".join(lines.values()))
         paths: dict[int, dict[str, str]] = defaultdict(dict)
         for sample in samples:
             paths[sample.number][sample.prompt.text] = str(sample.path.resolve())
         for number, own in paths.items():
-            _write(folder / f"image_paths_{number:05}.json", json.dumps(own, indent=2))
+            write_text(folder / f"image_paths_{number:05}.json", json.dumps(own, indent=2))
 
     def read(self, folder: Path) -> list[Sample]:
         prompts = {prompt.text: prompt for prompt in self.read_prompts(folder / self.data)}
@@ -191,6 +190,13 @@ class CompBench(Layout):
 LAYOUTS: dict[str, Layout] = {"geneval": GenEval(), "geneval2": GenEval2(), "compbench": CompBench()}
 
 
+def layout_of(name: str) -> Layout:
+    """The layout of a benchmark. Raises UserError for one that is not known."""
+    if name not in LAYOUTS:
+        raise UserError(f"there is no layout '{name}': choose {', '.join(LAYOUTS)}.")
+    return LAYOUTS[name]
+
+
 def _rows(file: Path, *keys: str) -> list[dict[str, Any]]:
     """The JSON objects of a file with one on each line."""
     return [_row(line, f"line {number} of {file}", *keys) for number, line in enumerate(_text(file).rstrip().split("\n"), start=1)]
@@ -232,10 +238,3 @@ def _distinct(prompts: list[Prompt], file: Path) -> list[Prompt]:
     if repeated:
         raise UserError(f"every prompt of {file} must be there once, found several times: {first_few(repeated)}; leave the others out.")
     return prompts
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that other processes may write too, unless it is there already."""
-    if not path.exists():
-        with whole_file(path, f"{os.getpid()}.") as partial:
-            partial.write_text(text, encoding="utf-8")

@@ -9,8 +9,8 @@ from typing import Self
 from rich.table import Column, Table
 
 from seg4diff.disk import whole_file
-from seg4diff.evaluation.generation.judging import Figures
-from seg4diff.evaluation.generation.scores import Estimate
+from seg4diff.evaluation.judges.figures import Figures
+from seg4diff.evaluation.judges.scores import Estimate
 from seg4diff.screen import screen
 
 Estimates = dict[str, dict[str, Estimate]]

@@ -10,7 +10,7 @@ from tests.judges import make_dino, make_llava
 from transformers import AutoImageProcessor, AutoProcessor, CLIPModel, Dinov2Model, LlavaForConditionalGeneration
 
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.networks import Clip, CLIPScore, ImageFeatures, PickScore, Similarity, VQAScore, frechet_distance
+from seg4diff.evaluation.judges.networks import Clip, CLIPScore, ImageFeatures, PickScore, Similarity, VQAScore, frechet_distance
 
 PROMPTS = ["an apple", "a photo of a bowl", "a red cat", "a dog"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.geneval import COLOURS, Box, Detection, iou
-from seg4diff.evaluation.generation.networks import Clip, load_network
+from seg4diff.evaluation.judges.geneval import COLOURS, Box, Detection, iou
+from seg4diff.evaluation.judges.networks import Clip, load_network
 
 SAME_THING = 0.9
 """IoU from which boxes of two classes are one thing, which has the class with the higher score."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from seg4diff.errors import UserError
-from seg4diff.evaluation.generation.geneval import COLOURS, Detection, Requirements, Rules, iou, judge, keep, relations_of
+from seg4diff.evaluation.judges.geneval import COLOURS, Detection, Requirements, Rules, iou, judge, keep, relations_of
 
 RULES = Rules()
 LEFT, MIDDLE, RIGHT = (0.0, 40.0, 20.0, 60.0), (40.0, 40.0, 60.0, 60.0), (80.0, 40.0, 100.0, 60.0)

@@ -10,9 +10,9 @@ from PIL import Image
 from rich.progress import track
 
 from seg4diff.data.reading import read_image
-from seg4diff.evaluation.generation.geneval import Detection, Requirements, Rules, Verdict, judge
-from seg4diff.evaluation.generation.layouts import Prompt, Sample
-from seg4diff.evaluation.generation.scores import Estimate, Score, estimates, gains
+from seg4diff.evaluation.judges.geneval import Detection, Requirements, Rules, Verdict, judge
+from seg4diff.evaluation.judges.layouts import Prompt, Sample
+from seg4diff.evaluation.judges.scores import Estimate, Score, estimates, gains
 
 T = TypeVar("T")
 GENEVAL = "GenEval"

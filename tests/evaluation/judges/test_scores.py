@@ -6,7 +6,7 @@ import torch
 
 from seg4diff.errors import UserError
 from seg4diff.evaluation.bootstrap import resampled_mean
-from seg4diff.evaluation.generation.scores import OVERALL, Score, estimates, gains
+from seg4diff.evaluation.judges.scores import OVERALL, Score, estimates, gains
 
 
 def scores(values, group="colors", prefix="prompt"):
