@@ -108,7 +108,7 @@ def test_the_blocks_of_a_pass_one_after_the_other(load, photo):
     assert torch.equal(one.map("grass"), found[1].map("grass"))
     with pytest.raises(UserError, match="'cat' is not in the prompt 'apple on grass'"):
         one.map("cat")
-    with pytest.raises(UserError, match="`blocks` must be 'all' or a list of this model's blocks, 0 to 2, found .7."):
+    with pytest.raises(UserError, match=r"`blocks` must be 'all' or a list of this model's blocks, 0 to 2, found .7."):
         next(model.attention(photo, "apple", blocks=[7]))
 
 

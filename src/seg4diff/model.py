@@ -84,8 +84,8 @@ class Model:
             pictures: one picture, or a list of them, which is one batch.
             words: what to look for; for a list of pictures also a list of words for each. None: regions, numbered from the largest.
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
-            background: with words, a level in [0, 1]; where no word's map, scaled to [0, 1], reaches it, a pixel has no label. None: every pixel has
-                the word whose map is highest there.
+            background: with words, the level in [0, 1] that the map of some word, scaled to [0, 1], must reach where a pixel gets a label.
+                None: every pixel has the word whose map is highest there.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
         Returns:
