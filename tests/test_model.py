@@ -108,7 +108,7 @@ def test_the_blocks_of_a_pass_one_after_the_other(load, photo):
     assert torch.equal(one.map("grass"), found[1].map("grass"))
     with pytest.raises(UserError, match="'cat' is not in the prompt 'apple on grass'"):
         one.map("cat")
-    with pytest.raises(UserError, match="block 7 does not exist"):
+    with pytest.raises(UserError, match=r"`blocks` must be 'all' or a list of this model's blocks, 0 to 2, found .7."):
         next(model.attention(photo, "apple", blocks=[7]))
 
 
@@ -133,6 +133,32 @@ def test_a_pipeline_is_used_as_it_is_and_goes_on_working(make, photo):
     assert torch.equal(*maps) and np.array_equal(draw(), before)
 
 
+def test_a_pipeline_keeps_its_progress_bar_and_its_mode(load):
+    pipe = random_sd3(blocks=3)._pipeline
+    pipe.set_progress_bar_config(disable=False)
+    pipe.transformer.train()
+    load(pipe)
+    assert pipe.transformer.training and not pipe.progress_bar(total=1).disable
+
+
+def test_a_pipeline_of_another_class_than_it_is_to_be_read_like(load):
+    sentence = "this pipeline is a StableDiffusion3Pipeline, but this backbone reads a FluxPipeline: choose the preset sd3_medium"
+    with pytest.raises(UserError, match=sentence):
+        load(random_sd3()._pipeline, like="flux1_dev")
+
+
+def test_a_revision_of_what_is_no_hub_model_is_refused(load, folder):
+    for model in (random_sd3(blocks=3)._pipeline, folder / "sd3"):
+        with pytest.raises(UserError, match="`revision` is for a hub model"):
+            load(model, revision="main")
+
+
+def test_the_dtype_may_be_auto(load, caplog):
+    with caplog.at_level("INFO"):
+        assert load(like="sd3_medium", dtype="auto", device="cpu").backbone.dtype == torch.float32
+    assert "dtype auto: float32, because this machine's cpu computes slowly in" in caplog.text
+
+
 def test_a_pipeline_loaded_by_diffusers_gives_the_maps_of_our_own_loading(folder, load, photo):
     pipe = StableDiffusion3Pipeline.from_pretrained(folder / "sd3", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32)
     ours, theirs = load().segment(photo, WORDS), load(pipe).segment(photo, WORDS)
@@ -154,7 +180,8 @@ def test_a_lora_changes_the_maps(folder, load, photo):
         ({"like": None, "block": None}, "is a StableDiffusion3Pipeline of another size than those that are known"),
         ({"like": "sd9"}, "there is no model called 'sd9'"),
         ({"lora": "nowhere"}, "nowhere is neither a run folder"),
-        ({"block": 9}, "block 9 does not exist"),
+        ({"model": 3}, "`model` must be a name, a folder, a hub id or a diffusers pipeline, found 3"),
+        ({"block": 9}, "`block` must be one of this model's joint-attention blocks, 0 to 2, found 9"),
     ],
 )
 def test_what_cannot_be_loaded_is_a_sentence(load, options, sentence):
@@ -167,7 +194,7 @@ def test_what_cannot_be_loaded_is_a_sentence(load, options, sentence):
     [
         ([], "`words` must be a list of words, none of them empty, found"),
         (["cat", " "], "none of them empty"),
-        (["cat", "cat"], "must name every class once|more than once"),
+        (["cat", "cat"], "each name must be given once, but ..cat.. occur more than once"),
         ([["cat"], ["dog"]], "there are 1 pictures and 2 lists of words"),
     ],
 )
@@ -219,3 +246,33 @@ def test_a_picture_that_is_not_finite_and_an_odd_threshold_are_refused(load, val
         load().segment(torch.full((3, 32, 32), value), WORDS)
     with pytest.raises(UserError, match="`threshold` and `rounds` must be at least 0"):
         load().segment(torch.zeros(3, 32, 32), threshold=float("nan"))
+
+
+@pytest.mark.parametrize(("scale", "found"), [(255, "from 0 to 255"), (-2, "from -2 to -0")])
+def test_a_tensor_outside_of_its_range_is_refused(load, scale, found):
+    tensor = torch.linspace(0, 1, 3 * 20 * 48).view(3, 20, 48)
+    with pytest.raises(UserError, match=rf"a tensor must hold a picture in \[-1, 1\], found values {found}"):
+        load().segment(tensor * scale, WORDS)
+    assert load().segment(tensor * 1.001, WORDS).labels.shape == (20, 48), "a rounding error is none"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda model, photo: model.segment([]), "`pictures` is an empty list"),
+        (lambda model, photo: model.segment(photo, WORDS, background="a"), r"`background` must be in \[0, 1\], found 'a'"),
+        (lambda model, photo: model.segment(photo, threshold="a"), "`threshold` and `rounds` must be at least 0, found 'a'"),
+        (lambda model, photo: model.segment(photo, WORDS, threshold=0.5), "`threshold` is for regions without words"),
+        (lambda model, photo: model.segment(photo, background=0.5), "`background` is for the maps of words"),
+        (lambda model, photo: list(model.attention(photo, "cat", blocks="12")), "`blocks` must be 'all' or a list .* found '12'"),
+        (lambda model, photo: list(model.attention(photo, "cat", blocks=3)), "`blocks` must be 'all' or a list .* found 3"),
+        (lambda model, photo: list(model.attention(photo, ["cat"])), r"`prompt` must be text, found \['cat'\]"),
+        (lambda model, photo: model.generate("cat", maps="fish"), "`maps` must be a list of words, none of them empty, found 'fish'"),
+        (lambda model, photo: model.generate("cat", maps=False, map_step=1), "`map_step` says when maps are read, and no map is read"),
+        (lambda model, photo: model.generate("cat", size=100), "image size 100 x 100 does not fit this model: .*; set `size`"),
+        (lambda model, photo: model.generate("cat", size="big"), r"`size` must be \(height, width\)"),
+    ],
+)
+def test_a_wrong_argument_is_named(load, photo, call, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call(load(), photo)

@@ -20,7 +20,12 @@ from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.readout import Readout, minmax
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
-"""A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1]."""
+"""A file; a PIL image of any mode; (H, W) or (H, W, 3) uint8; (3, H, W) float in [-1, 1].
+
+A tensor in [0, 1] cannot be told from one of a bright picture in [-1, 1]: scale it with `2 * tensor - 1`.
+"""
+ROUNDING = 0.01
+"""How far the values of a tensor may lie outside of [-1, 1], where they are cut off."""
 
 
 class CanvasPicture:
@@ -75,14 +80,18 @@ def to_size(size: Any) -> tuple[int, int]:
     return pair
 
 
-def check_words(words: Sequence[str]) -> Sequence[str]:
+def check_words(words: Sequence[str], parameter: str = "words") -> Sequence[str]:
     """The words, each once and none of them empty.
+
+    Args:
+        words: the words.
+        parameter: the one that holds them, for errors.
 
     Raises:
         UserError: one is empty or given twice, or there is none.
     """
     if not isinstance(words, list | tuple) or not words or not all(isinstance(word, str) and word.strip() for word in words):
-        raise UserError(f"`words` must be a list of words, none of them empty, found {words}: leave them out to segment without words.")
+        raise UserError(f"`{parameter}` must be a list of words, none of them empty, found {words!r}: write them as in ['cat', 'dog'].")
     return Vocabulary(tuple(" ".join(word.split()) for word in words)).names
 
 
@@ -94,6 +103,9 @@ def _to_picture(source: Picture) -> tuple[Image.Image, str]:
         return to_rgb(copy.copy(source)), "picture"
     if isinstance(source, Tensor) and source.dim() == 3 and len(source) == 3 and source.is_floating_point() and source.numel():
         require_finite(source, "the values of the picture")
+        low, high = source.min().item(), source.max().item()
+        if max(-low, high) > 1 + ROUNDING:
+            raise UserError(f"a tensor must hold a picture in [-1, 1], found values from {low:g} to {high:g}: scale them.")
         return tensor_to_image(source), "picture"
     if isinstance(source, np.ndarray) and source.dtype == np.uint8 and source.size and source.shape[2:] in ((), (3,)) and source.ndim > 1:
         return to_rgb(Image.fromarray(source)), "picture"

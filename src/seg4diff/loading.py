@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from seg4diff.backbones.base import Backbone
-from seg4diff.backbones.loading import DiffusionPipeline, Source
+from seg4diff.backbones.loading import DiffusionPipeline, Source, wrong_class
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
 from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype, find_device
@@ -47,8 +47,7 @@ def load(
         sigma: noise level in [0, 1] at which maps are read; None: that of the preset.
         image_size: (height, width) that the model sees, or one number for a square; None: that of the preset.
         device: where the model goes; None: the accelerator if there is one, and one for each process of a machine under torchrun or Slurm.
-        dtype: "float32", "bfloat16" or "float16"; None: the model's own where the device computes fast in
-            it, else float32.
+        dtype: "float32", "bfloat16" or "float16"; None or "auto": the model's own where the device computes fast in it, else float32.
         revision: branch, tag or commit of a hub model.
         quantize: "int8" or "nf4" for the transformer; see `Runtime`.
         cache: folder that keeps text embeddings and latents; see `Runtime`.
@@ -62,23 +61,28 @@ def load(
     adapter = None if lora is None else find_lora(lora)
     run = None if adapter is None else run_config(adapter)
     preset, source = _find(model, like, revision, run)
+    if revision is not None and (source is None or source.revision != revision or Path(source.path).is_dir()):
+        raise UserError("`revision` is for a hub model that is named here, not for a folder, a run or a pipeline: leave it out.")
     if source is None:
         backbone = _adopt(model, preset, given=(device, dtype, quantize, cache, offload_encoders or None))
     else:
         place = find_device(device)
         runtime = Runtime(
-            dtype=dtype or choose_dtype(preset.dtype, place.type),
+            dtype=choose_dtype(preset.dtype, place.type) if dtype in (None, "auto") else dtype,
             quantize=quantize,
             cache=None if cache is None else str(cache),
             offload_encoders=offload_encoders,
         )
         runtime.check_device(place)
-        backbone = preset.adapter.from_pretrained(path=source.path, revision=source.revision, runtime=runtime, **preset.options).to(place)
+        backbone = preset.adapter.from_pretrained(path=source.path, revision=source.revision, runtime=runtime, **preset.options)
+        backbone.to(place)
     if adapter is not None:
         block = _add_lora(backbone, adapter, run, preset, block)
         if run is not None and source is not None and not _same_place(source.path, run.backbone.model.path):
             log.warning("the LoRA %s was trained on %s, and this is %s", adapter, run.backbone.model.path, source.path)
-    return Model(backbone.eval(), preset, block=block, sigma=sigma, image_size=image_size, lora=adapter)
+    if source is not None or adapter is not None:
+        backbone.eval()
+    return Model(backbone, preset, block=block, sigma=sigma, image_size=image_size, lora=adapter)
 
 
 def _adopt(pipeline: DiffusionPipeline, preset: Preset, given: tuple) -> Backbone:
@@ -107,8 +111,12 @@ def _same_place(one: str, other: str) -> bool:
 
 def _find(model: Any, like: str | None, revision: str | None, run: Any) -> tuple[Preset, Source | None]:
     """How a model is read, and where it is."""
+    if not isinstance(model, str | Path | DiffusionPipeline | None):
+        raise UserError(f"`model` must be a name, a folder, a hub id or a diffusers pipeline, found {model!r}.")
     named = Preset.named(like) if like is not None else None
     if isinstance(model, DiffusionPipeline):
+        if named is not None and not isinstance(model, named.adapter.pipeline_class):
+            raise wrong_class("this pipeline", type(model).__name__, named.adapter.pipeline_class)
         return named or Preset.recognised("this pipeline", type(model).__name__, model.transformer.config), None
     if model is None and run is not None:
         own = Preset.of("the run's model", run.backbone)

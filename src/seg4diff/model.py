@@ -64,7 +64,8 @@ class Model:
         self._samples = preset.samples | ({} if image_size is None else {"size": self.image_size})
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
         self._merging, self.readout = preset.merging, Readout(**self._reading)
-        backbone.select_sites([self.block])
+        if not 0 <= chosen < (blocks := len(backbone.attention_sites())):
+            raise UserError(f"`block` must be one of this model's joint-attention blocks, 0 to {blocks - 1}, found {chosen}.")
         backbone.token_grid(*self.image_size)
 
     @torch.no_grad()
@@ -83,17 +84,23 @@ class Model:
             pictures: one picture, or a list of them, which is one batch.
             words: what to look for; for a list of pictures also a list of words for each. None: regions, numbered from the largest.
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
-            background: level in [0, 1]; where no word's map, scaled to [0, 1], reaches it, a pixel has no label. None: every pixel has
-                the word whose map is highest there.
+            background: with words, the level in [0, 1] that the map of some word, scaled to [0, 1], must reach where a pixel gets a label.
+                None: every pixel has the word whose map is highest there.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
         Returns:
             A `Segmentation`, or a list of them for a list of pictures.
 
         Raises:
-            UserError: a picture cannot be read, or a word is empty, repeated or too long.
+            UserError: a picture cannot be read, a word is empty, repeated or too long, or an argument is of no use with or without words.
         """
         sources: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+        if not sources:
+            raise UserError("`pictures` is an empty list: give at least one picture.")
+        if threshold is not None and words is not None:
+            raise UserError("`threshold` is for regions without words, and words are given: leave one of them out.")
+        if background is not None and words is None:
+            raise UserError("`background` is for the maps of words, and there are none: give words, or leave it out.")
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
@@ -198,7 +205,9 @@ class Model:
         """
         sampling, reader = self.sampling(guidance, steps, size), None
         if maps is not False:
-            reader = MapReader(self.backbone, self.block, self.readout, map_step, None if maps is True else check_words(maps))
+            reader = MapReader(self.backbone, self.block, self.readout, map_step, None if maps is True else check_words(maps, "maps"))
+        elif map_step is not None:
+            raise UserError("`map_step` says when maps are read, and no map is read: leave it out.")
         return draw(self.backbone, requests, sampling, reader, at_once=at_once, share=share)
 
     def sampling(self, guidance: float | None = None, steps: int | None = None, size: int | Sequence[int] | None = None) -> Sampling:
@@ -219,9 +228,14 @@ class Model:
             blocks: indices of the blocks, or "all".
 
         Raises:
-            UserError: the picture cannot be read, the prompt is too long, or a block does not exist.
+            UserError: the picture cannot be read, the prompt is no text or too long, or a block does not exist.
         """
-        wanted = range(len(self.backbone.attention_sites())) if blocks == "all" else [int(block) for block in blocks]
+        every = range(len(self.backbone.attention_sites()))
+        wanted = every if blocks == "all" else blocks
+        if isinstance(wanted, str) or not isinstance(wanted, Sequence) or not all(block in every for block in wanted):
+            raise UserError(f"`blocks` must be 'all' or a list of this model's blocks, 0 to {len(every) - 1}, found {blocks!r}.")
+        if not isinstance(prompt, str):
+            raise UserError(f"`prompt` must be text, found {prompt!r}.")
         placed = CanvasPicture(picture, self.image_size, "letterbox")
         image = placed.image[None].to(self.backbone.device)
         with torch.no_grad():

@@ -155,12 +155,23 @@ def test_bad_input_writes_nothing(run, photos, tmp_path):
     for words, options, said in (
         (["zebra" * 40], {}, r"the class name 'zebrazebra.*too long"),
         (WORDS, {"geometry": "round"}, "--geometry must be one of stretch, crop, letterbox, found 'round'"),
-        (["cat", "cat"], {}, r"every class once, but \['cat'\]"),
+        (["cat", "cat"], {}, r"each name must be given once, but \['cat'\]"),
     ):
         with pytest.raises(UserError, match=said):
             run(photos, words, **options)
+    for options, said in (({"background": 3}, "`background` must be in"), ({"threshold": 1.0}, "`threshold` is for regions")):
+        with pytest.raises(UserError, match=said):
+            run(photos, **options)
+    with pytest.raises(UserError, match="there is no model called 'nope'"):
+        segment_files(photos, WORDS, out=tmp_path / "out", load_options={"model": "nope"})
+    with pytest.raises(UserError, match="`block` must be one of this model's joint-attention blocks"):
+        segment_files(photos, WORDS, out=tmp_path / "out", load_options={"block": 99})
+    (tmp_path / "words.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(UserError, match=r"line 2 of .*words\.txt is empty: write one name in every line\.$"):
+        run(photos, None, words_file=tmp_path / "words.txt")
     with pytest.raises(UserError, match=r"broken\.jpg cannot be read"):
         run(photos / "broken.jpg", name="broken")
+    assert not (tmp_path / "out").exists() and not (tmp_path / "broken").exists()
     out = run(photos / "scene.png", name="kept")
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     with pytest.raises(UserError, match="holds segmented pictures: choose another folder"):

@@ -217,7 +217,7 @@ def test_comments_and_empty_lines_would_shift_every_later_class(tmp_path):
 
 @pytest.mark.parametrize("twin", ["Cat", "CAT ", " cat", "c\u0061t", "cat\n"])
 def test_names_that_differ_in_case_or_blanks_alone_are_refused(twin):
-    with pytest.raises(UserError, match=r"every class once, but .*'cat'.* differ in case or blanks alone"):
+    with pytest.raises(UserError, match=r"given once, but .*'cat'.* differ in case or blanks alone"):
         Vocabulary(("dog", "cat", twin))
 
 
@@ -226,7 +226,7 @@ def test_names_that_differ_in_case_or_blanks_alone_are_refused(twin):
     [("traffic light", "traffic_light"), ("traffic light", "Traffic  Light"), ("caf\u00e9", "cafe\u0301"), ("Stra\u00dfe", "STRASSE")],
 )
 def test_so_are_underscores_accents_and_ligatures(pair):
-    with pytest.raises(UserError, match="every class once"):
+    with pytest.raises(UserError, match="each name must be given once"):
         Vocabulary(pair)
 
 

@@ -32,6 +32,18 @@ FAMILIES = {
 """Pipelines that have an adapter, and the files of conf/backbone that read them."""
 
 
+def wrong_class(what: str, found: str, expected: type) -> UserError:
+    """The error for a pipeline of another class than the adapter reads.
+
+    Args:
+        what: what to call the model.
+        found: name of its class.
+        expected: the class that the adapter reads.
+    """
+    advice = f"choose the preset {FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
+    return UserError(f"{what} is a {found}, but this backbone reads a {expected.__name__}: {advice}.")
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a model is: a local folder in the layout of diffusers, or a hub id with an optional revision."""
@@ -53,10 +65,8 @@ class Source:
 
     def check_class(self, expected: type) -> None:
         """Raise UserError if the model is not of the class that the adapter reads."""
-        found = self._pipeline_class()
-        if found != expected.__name__:
-            advice = f"choose the preset {FAMILIES[found]}" if found in FAMILIES else f"there are adapters for {', '.join(FAMILIES)}"
-            raise UserError(f"the model {self.path} is a {found}, but this backbone reads a {expected.__name__}: {advice}.")
+        if (found := self._pipeline_class()) != expected.__name__:
+            raise wrong_class(f"the model {self.path}", found, expected)
 
     def _pipeline_class(self) -> str:
         """What model_index.json names."""

@@ -118,8 +118,9 @@ class PipelineBackbone(Backbone):
         Encoders that were loaded are used and not owned: as part of this module they would follow it onto the accelerator, and processes
         that load them at different moments would no longer hold the same parameters.
         """
-        pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline
+        if self._source is not None:
+            pipeline.set_progress_bar_config(disable=True)
         for name in self.encoders:
             if (part := getattr(pipeline, name)) is None:
                 continue

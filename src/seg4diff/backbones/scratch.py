@@ -48,7 +48,7 @@ def new_sd3_pipeline(
             if not pooled_text:
                 torch.nn.init.zeros_(encoder.text_projection.weight).requires_grad_(False)
     _spread_positions(denoiser)
-    return StableDiffusion3Pipeline(
+    pipeline = StableDiffusion3Pipeline(
         transformer=denoiser,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         vae=vae,
@@ -59,6 +59,8 @@ def new_sd3_pipeline(
         text_encoder_3=None,
         tokenizer_3=None,
     )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _spread_positions(transformer: SD3Transformer2DModel) -> None:

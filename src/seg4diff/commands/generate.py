@@ -14,6 +14,7 @@ from seg4diff.commands.overview import write_overview
 from seg4diff.data.files import lines_of
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.generation.requests import Request
+from seg4diff.inputs import check_words
 from seg4diff.loading import load
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,14 @@ def generate_files(
         UserError: a value is wrong, or the folder holds images of other settings.
     """
     share = process_share()
-    options: dict[str, Any] = {"maps": list(words) or maps, "map_step": map_step, "at_once": at_once}
+    options: dict[str, Any] = {"maps": list(check_words(words, "word")) if words else maps, "map_step": map_step, "at_once": at_once}
     prompts, chosen = read_prompts(prompts, prompts_file), to_seeds(seeds)
     scales: list[float] | list[None] | None = None if lora_scale is None else to_scales(lora_scale)
     if out is None and share[1] > 1:
         raise UserError("several processes need to know their common folder: give it with --out.")
-    if words and not maps:
-        raise UserError("--word says which words have a map, and --no-maps that none has: leave one of them out.")
+    unused = {"--word": words or None, "--map-step": map_step, "--sigma": (load_options or {}).get("sigma")}
+    if not maps and (given := [option for option, value in unused.items() if value is not None]):
+        raise UserError(f"{given[0]} is about the maps of words, and --no-maps says that there are none: leave one of them out.")
     quiet_hosts()
     model = load(**load_options or {})
     scales = scales or ([0.0, 1.0] if has_lora(model.backbone) else [None])

@@ -3,14 +3,15 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
 
 from seg4diff.backbones.loading import quiet_hosts
-from seg4diff.commands.outputs import results_folder
+from seg4diff.commands.outputs import check_output_dir, results_folder
 from seg4diff.data.files import walk
 from seg4diff.data.geometry import GEOMETRIES
 from seg4diff.data.reading import UnreadableError
@@ -67,39 +68,51 @@ def segment_files(
     if placing is None:
         raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
+    if out is not None:
+        check_output_dir(out, None)
+    quiet_hosts()
+    model = load(**load_options or {})
+
+    def read(file: Path) -> Segmentation:
+        found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold)
+        assert isinstance(found, Segmentation), "one picture has one result"
+        return found
+
+    unreadable: list[UnreadableError] = []
+    results = _segmented(read, pictures, unreadable)
+    first = next(results, None)  # finds what is wrong before anything is written
+    if first is None:
+        raise unreadable[0]
     with results_folder(out, "segment") as folder:
-        quiet_hosts()
-        model = load(**load_options or {})
         write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
-
-        def read(file: Path) -> Segmentation:
-            found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold)
-            assert isinstance(found, Segmentation), "one picture has one result"
-            return found
-
-        _segment_each(read, pictures, asked or (), folder)
+        count = _write(chain([first], results), pictures, asked or (), folder)
+        for reason in unreadable:
+            log.warning("left out: %s", reason)
+        log.info("segmented %d of %d pictures, see %s", count, len(pictures), folder / "overlays")
     return folder
 
 
-def _segment_each(read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], names: Sequence[str], folder: Path) -> None:
-    """Segment pictures one by one and write what is found; those that cannot be read are left out and named at the end."""
-    rows, unreadable = [], []
+def _segmented(
+    read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], unreadable: list[UnreadableError]
+) -> Iterator[tuple[str, Segmentation]]:
+    """Names of results and results, one by one; `unreadable` takes the errors of pictures that cannot be read."""
     for stem, file in track(pictures.items(), "segmenting"):
         try:
-            found = read(file)
+            yield stem, read(file)
         except UnreadableError as error:
             unreadable.append(error)
-            continue
+
+
+def _write(results: Iterable[tuple[str, Segmentation]], pictures: Mapping[str, Path], names: Sequence[str], folder: Path) -> int:
+    """Write results as they come, then what a data set needs beside them; returns their number."""
+    rows = []
+    for stem, found in results:
         found.save(folder, stem)
         names = max(names, found.names, key=len)
-        rows.append(json.dumps({"file_name": str(file.resolve()), "mask_file_name": f"labels/{stem}.png"}) + "\n")
-    if not rows:
-        raise unreadable[0]
+        rows.append(json.dumps({"file_name": str(pictures[stem].resolve()), "mask_file_name": f"labels/{stem}.png"}) + "\n")
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
     write_text(folder / "metadata.jsonl", "".join(rows))
-    for reason in unreadable:
-        log.warning("left out: %s", reason)
-    log.info("segmented %d of %d pictures, see %s", len(rows), len(pictures), folder / "overlays")
+    return len(rows)
 
 
 def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:

@@ -46,9 +46,9 @@ class Vocabulary:
             raise UserError(f"a vocabulary must name every class, but the name of class {words.index('')} is empty.")
         if len(set(words)) != len(words):
             twice = sorted({name for name, own in zip(self.names, words, strict=True) if words.count(own) > 1})
-            raise UserError(f"a vocabulary must name every class once, but {twice} occur more than once or differ in case or blanks alone.")
+            raise UserError(f"each name must be given once, but {twice} occur more than once or differ in case or blanks alone.")
         if len(self.names) > IGNORE:
-            raise UserError(f"a vocabulary has at most {IGNORE} classes ({IGNORE} marks unlabelled pixels), found {len(self.names)}.")
+            raise UserError(f"there may be at most {IGNORE} names ({IGNORE} marks unlabelled pixels), found {len(self.names)}.")
         assert self.background is None or 0 <= self.background < len(self.names)
 
     def __len__(self) -> int:

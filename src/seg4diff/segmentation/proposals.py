@@ -37,8 +37,8 @@ class ProposalReadout:
     def __init__(self, *, readout: Readout, threshold: float, rounds: int, contrast: Contrast = "own") -> None:
         if readout.scores == "logits":
             raise UserError("logits are no distribution: proposals need `readout.scores=joint` or `readout.scores=text`.")
-        if not threshold >= 0 or rounds < 0:  # NaN is not above 0 either
-            raise UserError(f"`threshold` and `rounds` must be at least 0, found {threshold} and {rounds}.")
+        if not isinstance(threshold, int | float) or not threshold >= 0 or rounds < 0:  # NaN is not above 0 either
+            raise UserError(f"`threshold` and `rounds` must be at least 0, found {threshold!r} and {rounds}.")
         if contrast not in get_args(Contrast):
             raise UserError(f"`contrast` must be one of {', '.join(get_args(Contrast))}, found '{contrast}'.")
         self._readout, self._threshold, self._rounds, self._contrast = readout, threshold, rounds, contrast

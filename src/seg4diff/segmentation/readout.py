@@ -49,8 +49,8 @@ class Readout:
         for name, value, choice in (("scores", scores, Scores), ("normalisation", normalisation, Normalisation)):
             if value not in get_args(choice):
                 raise UserError(f"`{name}` must be one of {', '.join(get_args(choice))}, found '{value}'.")
-        if background is not None and not 0 <= background <= 1:
-            raise UserError(f"`background` must be in [0, 1], found {background}.")
+        if background is not None and not (isinstance(background, int | float) and 0 <= background <= 1):
+            raise UserError(f"`background` must be in [0, 1], found {background!r}.")
         if heads is not None and not heads:
             raise UserError("`heads` must name at least one attention head; leave it out for all of them.")
         self.sigma, self.scores, self.normalisation, self.seed, self.background = sigma, scores, normalisation, seed, background

@@ -74,8 +74,8 @@ class MagnetModule(L.LightningModule):
         self._objective, self._sigma = objective, sigma
         self._make_prompt = training_prompt(prompt, vocabulary, backbone.fits)
         self._align = alignment_by(align, objective, backbone.text_window)
-        self._read_out_prompts = PromptMaker(protocol, vocabulary, backbone.fits)
-        self._segment = PromptedSegmenter(readout, self._read_out_prompts)
+        self._readout_prompts = PromptMaker(protocol, vocabulary, backbone.fits)
+        self._segment = PromptedSegmenter(readout, self._readout_prompts)
         self._lr, self._weight_decay, self._warmup_steps, self._seed = lr, weight_decay, warmup_steps, seed
         self._batches_seen, self._check_aligned = 0, AlignedCheck(objective.weights)
         self.strict_loading = False  # checkpoints hold the adapter alone; on_load_checkpoint checks it
@@ -124,8 +124,8 @@ class MagnetModule(L.LightningModule):
         """Encode what training, validation and test will ask for, so that a cache holds it; nothing is returned."""
         self._encode(batch.on_canvas())
         captions = [cut_to_fit(caption, self.backbone.fits) for caption in batch.captions]
-        read_out = [prompt.text for mask in batch.masks for prompt in self._read_out_prompts(mask)]
-        self.backbone.encode_text([*captions, *read_out, ""])  # the empty prompt is that of unsupervised segmentation
+        readout = [prompt.text for mask in batch.masks for prompt in self._readout_prompts(mask)]
+        self.backbone.encode_text([*captions, *readout, ""])  # the empty prompt is that of unsupervised segmentation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> list[Tensor]:
         terms = self.loss_terms(batch, batch.indices)

@@ -57,20 +57,18 @@ def read_classes(file: Path, parameter: str) -> list[str]:
     lines = [line.strip() for line in lines_of(file)]
     names = [" ".join(line.split()) for line in lines]
     if not all(names):
-        raise UserError(f"line {names.index('') + 1} of {file} is empty: line k (from 0) names mask value k, so no line may be left out.")
+        raise UserError(f"line {names.index('') + 1} of {file} is empty: write one name in every line.")
     if names[0][0] + names[-1][-1] in ("[]", "{}"):
         raise UserError(f"{file} is a list in brackets, and its lines are the names: write one name in a line, without brackets.")
     if comment := next((name for name in names if COMMENT.match(name)), None):
         raise UserError(
-            f"line {names.index(comment) + 1} of {file} is or has a comment, '{comment[:40]}', and whole lines are the names, line k "
-            "(from 0) for mask value k: remove it."
+            f"line {names.index(comment) + 1} of {file} is or has a comment, '{comment[:40]}', and whole lines are the names: remove it."
         )
     if odd := next((name for name in names if any(category(sign) in ("Cc", "Cf") for sign in JOINERS.sub("", name))), None):
         raise UserError(f"line {names.index(odd) + 1} of {file} holds characters that cannot be seen, {ascii(odd)[:60]}: type it again.")
     if place := next((place for place, form in zip(("before", "behind"), NUMBERED, strict=True) if _are_numbered(lines, form)), None):
         raise UserError(
-            f"{file} has a number {place} each name, as in '{names[-1][:40]}', and whole lines are the names: write the names alone, line "
-            "k (from 0) for mask value k."
+            f"{file} has a number {place} each name, as in '{names[-1][:40]}', and whole lines are the names: write the names alone."
         )
     return names
 
