@@ -61,6 +61,14 @@ def module(matching):
     return UnsupervisedModule(backbone=random_sd3(), matching=matching, **options)
 
 
+@pytest.mark.parametrize(
+    ("blocks", "said"), [("foo", "`base_blocks` must be all or a list of block indices, found 'foo'"), ([0, 99], "block 99 does not exist")]
+)
+def test_blocks_that_are_none(blocks, said):
+    with pytest.raises(UserError, match=said):
+        module("one_to_one", base_blocks=blocks)
+
+
 def test_only_a_background_class_can_be_left_over():
     with pytest.raises(UserError, match="this data set has no background class: set `matching=one_to_one`"):
         module("many_to_one").make_segmenter(Vocabulary(("wall", "sky")))
