@@ -25,13 +25,14 @@ CELL, PROMPTS, PAGES, SEEDS = 288, 12, 4, 8
 """Of the contact sheets: longest side of a picture in pixels, prompts on a page, pages, seeds of a prompt, at most."""
 
 
-def claim_settings(folder: Path, settings: dict[str, Any], writer: str) -> dict[str, Any]:
+def claim_settings(folder: Path, settings: dict[str, Any], writer: str, name: str = SETTINGS) -> dict[str, Any]:
     """Write the settings into a new folder, or compare them with those of a folder that is continued.
 
     Args:
         folder: the folder.
         settings: everything that its images depend on.
         writer: tells the processes apart.
+        name: file of the settings.
 
     Returns:
         The settings of the folder. Its number of threads may be another, and is to be taken over: more threads round other partial sums.
@@ -39,11 +40,11 @@ def claim_settings(folder: Path, settings: dict[str, Any], writer: str) -> dict[
     Raises:
         UserError: they differ.
     """
-    file, ours = folder / SETTINGS, json.loads(to_json(settings))
+    file, ours = folder / name, json.loads(to_json(settings))
     if not file.exists():
         write_json(file, ours, writer)
         write_json(folder / "provenance.json", provenance(), writer)
-    theirs = read_json(file, f"delete the folder {folder}, and generate its images again")
+    theirs = read_json(file, f"delete the folder {folder}, and make its images again")
     for key in [*ours, *(theirs.keys() - ours.keys())]:
         if key != "threads" and ours.get(key) != theirs.get(key):
             raise UserError(

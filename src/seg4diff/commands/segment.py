@@ -7,23 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from rich.progress import track
 
 from seg4diff.backbones.loading import quiet_hosts
+from seg4diff.commands.generate import identify
+from seg4diff.commands.generated import claim_settings
 from seg4diff.commands.outputs import results_folder
 from seg4diff.data.files import walk
 from seg4diff.data.geometry import GEOMETRIES
-from seg4diff.data.reading import UnreadableError
+from seg4diff.data.reading import UnreadableError, read_labels
+from seg4diff.data.sample import IGNORE
 from seg4diff.data.vocabularies import read_classes
-from seg4diff.disk import write_json, write_text
+from seg4diff.disk import write_text
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
-from seg4diff.provenance import provenance
 from seg4diff.results import Segmentation
 
 log = logging.getLogger(__name__)
 
+SETTINGS = "segmentation.json"
+"""File that says what the labels of a folder depend on."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -39,7 +45,7 @@ def segment_files(
     threshold: float | None = None,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
-    """Segment a picture, or all pictures of a folder but those that cannot be read.
+    """Segment a picture, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
 
     Args:
         path: the picture or the folder.
@@ -56,7 +62,7 @@ def segment_files(
         The folder of the results, in the layout that `data=folder` reads.
 
     Raises:
-        UserError: there is no picture, no picture can be read, the words are no words, or the folder holds results.
+        UserError: there is no picture, no picture can be read, the words are no words, or the folder holds results of other settings.
     """
     if words_file is not None:
         if words:
@@ -67,39 +73,54 @@ def segment_files(
     if placing is None:
         raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
-    with results_folder(out, "segment") as folder:
+    goes_on = out is not None and (out / SETTINGS).exists()
+    with results_folder(out, "segment", "labels" if goes_on else None) as folder:
         quiet_hosts()
         model = load(**load_options or {})
-        write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
+        settings = {"pictures": str(path.resolve()), "recursive": recursive, "words": asked, "geometry": geometry, "background": background}
+        settings |= {"threshold": threshold, "image_size": model.image_size, **identify(model)}
+        threads = claim_settings(folder, settings, "", SETTINGS)["threads"]
+        if threads is not None:
+            torch.set_num_threads(threads)
 
         def read(file: Path) -> Segmentation:
             found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold)
             assert isinstance(found, Segmentation), "one picture has one result"
             return found
 
-        _segment_each(read, pictures, asked or (), folder)
+        _segment_each(read, pictures, asked, folder)
     return folder
 
 
-def _segment_each(read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], names: Sequence[str], folder: Path) -> None:
-    """Segment pictures one by one and write what is found; those that cannot be read are left out and named at the end."""
-    rows, unreadable = [], []
-    for stem, file in track(pictures.items(), "segmenting"):
+def _segment_each(read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], words: Sequence[str] | None, folder: Path) -> None:
+    """Segment the pictures that have no labels yet; those that cannot be read are left out and named at the end."""
+    missing = {stem: file for stem, file in pictures.items() if not _labels(folder, stem).exists()}
+    unreadable: dict[str, UnreadableError] = {}
+    for stem, file in track(missing.items(), "segmenting"):
         try:
-            found = read(file)
+            read(file).save(folder, stem)
         except UnreadableError as error:
-            unreadable.append(error)
-            continue
-        found.save(folder, stem)
-        names = max(names, found.names, key=len)
-        rows.append(json.dumps({"file_name": str(file.resolve()), "mask_file_name": f"labels/{stem}.png"}) + "\n")
-    if not rows:
-        raise unreadable[0]
+            unreadable[stem] = error
+    rows = {stem: {"file_name": str(file.resolve()), "mask_file_name": f"labels/{stem}.png"} for stem, file in pictures.items()}
+    found = {stem: row for stem, row in rows.items() if stem not in unreadable}
+    if not found:
+        raise next(iter(unreadable.values()))
+    names = words if words is not None else [str(k) for k in range(max(_regions(_labels(folder, stem)) for stem in found))]
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
-    write_text(folder / "metadata.jsonl", "".join(rows))
-    for reason in unreadable:
+    write_text(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in found.values()))
+    for reason in unreadable.values():
         log.warning("left out: %s", reason)
-    log.info("segmented %d of %d pictures, see %s", len(rows), len(pictures), folder / "overlays")
+    log.info("segmented %d of %d pictures, see %s", len(found), len(pictures), folder / "overlays")
+
+
+def _labels(folder: Path, stem: str) -> Path:
+    return folder / "labels" / f"{stem}.png"
+
+
+def _regions(file: Path) -> int:
+    """The number of regions in a label map."""
+    labels = read_labels(file, str(file), "delete it and run the same command again")
+    return 1 + max((int(k) for k in np.unique(labels) if k != IGNORE), default=-1)
 
 
 def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:
