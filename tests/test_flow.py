@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from seg4diff.errors import UserError
 from seg4diff.flow import draw, interpolate, logit_normal, mixture, shift_sigma, shifted_uniform, velocity
 
 LATENTS, NOISE = (torch.randn(3, 4, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
@@ -94,3 +95,16 @@ def test_latents_in_16_bit_are_rounded_once(dtype):
     assert torch.equal(interpolate(latents, noise, sigma), ((1 - level) * latents.double() + level * noise.double()).float().to(dtype))
     assert torch.equal(velocity(latents, noise), noise - latents.float()), "the target is not rounded"
     assert torch.equal(noise, draw(latents.float(), [1, 2, 3], 0, lambda _: 0.3)[0]), "nor is the noise"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "said"),
+    [
+        (lambda: shifted_uniform(shift=0.0), "`shift` must be above 0, found 0.0"),
+        (lambda: shifted_uniform(shift=-3.0), "`shift` must be above 0, found -3.0"),
+        (lambda: logit_normal(mean=0.0, std=-1.0), "`std` must be at least 0, found -1.0"),
+    ],
+)
+def test_distributions_that_are_none(sampler, said):
+    with pytest.raises(UserError, match=said):
+        sampler()

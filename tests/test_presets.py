@@ -39,3 +39,11 @@ def test_what_the_files_of_a_group_share_is_no_choice_of_it(group, tmp_path):
 
 def test_an_untrained_model_is_no_preset():
     assert OmegaConf.load(REPO / "conf" / "backbone" / "tiny_sd3_untrained.yaml").model and "tiny_sd3_untrained" not in names()
+
+
+def test_a_preset_is_a_pretrained_model_whatever_its_file_mentions(tmp_path, monkeypatch):
+    conf = shutil.copytree(REPO / "conf", tmp_path / "conf")
+    (conf / "backbone" / "mine.yaml").write_text("# not from_scratch\ndefaults: [sd3_medium, _self_]\n")
+    (conf / "backbone" / "wider.yaml").write_text("defaults: [tiny_sd3_untrained, _self_]\n")
+    monkeypatch.setattr(presets, "conf_dir", lambda: conf)
+    assert "mine" in names() and "wider" not in names() and "tiny_sd3_untrained" not in names()

@@ -18,6 +18,20 @@ class UserError(ValueError):
     """Bad input. The message is one sentence: what was expected, what was found, what to do."""
 
 
+def at_least(least: float, **values: float) -> None:
+    """Refuse parameters that are below `least`, or no numbers."""
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"`{name}` must be at least {least}, found {value}.")
+
+
+def above_zero(**values: float) -> None:
+    """Refuse parameters that are not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"`{name}` must be above 0, found {value}.")
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the run needs is not where it was looked for."""
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seg4diff.errors import above_zero, at_least
+
 Level = TypeVar("Level", Tensor, float)
 SigmaSampler = Callable[[torch.Generator], float]
 """One noise level in (0, 1) from a generator."""
@@ -41,12 +43,14 @@ def shift_sigma(sigma: Level, shift: float) -> Level:
 
 
 def shifted_uniform(*, shift: float) -> SigmaSampler:
-    """Uniform noise levels, shifted towards noise."""
+    """Uniform noise levels, shifted towards noise. Raises UserError unless `shift` is above 0."""
+    above_zero(shift=shift)
     return lambda generator: shift_sigma(float(torch.rand((), generator=generator)), shift)
 
 
 def logit_normal(*, mean: float, std: float) -> SigmaSampler:
-    """Sigmoid of a normal variable (Esser et al. 2024, eq. 19)."""
+    """Sigmoid of a normal variable (Esser et al. 2024, eq. 19). Raises UserError where `std` is below 0."""
+    at_least(0, std=std)
     return lambda generator: float(torch.sigmoid(mean + std * torch.randn((), generator=generator)))
 
 

@@ -231,7 +231,7 @@ class Model:
             UserError: the picture cannot be read, the prompt is no text or too long, or a block does not exist.
         """
         every = range(len(self.backbone.attention_sites()))
-        wanted = every if blocks == "all" else blocks
+        wanted: Any = every if blocks == "all" else blocks
         if isinstance(wanted, str) or not isinstance(wanted, Sequence) or not all(block in every for block in wanted):
             raise UserError(f"`blocks` must be 'all' or a list of this model's blocks, 0 to {len(every) - 1}, found {blocks!r}.")
         if not isinstance(prompt, str):

@@ -58,11 +58,12 @@ class Preset:
         Raises:
             UserError: there is none of this name.
         """
-        if name not in names():
-            near = difflib.get_close_matches(name, names(), n=1)
+        known = _pretrained()
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             meant = f" (did you mean {near[0]}?)" if near else ""
-            raise UserError(f"there is no model called '{name}'{meant}: choose {', '.join(names())}, a folder or a hub id.")
-        return cls.of(name, _composed(f"/backbone/{name}"))
+            raise UserError(f"there is no model called '{name}'{meant}: choose {', '.join(known)}, a folder or a hub id.")
+        return cls.of(name, known[name])
 
     @classmethod
     def of(cls, name: str, backbone: Any) -> Self:
@@ -98,9 +99,10 @@ class Preset:
         Raises:
             UserError: it is none of those in conf/backbone.
         """
-        family = [preset for preset in map(cls.named, names()) if preset.adapter.pipeline_class.__name__ == pipeline_class]
+        presets = [cls.of(name, node) for name, node in _pretrained().items()]
+        family = [preset for preset in presets if preset.adapter.pipeline_class.__name__ == pipeline_class]
         if not family:
-            known = sorted({preset.adapter.pipeline_class.__name__ for preset in map(cls.named, names())})
+            known = sorted({preset.adapter.pipeline_class.__name__ for preset in presets})
             raise UserError(f"{what} is a {pipeline_class}, and there are adapters for {', '.join(known)}.")
         for preset in family:
             if all(transformer.get(key) == value for key, value in preset.known_by.items()):
@@ -119,8 +121,13 @@ def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:
 
 def names() -> list[str]:
     """The pretrained models of conf/backbone."""
-    files = sorted((conf_dir() / "backbone").glob("*.yaml"))
-    return [file.stem for file in files if "from_scratch" not in file.read_text(encoding="utf-8")]
+    return list(_pretrained())
+
+
+def _pretrained() -> dict[str, DictConfig]:
+    """The files of conf/backbone but those of models that are built from scratch."""
+    found = {file.stem: _composed(f"/backbone/{file.stem}") for file in sorted((conf_dir() / "backbone").glob("*.yaml"))}
+    return {name: node for name, node in found.items() if not node.model._target_.endswith(".from_scratch")}
 
 
 def _composed(name: str) -> DictConfig:

@@ -105,17 +105,16 @@ class Segmentation:
         return show([self.overlay(), *([self.heat()] if self.maps else [])])
 
     def save(self, folder: str | Path, stem: str | None = None) -> None:
-        """Write labels/<stem>.png (a palette PNG, 255 = no label), overlays/<stem>.png and, with words, maps/<stem>.png.
+        """Write labels/<stem>.png (a palette PNG, 255 = no label), overlays/<stem>.png and, with words, maps/<stem>.png; labels come last.
 
         Args:
             folder: output folder; it is created.
             stem: name of the files; None: that of the picture.
         """
-        written = {"labels": Image.fromarray(self.labels), "overlays": self.overlay()}
-        written["labels"].putpalette([*class_colours(IGNORE).flatten().tolist(), *IGNORED])
-        if self.maps:
-            written["maps"] = self.heat()
-        for kind, picture in written.items():
+        labels = Image.fromarray(self.labels)
+        labels.putpalette([*class_colours(IGNORE).flatten().tolist(), *IGNORED])
+        shown = {"overlays": self.overlay()} | ({"maps": self.heat()} if self.maps else {})
+        for kind, picture in (shown | {"labels": labels}).items():
             save_picture(picture, Path(folder) / kind / f"{stem or self.stem}.png")
 
 

@@ -17,8 +17,8 @@ from seg4diff.data.geometry import Window
 from seg4diff.data.sample import Batch
 from seg4diff.errors import UserError
 from seg4diff.evaluation import progress
+from seg4diff.evaluation.callbacks import choose_extremes, picture_row
 from seg4diff.evaluation.module import SplitEvaluation
-from seg4diff.training.callbacks import choose_extremes, picture_row
 from tests.conftest import REPO
 from tests.data import layouts
 from tests.runs import SMALL_MODEL, SMALL_RUN, compose_config, overrides, run_script

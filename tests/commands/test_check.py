@@ -146,9 +146,11 @@ def test_the_sheet_shows_what_models_see_of_an_image_in_its_own_shape(geometry, 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("split=tset", "split must be all or one of train, validation, test, found 'tset'"),
-        ("decode=some", "decode must be a number of images or the word all, found 'some'"),
-        ("images=-1", "images must be a number of images or the word all, found '-1'"),
+        ("split=tset", "`split` must be all or one of train, validation, test, found 'tset'"),
+        ("decode=some", "`decode` must be a number of images or the word all, found 'some'"),
+        ("images=-1", "`images` must be a number of images or the word all, found '-1'"),
+        ("decode=[1]", r"`decode` must be a number of images or the word all, found '\[1\]'"),
+        ("decode=0.5", "`decode` must be a number of images or the word all, found '0.5'"),
     ],
 )
 def test_bad_values(argument, message, coco, tmp_path):
@@ -170,6 +172,12 @@ def test_the_command_ends_in_a_sentence(coco, tmp_path, capsys):
     assert isinstance(done.exception, UserError)
     assert "1 of the 8 images that were opened cannot be used" in str(done.exception)
     assert [file.name for file in (tmp_path / "out").glob("[!.]*")] == ["check.json"]
+
+
+@pytest.mark.parametrize("option", ["--split", "--decode"])
+def test_the_command_names_the_option(option, coco, tmp_path):
+    done = CliRunner().invoke(app, ["check", "coco_stuff", "--root", str(coco), option, "[1]", "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, UserError) and str(done.exception).startswith(f"{option} must be")
 
 
 def test_a_mistyped_data_set_names_the_nearest():

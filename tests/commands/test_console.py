@@ -5,7 +5,9 @@ import signal
 
 import lightning as L
 import pytest
+import torch
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -135,6 +137,18 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/out/metrics.csv")
         (
             RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
             "a process that loads data has died (DataLoader worker",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation for details"),
+            "there is not enough memory (CUDA out of memory. Tried to allocate 2.00 GiB.): take smaller batches (data.batch_size",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"),
+            "there is not enough memory ([enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory",
+        ),
+        (
+            MissingConfigException("not found", "hydra/sweeper/optuna"),
+            'hydra/sweeper/optuna comes with a package that is not installed: pip install "seg4diff[optuna]", or in a checkout pip',
         ),
         (RuntimeError("[gloo/transport/tcp/pair.cc:1] Connection closed by peer"), "another process of this run has stopped"),
     ],

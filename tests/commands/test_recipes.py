@@ -132,7 +132,7 @@ def test_other_data_by_the_default_recipe_is_said(monkeypatch, caplog):
 def test_a_backbone_has_exactly_the_documented_keys(tmp_path):
     """A file with them serves training and pictures; without any one of them, it does not."""
     page = (REPO / "docs" / "add-a-backbone.md").read_text()
-    keys = re.findall(r"`(\w+)`", page[page.index("has these keys:") : page.index("; `paper`")])
+    keys = re.findall(r"`(\w+)`", page[page.index("has the keys") : page.index("the tables of the paper, `paper`")])
     whole = OmegaConf.to_container(compose_config("train", tmp_path, "backbone=tiny_sd3").backbone)
     file = tmp_path / "backbone" / "mine.yaml"
     file.parent.mkdir()

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import own_device
-from seg4diff.commands.run import build_all, build_model, encode, evaluate, train
+from seg4diff.commands.run import build_all, build_model, encode, evaluate, record, train
 from seg4diff.commands.trainers import build
 from seg4diff.training.checkpoints import read_checkpoint
 from tests.conftest import REPO
@@ -211,3 +211,21 @@ def test_the_dtype_that_was_taken_is_in_the_report_and_auto_in_the_config(assets
     assert report["dtype"] == "float32" and report["precision"] == "32-true"
     saved = OmegaConf.load(tmp_path / "config.yaml")
     assert saved.runtime.dtype == config.runtime.dtype and saved.runtime.preferred == "float16" and saved.trainer.precision == "auto"
+
+
+def test_a_kill_while_the_configuration_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    config = compose_config("train", tmp_path)
+    record(config, tmp_path)
+    before = (tmp_path / "config.yaml").read_bytes()
+
+    def kill(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seg4diff.commands.run.write_text", kill)
+        with pytest.raises(KeyboardInterrupt):
+            record(config, tmp_path)
+    assert (tmp_path / "config.yaml").read_bytes() == before == (tmp_path / "config-earlier-1.yaml").read_bytes()
+    config.seed = 7
+    record(config, tmp_path)
+    assert OmegaConf.load(tmp_path / "config.yaml").seed == 7 and (tmp_path / "config-earlier-2.yaml").read_bytes() == before

@@ -16,6 +16,7 @@ from seg4diff.data.toyworld.scenes import CLASS_NAMES, make_scene
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.evaluation.protocol import PromptedSegmenter, PromptMaker
 from seg4diff.loading import load
+from seg4diff.results import Segmentation
 from seg4diff.segmentation.readout import Readout
 
 WORDS = ["apple", "traffic cone", "grass"]
@@ -82,7 +83,7 @@ def test_a_folder(run, photos, caplog):
     alone = run(photos / "scene.png", name="alone")
     for kind in ("labels", "overlays", "maps"):
         assert np.array_equal(read(out, kind=kind), read(alone, kind=kind)), kind
-    assert json.loads((out / "provenance.json").read_text())["block"] == 1
+    assert json.loads((out / "segmentation.json").read_text())["block"] == 1
 
 
 def test_folders_in_the_folder(run, photos, tmp_path):
@@ -174,9 +175,38 @@ def test_bad_input_writes_nothing(run, photos, tmp_path):
     assert not (tmp_path / "out").exists() and not (tmp_path / "broken").exists()
     out = run(photos / "scene.png", name="kept")
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
-    with pytest.raises(UserError, match="holds segmented pictures: choose another folder"):
-        run(photos, name="kept")
+    for path, words in ((photos, WORDS), (photos / "scene.png", WORDS[:2]), (photos / "scene.png", None)):
+        with pytest.raises(UserError, match=r"kept holds images with (pictures|words) .*choose another folder"):
+            run(path, words, name="kept")
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize("words", [WORDS, None], ids=["words", "regions"])
+def test_what_was_stopped_goes_on_where_it_was(words, run, photos, monkeypatch):
+    """The folder ends as that of one start, and labels that are there are not made again."""
+    whole, save = run(photos, words, name="whole"), Segmentation.save
+
+    def stopped(self, folder, stem):
+        if stem == "turned":
+            raise KeyboardInterrupt
+        save(self, folder, stem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmentation, "save", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, words)
+    made = []
+    monkeypatch.setattr(Segmentation, "save", lambda self, folder, stem: made.append(stem) or save(self, folder, stem))
+    out = run(photos, words)
+    assert made == ["turned"]
+    files = [path.relative_to(whole) for path in whole.rglob("*.*") if path.is_file() and path.name not in (".in-use", "provenance.json")]
+    assert all((out / file).read_bytes() == (whole / file).read_bytes() for file in files)
+
+
+def test_a_folder_of_labels_without_settings_is_not_written_over(run, photos, tmp_path):
+    (tmp_path / "out" / "labels").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds segmented pictures: choose another folder"):
+        run(photos)
 
 
 def test_the_command(tmp_path, photos, small):

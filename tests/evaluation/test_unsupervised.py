@@ -55,10 +55,18 @@ def test_proposals_of_a_letterboxed_image_meet_its_mask(monkeypatch):
     assert set(labels.flatten().tolist()) == {1, 2} and (labels == mask).float().mean() > 0.9
 
 
-def module(matching):
+def module(matching, base_blocks="all"):
     options = {"vocabulary": Vocabulary(("wall", "sky")), "proposals": PROPOSALS}
-    options |= {"expert_layer": 1, "base_blocks": "all", "resamples": 10, "seed": 0}
+    options |= {"expert_layer": 1, "base_blocks": base_blocks, "resamples": 10, "seed": 0}
     return UnsupervisedModule(backbone=random_sd3(), matching=matching, **options)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"), [("foo", "`base_blocks` must be all or a list of block indices, found 'foo'"), ([0, 99], "block 99 does not exist")]
+)
+def test_blocks_that_are_none(blocks, said):
+    with pytest.raises(UserError, match=said):
+        module("one_to_one", base_blocks=blocks)
 
 
 def test_only_a_background_class_can_be_left_over():

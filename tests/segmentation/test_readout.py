@@ -196,6 +196,11 @@ def test_noise_level_outside_the_path_is_refused(sigma):
         readout(sigma=sigma)
 
 
+def test_a_seed_below_0_is_refused():
+    with pytest.raises(UserError, match="`seed` must be at least 0, found -1"):
+        readout(seed=-1)
+
+
 @pytest.mark.parametrize("level", [-0.1, 1.5])
 def test_background_level_outside_0_and_1_is_refused(level):
     with pytest.raises(UserError, match=rf"`background` must be in \[0, 1\], found {level}"):

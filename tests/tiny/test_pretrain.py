@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from seg4diff.commands.run import train
 from seg4diff.data.sample import Vocabulary
+from seg4diff.errors import UserError
 from seg4diff.flow import logit_normal
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
@@ -73,13 +74,22 @@ def test_the_pipeline_holds_the_moving_average(pretrain):
     assert any((last[name] != first[name]).any() for name in last)
 
 
+def pretraining(backbone, **values):
+    sigma, readout = logit_normal(mean=0.0, std=1.0), Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
+    rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0, "seed": 0}
+    words = Vocabulary(("cone", "sand"))
+    return PretrainModule(backbone=backbone, vocabulary=words, readout=readout, sigma=sigma, **rates | values, save_to="unused")
+
+
+@pytest.mark.parametrize("name", ["muon_lr", "lr", "weight_decay", "warmup_steps", "decay_share", "caption_dropout", "seed"])
+def test_values_below_what_they_may_be(name):
+    with pytest.raises(UserError, match=f"`{name}` must be .*, found -1"):
+        pretraining(None, **{name: -1})
+
+
 def test_a_caption_that_does_not_fit_is_cut_after_a_word():
-    backbone, sigma = random_sd3(), logit_normal(mean=0.0, std=1.0)
-    readout = Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
-    rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0}
-    module = PretrainModule(
-        backbone=backbone, vocabulary=Vocabulary(("cone", "sand")), readout=readout, sigma=sigma, **rates, seed=0, save_to="unused"
-    )
+    backbone = random_sd3()
+    module = pretraining(backbone)
     latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     caption = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
     cut = cut_to_fit(caption, backbone.fits)

@@ -212,3 +212,9 @@ def test_maps_that_are_not_finite_are_not_matched(value):
     objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
     with pytest.raises(UserError, match="the maps to be matched with masks are not finite"):
         objective.match(candidates, named_regions(MASK, IDS))
+
+
+@pytest.mark.parametrize("name", ["flow_weight", "mask_weight", "dice_weight", "focal_alpha", "focal_gamma"])
+def test_weights_below_0_are_refused(name):
+    with pytest.raises(UserError, match=f"`{name}` must be .*, found -1"):
+        MaskAlignment(**{"flow_weight": 1.0, "mask_weight": 1.0, "dice_weight": 1.0, name: -1})

@@ -43,14 +43,6 @@ def i2t_per_head(joint: Joint, scores: Scores) -> Tensor:
     return _i2t_softmax(joint, slice(None), mass)
 
 
-def t2i(joint: Joint) -> Tensor:
-    """Head-mean text-to-image attention, (B, T, N): how each text token spreads over the image tokens; softmax over all N + T keys."""
-    heads, image = joint.image_key.shape[1:3]
-    key = torch.cat([joint.image_key, joint.text_key], dim=2)
-    maps = (_logits(joint.text_query[:, head], key[:, head], joint.scale).softmax(dim=-1)[..., :image] for head in range(heads))
-    return reduce(torch.add, maps) / heads
-
-
 def quadrant_mass(joint: Joint) -> dict[str, Tensor]:
     """Share of attention that falls into each quadrant, mean over its queries (paper, section 3.3).
 

@@ -18,14 +18,14 @@ from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import results_folder
 from seg4diff.commands.trainers import build
-from seg4diff.commands.values import fit
+from seg4diff.commands.values import Misfit, fit
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.files import first_few
 from seg4diff.data.geometry import scaled, size_of
 from seg4diff.data.sample import IGNORE, Vocabulary, resize_labels
 from seg4diff.data.source import SPLITS, SampleDataset
 from seg4diff.data.survey import Summary, survey
-from seg4diff.disk import whole_file, write_json
+from seg4diff.disk import save_picture, write_json
 from seg4diff.errors import UserError, renamed
 from seg4diff.pictures import contact_sheet, overlay, overlay_regions
 from seg4diff.resources import conf_dir, set_places
@@ -125,18 +125,21 @@ def check(config: DictConfig) -> dict[str, Any]:
 
 def _splits(wanted: str) -> Sequence[str]:
     if wanted not in (*SPLITS, "all"):
-        raise UserError(f"split must be all or one of {', '.join(SPLITS)}, found '{wanted}'.")
+        raise UserError(f"`split` must be all or one of {', '.join(SPLITS)}, found '{wanted}'.")
     return SPLITS if wanted == "all" else [wanted]
 
 
 def _number(key: str, value: int | str) -> int | None:
     """A number of images, None for all."""
-    value = fit(value, int | str)
     if value == "all":
         return None
-    if not isinstance(value, int) or value < 0:
-        raise UserError(f"{key} must be a number of images or the word all, found '{value}'.")
-    return value
+    try:
+        number = fit(value, int)
+    except Misfit:
+        number = -1
+    if number < 0:
+        raise UserError(f"`{key}` must be a number of images or the word all, found '{value}'.")
+    return number
 
 
 def _spread(indices: Sequence[int], count: int | None) -> list[int]:
@@ -150,8 +153,7 @@ def _draw(samples: SampleDataset, indices: Sequence[int], data: SegmentationData
     """Write the sheet of a split."""
     if indices:
         entries = [_entry(samples, k, data) for k in track(indices, f"{split}: drawing {len(indices)} of them")]
-        with whole_file(folder / f"{split}.png") as partial:
-            contact_sheet(entries, f"{split}: {len(indices)} of {len(samples)} images").save(partial, format="PNG")
+        save_picture(contact_sheet(entries, f"{split}: {len(indices)} of {len(samples)} images"), folder / f"{split}.png")
 
 
 def _entry(samples: SampleDataset, index: int, data: SegmentationDataModule) -> tuple[list[Image.Image], str]:

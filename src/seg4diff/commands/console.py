@@ -48,6 +48,11 @@ PLACES = "hydra.run.dir, runtime.cache, paths.data_dir"
 """Keys of the places that a run writes to."""
 FEWER_WORKERS = "mostly it has run out of memory; set data.num_workers to fewer of them (0 = none), or free memory"
 
+LESS_MEMORY = (
+    "take smaller batches (data.batch_size, data.eval_batch_size, --at-once), a quantized transformer (runtime.quantize, --quantize), "
+    "runtime.gradient_checkpointing=true in training, or encoders off the accelerator (runtime.offload_encoders=true, --offload-encoders)"
+)
+
 
 def main(entry: Callable[[], Any], places: str = PLACES) -> None:
     """Run a command; what the user can fix ends in one sentence and exit code 1, everything else in a traceback.
@@ -122,7 +127,11 @@ def explain(error: Exception, places: str = PLACES) -> str | None:
         file = next((cause.filename for cause in full if cause.filename is not None), "a file of this run")
         return f"{file} cannot be written ({full[0].strerror}): make room there, or write elsewhere ({places})."
     if isinstance(error, MissingConfigException) and error.missing_cfg_file in EXTRAS:
-        return f'{error.missing_cfg_file} comes with a package that is not installed: pip install -e ".[{EXTRAS[error.missing_cfg_file]}]"'
+        extra = EXTRAS[error.missing_cfg_file]
+        return (
+            f'{error.missing_cfg_file} comes with a package that is not installed: pip install "seg4diff[{extra}]", or in a checkout '
+            f'pip install -e ".[{extra}]".'
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
@@ -132,6 +141,8 @@ def explain(error: Exception, places: str = PLACES) -> str | None:
     if isinstance(error, RuntimeError):  # torch has no classes of its own for these
         if str(error).startswith("DataLoader worker"):
             return f"a process that loads data has died ({str(error).strip()}): {FEWER_WORKERS}."
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):  # torch, which this module does not import
+            return f"there is not enough memory ({str(error).strip().splitlines()[0]}): {LESS_MEMORY}."
         if "gloo/transport" in str(error):
             return "another process of this run has stopped, and this one with it: see the error of that process."
     return None

@@ -14,7 +14,7 @@ from seg4diff.backbones.lora_files import lora_file
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.inherit import chosen, inherit
 from seg4diff.commands.keys import keys_named
-from seg4diff.commands.outputs import claimed, process_share
+from seg4diff.commands.outputs import process_share, run_folder
 from seg4diff.commands.run import load_lora, record, seed_everything
 from seg4diff.commands.trainers import build, open_trainer
 from seg4diff.commands.values import check_values
@@ -46,7 +46,7 @@ def evaluate_generation(config: DictConfig) -> dict[str, Any]:
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
-    with keys_named(config), claimed(output_dir):
+    with keys_named(config), run_folder(output_dir):
         _check_one_process(process_share()[1])
         seed_everything(config.seed)
         quiet_hosts()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from seg4diff.commands.trainers import build, make_trainer, open_trainer, runnin
 from seg4diff.commands.values import check_values, constructor_kinds
 from seg4diff.data.datamodule import SegmentationDataModule
 from seg4diff.data.source import SPLITS
-from seg4diff.disk import write_json, write_text
+from seg4diff.disk import whole_file, write_json, write_text
 from seg4diff.errors import UserError, rename
 from seg4diff.evaluation.display import print_report, write_report
 from seg4diff.evaluation.progress import Progress
@@ -263,7 +264,8 @@ def record(config: DictConfig, output_dir: Path) -> None:
         earlier = len(list(output_dir.glob("config*.yaml")))
         for file in (output_dir / "config.yaml", output_dir / "provenance.json"):
             if file.exists():
-                file.rename(file.with_stem(f"{file.stem}-earlier-{earlier}"))
+                with whole_file(file.with_stem(f"{file.stem}-earlier-{earlier}")) as copy:  # a kill at any moment leaves a config.yaml
+                    shutil.copyfile(file, copy)
         write_text(output_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         write_json(output_dir / "provenance.json", provenance())
 

@@ -3,28 +3,32 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.progress import track
 
 from seg4diff.backbones.loading import quiet_hosts
+from seg4diff.commands.drawing import claim_settings, identify
 from seg4diff.commands.outputs import check_output_dir, results_folder
 from seg4diff.data.files import walk
 from seg4diff.data.geometry import GEOMETRIES
-from seg4diff.data.reading import UnreadableError
+from seg4diff.data.reading import UnreadableError, read_labels
+from seg4diff.data.sample import IGNORE
 from seg4diff.data.vocabularies import read_classes
-from seg4diff.disk import write_json, write_text
+from seg4diff.disk import write_text
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
-from seg4diff.provenance import provenance
 from seg4diff.results import Segmentation
 
 log = logging.getLogger(__name__)
 
+SETTINGS = "segmentation.json"
+"""File that says what the labels of a folder depend on."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -40,7 +44,7 @@ def segment_files(
     threshold: float | None = None,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
-    """Segment a picture, or all pictures of a folder but those that cannot be read.
+    """Segment a picture, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
 
     Args:
         path: the picture or the folder.
@@ -57,7 +61,7 @@ def segment_files(
         The folder of the results, in the layout that `data=folder` reads.
 
     Raises:
-        UserError: there is no picture, no picture can be read, the words are no words, or the folder holds results.
+        UserError: there is no picture, no picture can be read, the words are no words, or the folder holds results of other settings.
     """
     if words_file is not None:
         if words:
@@ -68,51 +72,63 @@ def segment_files(
     if placing is None:
         raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
     pictures = find_pictures(path, recursive)
-    if out is not None:
+    resumed = out is not None and (out / SETTINGS).exists()
+    if out is not None and not resumed:
         check_output_dir(out, None)
     quiet_hosts()
     model = load(**load_options or {})
+    settings = {"pictures": str(path.resolve()), "recursive": recursive, "words": asked, "geometry": geometry, "background": background}
+    settings |= {"threshold": threshold, "image_size": model.image_size, "block": model.block, **identify(model)}
 
     def read(file: Path) -> Segmentation:
         found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold)
         assert isinstance(found, Segmentation), "one picture has one result"
         return found
 
-    unreadable: list[UnreadableError] = []
-    results = _segmented(read, pictures, unreadable)
-    first = next(results, None)  # finds what is wrong before anything is written
-    if first is None:
-        raise unreadable[0]
-    with results_folder(out, "segment") as folder:
-        write_json(folder / "provenance.json", provenance() | {"block": model.block, "image_size": list(model.image_size)})
-        count = _write(chain([first], results), pictures, asked or (), folder)
-        for reason in unreadable:
+    missing = {stem: file for stem, file in pictures.items() if out is None or not _labels(out, stem).exists()}
+    unreadable: dict[str, UnreadableError] = {}
+    results = _segmented(read, missing, unreadable)
+    first = [] if resumed else list(islice(results, 1))  # finds what is wrong before anything is written
+    if not first and len(unreadable) == len(pictures):
+        raise next(iter(unreadable.values()))
+    with results_folder(out, "segment", "labels" if resumed else None) as folder:
+        claim_settings(folder / SETTINGS, settings, "")
+        for stem, found in chain(first, results):
+            found.save(folder, stem)
+        _write_lists({stem: file for stem, file in pictures.items() if stem not in unreadable}, asked, folder)
+        for reason in unreadable.values():
             log.warning("left out: %s", reason)
-        log.info("segmented %d of %d pictures, see %s", count, len(pictures), folder / "overlays")
+        log.info("segmented %d of %d pictures, see %s", len(pictures) - len(unreadable), len(pictures), folder / "overlays")
     return folder
 
 
 def _segmented(
-    read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], unreadable: list[UnreadableError]
+    read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], unreadable: dict[str, UnreadableError]
 ) -> Iterator[tuple[str, Segmentation]]:
     """Names of results and results, one by one; `unreadable` takes the errors of pictures that cannot be read."""
     for stem, file in track(pictures.items(), "segmenting"):
         try:
             yield stem, read(file)
         except UnreadableError as error:
-            unreadable.append(error)
+            unreadable[stem] = error
 
 
-def _write(results: Iterable[tuple[str, Segmentation]], pictures: Mapping[str, Path], names: Sequence[str], folder: Path) -> int:
-    """Write results as they come, then what a data set needs beside them; returns their number."""
-    rows = []
-    for stem, found in results:
-        found.save(folder, stem)
-        names = max(names, found.names, key=len)
-        rows.append(json.dumps({"file_name": str(pictures[stem].resolve()), "mask_file_name": f"labels/{stem}.png"}) + "\n")
+def _write_lists(pictures: Mapping[str, Path], words: Sequence[str] | None, folder: Path) -> None:
+    """Write what a data set needs beside the label maps of these pictures."""
+    names = words if words is not None else [str(k) for k in range(max(_regions(_labels(folder, stem)) for stem in pictures))]
+    rows = [{"file_name": str(file.resolve()), "mask_file_name": f"labels/{stem}.png"} for stem, file in pictures.items()]
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in names))
-    write_text(folder / "metadata.jsonl", "".join(rows))
-    return len(rows)
+    write_text(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _labels(folder: Path, stem: str) -> Path:
+    return folder / "labels" / f"{stem}.png"
+
+
+def _regions(file: Path) -> int:
+    """The number of regions in a label map."""
+    labels = read_labels(file, str(file), "delete it and run the same command again")
+    return 1 + max((int(k) for k in np.unique(labels) if k != IGNORE), default=-1)
 
 
 def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from seg4diff.disk import whole_file
+from seg4diff.disk import save_picture, whole_file
 from seg4diff.evaluation.matching import MATCHING_TEXT
 from seg4diff.evaluation.protocol import PROTOCOL_TEXT
 from seg4diff.evaluation.report import Report, as_text, title
@@ -99,8 +99,7 @@ def write_report(report: Report, folder: Path) -> Image.Image | None:
     if len(report.miou_per_block) == 1:
         return None
     picture = plot_blocks(report)
-    with whole_file(folder / "blocks.png") as partial:
-        picture.save(partial, format="PNG")
+    save_picture(picture, folder / "blocks.png")
     return picture
 
 

@@ -64,11 +64,14 @@ class SplitEvaluation(L.LightningModule, ABC):
         super().__init__()
         if resamples < 1:
             raise UserError(f"`resamples` must be at least 1, found {resamples}.")
-        backbone.select_sites([expert_layer])
+        everything = range(len(backbone.attention_sites()))
+        if isinstance(base_blocks, str) and base_blocks != "all":
+            raise UserError(f"`base_blocks` must be all or a list of block indices, found '{base_blocks}'.")
+        blocks = {*(everything if base_blocks == "all" else base_blocks), expert_layer}
+        backbone.select_sites(sorted(blocks))
         self.backbone, self.vocabulary, self.expert_layer = backbone, vocabulary, expert_layer
         self._protocol, self._matching, self._resamples, self._seed = protocol, matching, resamples, seed
-        everything = range(len(backbone.attention_sites()))
-        self._other_blocks = sorted({*(everything if base_blocks == "all" else base_blocks)} - {expert_layer})
+        self._other_blocks = sorted(blocks - {expert_layer})
         self._progress = progress
         self.report: Report | None = None
         self.image_scores: dict[str, dict[int, float]] = {}

@@ -12,7 +12,7 @@ from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import Scores, i2t
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.data.sample import IGNORE
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, at_least
 from seg4diff.finite import require_finite
 from seg4diff.flow import draw, interpolate
 from seg4diff.segmentation.frame import Frame
@@ -49,6 +49,7 @@ class Readout:
         for name, value, choice in (("scores", scores, Scores), ("normalisation", normalisation, Normalisation)):
             if value not in get_args(choice):
                 raise UserError(f"`{name}` must be one of {', '.join(get_args(choice))}, found '{value}'.")
+        at_least(0, seed=seed)
         if background is not None and not (isinstance(background, int | float) and 0 <= background <= 1):
             raise UserError(f"`background` must be in [0, 1], found {background!r}.")
         if heads is not None and not heads:

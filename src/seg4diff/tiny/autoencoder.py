@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from seg4diff.data.sample import Batch
 from seg4diff.disk import follow_umask
+from seg4diff.errors import UserError, above_zero, at_least
 from seg4diff.training.checks import check_finite
 from seg4diff.training.schedule import RestoredByStep
 
@@ -41,6 +42,9 @@ class AutoencoderModule(L.LightningModule):
         self, *, vae: nn.Module, lr: float, kl_weight: float, edge_weight: float, latent_noise: float, crop: int, save_to: str
     ) -> None:
         super().__init__()
+        above_zero(lr=lr)
+        at_least(0, kl_weight=kl_weight, edge_weight=edge_weight, latent_noise=latent_noise)
+        at_least(1, crop=crop)
         self.vae: Any = vae  # an AutoencoderKL, which this room does not import
         self._crop, self._save_to = crop, save_to
         self._lr, self._kl_weight, self._edge_weight, self._latent_noise = lr, kl_weight, edge_weight, latent_noise
@@ -70,6 +74,9 @@ class AutoencoderModule(L.LightningModule):
         return (share * torch.randn(latents.shape, generator=generator)).to(latents) * latents.detach().std()
 
     def _random_crop(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        if self._crop > min(images.shape[-2:]):
+            height, width = images.shape[-2:]
+            raise UserError(f"`crop` must be at most the shorter side of the images ({height} x {width}), found {self._crop}.")
         top = int(torch.randint(images.shape[-2] - self._crop + 1, (), generator=generator))
         left = int(torch.randint(images.shape[-1] - self._crop + 1, (), generator=generator))
         return images[..., top : top + self._crop, left : left + self._crop]

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary
+from seg4diff.errors import UserError, above_zero, at_least
 from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.prompts import cut_to_fit
@@ -57,6 +58,11 @@ class PretrainModule(L.LightningModule):
         save_to: str,
     ) -> None:
         super().__init__()
+        above_zero(muon_lr=muon_lr, lr=lr)
+        at_least(0, weight_decay=weight_decay, warmup_steps=warmup_steps, seed=seed)
+        for name, share in (("decay_share", decay_share), ("caption_dropout", caption_dropout)):
+            if not 0 <= share <= 1:
+                raise UserError(f"`{name}` must be in [0, 1], found {share}.")
         self.backbone = backbone
         self.backbone.vae.requires_grad_(False)
         self._sigma, self._muon_lr, self._lr, self._weight_decay = sigma, muon_lr, lr, weight_decay

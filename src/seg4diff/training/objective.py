@@ -10,7 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_l
 
 from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import IGNORE
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, at_least
 from seg4diff.finite import require_finite
 from seg4diff.segmentation.frame import upsample
 
@@ -50,6 +50,9 @@ class MaskAlignment:
     def __init__(
         self, *, flow_weight: float, mask_weight: float, dice_weight: float, focal_alpha: float = 0.25, focal_gamma: float = 2.0
     ) -> None:
+        at_least(0, flow_weight=flow_weight, mask_weight=mask_weight, dice_weight=dice_weight, focal_gamma=focal_gamma)
+        if not 0 <= focal_alpha <= 1:
+            raise UserError(f"`focal_alpha` must be in [0, 1], found {focal_alpha}.")
         if 0 < focal_gamma < 1:
             raise UserError(f"`focal_gamma` must be 0 or at least 1 (its gradient has no bound between), found {focal_gamma}.")
         self.weights = {"flow": flow_weight, "focal": mask_weight, "dice": dice_weight}

@@ -96,6 +96,19 @@ def test_geneval2_of_another_program(tmp_path):
         GENEVAL2.read(tmp_path)
 
 
+def test_a_geneval2_folder_that_was_moved(tmp_path):
+    samples = export(GENEVAL2, lines(tmp_path / "data.jsonl", PIG, TOYS), tmp_path / "out")
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    found = GENEVAL2.read(moved)
+    assert [one.path for one in found] == [moved / one.path.relative_to(tmp_path / "out") for one in samples]
+
+
+def test_two_geneval2_files_of_one_number_are_one_set_of_images(tmp_path):
+    samples = export(GENEVAL2, lines(tmp_path / "data.jsonl", PIG, TOYS), tmp_path / "out", count=1)
+    (tmp_path / "out/image_paths.json").write_text((tmp_path / "out/image_paths_00000.json").read_text())
+    assert GENEVAL2.read(tmp_path / "out") == samples
+
+
 def test_compbench_as_documented(tmp_path):
     """<prompt>_<number over all prompts>.png; its judges sort by number and take the prompt from the name."""
     export(COMPBENCH, lines(tmp_path / "color_val.txt", BENCH, f"{BOOK}\tseen"), tmp_path / "out")

@@ -114,11 +114,7 @@ class GenEval2(Layout):
         )
 
     def samples(self, folder: Path, prompts: Sequence[Prompt], count: int) -> list[Sample]:
-        return [
-            Sample(prompt, number, folder / "images" / f"{number:05}" / f"{prompt.index:05}.png")
-            for prompt in prompts
-            for number in range(count)
-        ]
+        return [Sample(prompt, number, self._image(folder, prompt.index, number)) for prompt in prompts for number in range(count)]
 
     def write_index(self, folder: Path, samples: Sequence[Sample]) -> None:
         lines = {sample.prompt.index: json.dumps(sample.prompt.metadata) + "\n" for sample in samples}
@@ -131,15 +127,20 @@ class GenEval2(Layout):
 
     def read(self, folder: Path) -> list[Sample]:
         prompts = {prompt.text: prompt for prompt in self.read_prompts(folder / self.data)}
-        found = []
+        found = {}  # by prompt and number: image_paths.json and image_paths_00000.json may name the same image
         for file in sorted(folder.glob("image_paths*.json")):
             number = int("".join(filter(str.isdigit, file.stem)) or 0)
             for text, path in self._paths(file).items():
                 if text not in prompts:
                     raise UserError(f"{file} has an image of a prompt that is not in {self.data}: '{text}'; both must be of one version.")
-                if (folder / path).is_file():
-                    found.append(Sample(prompts[text], number, folder / path))
-        return _some(sorted(found, key=lambda sample: (sample.prompt.index, sample.number)), folder, "image_paths_00000.json")
+                index = prompts[text].index
+                image = folder / path if (folder / path).is_file() else self._image(folder, index, number)  # the folder may have been moved
+                if image.is_file():
+                    found[index, number] = Sample(prompts[text], number, image)
+        return _some([found[key] for key in sorted(found)], folder, "image_paths_00000.json")
+
+    def _image(self, folder: Path, index: int, number: int) -> Path:
+        return folder / "images" / f"{number:05}" / f"{index:05}.png"
 
     def _paths(self, file: Path) -> dict[str, str]:
         try:
