@@ -12,7 +12,7 @@ from PIL import Image
 from seg4diff.commands.cli import sweep as sweep_command
 from seg4diff.commands.sweep import places_of, read_runs, search_figure, summarise, summarise_folder
 from seg4diff.errors import UserError
-from seg4diff.tiny.answers import CATEGORIES
+from seg4diff.evaluation.report import CATEGORIES
 from tests.conftest import REPO
 
 

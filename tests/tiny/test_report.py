@@ -4,8 +4,7 @@ import csv
 
 import pytest
 
-from seg4diff.evaluation.report import title
-from seg4diff.tiny.answers import CATEGORIES
+from seg4diff.evaluation.report import CATEGORIES, title
 from seg4diff.tiny.report import GenerationReport, plot, print_report, write_table
 
 ABOUT = {"prompts": 3, "seeds": 2, "steps": 2, "guidance": 3.0}

@@ -8,6 +8,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+ModelName = Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")]
+Lora = Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")]
+Like = Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Quantized = Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")]
+OffloadEncoders = Annotated[bool, typer.Option("--offload-encoders", help="Move the encoders off the accelerator after each use.")]
+"""Options that several commands have."""
+
 
 class Command(TyperCommand):
     """A command whose errors name its options instead of the library's parameters."""
@@ -49,21 +58,19 @@ def segment(
     words_file: Annotated[Path | None, typer.Option("--words", help="A text file with one word per line, instead of WORDS.")] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Also take the pictures of the folders in the folder.")] = False,
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/segment/<time>.")] = None,
-    model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
-    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
-    like: Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")] = None,
+    model: ModelName = None,
+    lora: Lora = None,
+    like: Like = None,
     block: Annotated[int | None, typer.Option(help="Block that is read; default: the expert.")] = None,
     geometry: Annotated[str, typer.Option(help="letterbox (whole, padded), stretch, or crop (the centre).")] = "letterbox",
     background: Annotated[float | None, typer.Option(help="Level in [0, 1]; pixels where no word's map reaches it get no label.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Without words: divergence below which two maps are one region.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1]; default: that of the model.")] = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width that the model sees.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
-    offload_encoders: Annotated[
-        bool, typer.Option("--offload-encoders", help="Move the encoders off the accelerator after each use.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantized = None,
+    offload_encoders: OffloadEncoders = False,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
@@ -111,18 +118,16 @@ def generate(
     out: Annotated[
         Path | None, typer.Option(help="Where the images go; those that are there already are kept; default: outputs/generate/<time>.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
-    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
-    like: Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")] = None,
+    model: ModelName = None,
+    lora: Lora = None,
+    like: Like = None,
     block: Annotated[int | None, typer.Option(help="Block that maps are read from; default: the expert.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1] of the maps; default: that of the model.")] = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
-    offload_encoders: Annotated[
-        bool, typer.Option("--offload-encoders", help="Move the encoders off the accelerator after each use.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantized = None,
+    offload_encoders: OffloadEncoders = False,
 ) -> None:
     """Generate images of your prompts, base and LoRA side by side, and show where each word went over them."""
     from seg4diff.commands.generate import generate_files
@@ -182,14 +187,14 @@ def export(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: that of the model.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
     at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
-    model: Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")] = None,
-    lora: Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")] = None,
-    like: Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")] = None,
+    model: ModelName = None,
+    lora: Lora = None,
+    like: Like = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")] = None,
-    offload_encoders: Annotated[bool, typer.Option("--offload-encoders", help="Keep the encoders off the accelerator.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantize: Quantized = None,
+    offload_encoders: OffloadEncoders = False,
 ) -> None:
     """Draw the images of a benchmark in its own layout, for its own judge. Started again, it draws what is missing."""
     from seg4diff.commands.export import export_images
@@ -228,7 +233,7 @@ def score(
     ] = 1.0,
     sentence: Annotated[str, typer.Option(help="Prompt of the detector, with {} for the name of a class.")] = "{}",
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/score/<time>.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")] = None,
+    device: Device = None,
     at_once: Annotated[int, typer.Option(help="Images that a network sees together.")] = 16,
 ) -> None:
     """Score generated images with networks that you name, with intervals over prompts. What is not named is skipped."""

@@ -22,9 +22,8 @@ from rich.table import Table
 from seg4diff.commands.console import quiet_libraries
 from seg4diff.disk import whole_file
 from seg4diff.errors import UserError
-from seg4diff.evaluation.report import as_text, numbers, read_metrics, title
+from seg4diff.evaluation.report import CATEGORIES, as_text, numbers, read_metrics, title
 from seg4diff.screen import plain_text, screen
-from seg4diff.tiny.answers import CATEGORIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

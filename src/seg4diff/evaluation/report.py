@@ -37,6 +37,8 @@ TITLES = {
     "structure": "structure",
 }
 """Figure of metrics.json, or part of the name of one, -> what people read."""
+CATEGORIES = ("presence", "all_present", "ground", "counting", "two", "shade", "size", "place", "extra", "structure")
+"""What is asked about images of the toy world, see `seg4diff.tiny.answers.answer`, in the order of every table."""
 NESTED = ("base", "lora", "gain", "baseline")
 """Fields of a report whose figures have names of two parts in metrics.json."""
 

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from seg4diff.data.toyworld.captions import SHADES, SIZES, place_of
+from seg4diff.evaluation.report import CATEGORIES
 from seg4diff.tiny.find import Findings, Found
 from seg4diff.tiny.prompts import Asked, ToyPrompt
 
 GROUND_SHARE = 0.6
 """Share of the pixels outside the things that must look like the ground that is asked for."""
-
-CATEGORIES = ("presence", "all_present", "ground", "counting", "two", "shade", "size", "place", "extra", "structure")
-"""What is answered, see `answer`, in the order of every table."""
 
 Answers = dict[str, float]
 """Answers about one image by category, each in [0, 1]; a category that its prompt does not ask about is missing."""

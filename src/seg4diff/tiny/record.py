@@ -30,7 +30,7 @@ class AnswerRecord:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._file, self._settings = folder / ANSWERS, json.loads(to_json(dict(settings)))
         if (folder / SETTINGS).exists():
-            _check_same(folder, self._settings, list(self._settings), "choose another hydra.run.dir, or the same settings")
+            _check_same(folder, self._settings, list(self._settings), "choose another `out`, or the same settings")
         else:
             write_json(folder / SETTINGS, self._settings)
         whole = _whole_lines(self._file)

@@ -11,9 +11,9 @@ from rich.table import Column, Table
 
 from seg4diff.disk import whole_file
 from seg4diff.evaluation.display import picture_of
-from seg4diff.evaluation.report import title
+from seg4diff.evaluation.report import CATEGORIES, title
 from seg4diff.screen import screen
-from seg4diff.tiny.answers import CATEGORIES, Answers, gains, intervals, means
+from seg4diff.tiny.answers import Answers, gains, intervals, means
 
 COLOURS = {"base": "tab:blue", "lora": "tab:green", "gain": "tab:green"}
 
