@@ -141,7 +141,7 @@ def test_the_empty_prompt_has_no_words(model):
         ({"size": "large"}, r"`size` must be \(height, width\) in pixels, or one number for a square, found 'large'"),
         ({"map_step": 3}, "`map_step` must be a whole number from 0 to 2, found 3"),
         ({"maps": ["cat"]}, "'cat' stands in none of the prompts"),
-        ({"maps": "cat"}, "`words` must be a list of words"),
+        ({"maps": "cat"}, "`maps` must be a list of words"),
         ({"at_once": 0}, "`at_once` must be a whole number from 1, found 0"),
         ({"prompts": "apple " * 40}, r"is longer than the 32 tokens that the model takes, .*leave the maps out \(maps=False, --no-maps\)"),
     ],
