@@ -31,8 +31,9 @@ def lora(tmp_path_factory):
     add_lora(backbone, LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q", "to_v"]), 1, seed=0)
     for weight in lora_weights(backbone).values():
         weight.data = torch.ones_like(weight)
-    backbone.save_lora(tmp_path_factory.mktemp("lora"))
-    return tmp_path_factory.getbasetemp() / "lora0"
+    folder = tmp_path_factory.mktemp("lora")
+    backbone.save_lora(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +151,11 @@ def test_a_stopped_run_draws_what_is_missing_in_the_same_batches(run):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"guidance": 4.0}, r"out holds images with guidance 3.0, and here it is 4.0: choose another folder \(--out\)"),
-        ({"seeds": "0-2"}, r"images with seeds \[0, 1\], and here it is \[0, 1, 2\]"),
-        ({"prompts": ["a moon"]}, r"images with prompts \[\"two fishes on water\", \"a star\"\], and here it is \[\"a moon\"\]"),
-        ({"lora_scale": "1"}, r"images with scales \[0.0, 1.0\], and here it is \[1.0\]"),
-        ({"load": {"lora": None}, "lora_scale": "0"}, r"images with scales"),
+        ({"guidance": 4.0}, r"out holds results with guidance 3.0, and here it is 4.0: choose another folder \(--out\)"),
+        ({"seeds": "0-2"}, r"results with seeds \[0, 1\], and here it is \[0, 1, 2\]"),
+        ({"prompts": ["a moon"]}, r"results with prompts \[\"two fishes on water\", \"a star\"\], and here it is \[\"a moon\"\]"),
+        ({"lora_scale": "1"}, r"results with scales \[0.0, 1.0\], and here it is \[1.0\]"),
+        ({"load": {"lora": None}, "lora_scale": "0"}, r"results with scales"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused(run, out, change, said):

@@ -176,7 +176,7 @@ def test_bad_input_writes_nothing(run, photos, tmp_path):
     out = run(photos / "scene.png", name="kept")
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     for path, words in ((photos, WORDS), (photos / "scene.png", WORDS[:2]), (photos / "scene.png", None)):
-        with pytest.raises(UserError, match=r"kept holds images with (pictures|words) .*choose another folder"):
+        with pytest.raises(UserError, match=r"kept holds results with (pictures|words) .*choose another folder"):
             run(path, words, name="kept")
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 

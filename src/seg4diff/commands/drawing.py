@@ -1,4 +1,4 @@
-"""What `seg4diff generate` and `seg4diff export` share: seeds, what images depend on, the settings of a folder, drawing what is missing."""
+"""What commands share that continue a folder: seeds, what results depend on, the settings of a folder, drawing what is missing."""
 
 import hashlib
 import json
@@ -51,13 +51,19 @@ def identify(model: Model) -> dict[str, Any]:
         "model": backbone.source.identity()["model"],
         "revision": backbone.source.revision,
         "commit": backbone.source.commit(),
-        "lora": None if (file := model.lora and lora_file(model.lora)) is None else file_hash(file),
+        "lora": lora_hash(model.lora),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "quantize": backbone.runtime.quantize,
         "device": backbone.device.type,
         "threads": torch.get_num_threads() if backbone.device.type == "cpu" else None,
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def lora_hash(lora: Path | None) -> str | None:
+    """SHA-256 of the weights of a LoRA, if there is one."""
+    file = None if lora is None else lora_file(lora)
+    return None if file is None else file_hash(file)
 
 
 def file_hash(file: Path) -> str:
@@ -72,7 +78,7 @@ def claim_settings(file: Path, settings: Mapping[str, Any], writer: str) -> dict
 
     Args:
         file: where the settings are; provenance.json is written beside it.
-        settings: everything that the images of the folder depend on.
+        settings: everything that the results of the folder depend on.
         writer: tells the processes apart.
 
     Returns:
@@ -85,11 +91,11 @@ def claim_settings(file: Path, settings: Mapping[str, Any], writer: str) -> dict
     if not file.exists():
         write_json(file, ours, writer)
         write_json(file.with_name("provenance.json"), provenance(), writer)
-    theirs = read_json(file, f"delete the folder {file.parent}, and draw its images again")
+    theirs = read_json(file, f"delete the folder {file.parent} and start again")
     for key in [*ours, *(theirs.keys() - ours.keys())]:
         if key != "threads" and ours.get(key) != theirs.get(key):
             raise UserError(
-                f"{file.parent} holds images with {key} {_short(theirs.get(key))}, and here it is {_short(ours.get(key))}: choose another "
+                f"{file.parent} holds results with {key} {_short(theirs.get(key))}, and here it is {_short(ours.get(key))}: choose another "
                 "folder (--out), or the same settings."
             )
     if theirs.get("threads") is not None:

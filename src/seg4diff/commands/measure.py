@@ -1,6 +1,5 @@
 """`python evaluate.py evaluation=generation`: what base and LoRA draw; docs/generate.md shows how."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from omegaconf import DictConfig
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import quiet_hosts
-from seg4diff.backbones.lora_files import lora_file
 from seg4diff.backbones.pipeline import PipelineBackbone
+from seg4diff.commands.drawing import lora_hash
 from seg4diff.commands.inherit import chosen, inherit
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import process_share, run_folder
@@ -87,8 +86,6 @@ def _identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
     """The model and its LoRA, as plain values."""
     if not isinstance(backbone, PipelineBackbone) or backbone.source is None:
         raise UserError("a model that is built from scratch has learnt nothing that could be measured: choose a pretrained backbone.")
-    file = None if lora is None else lora_file(lora)
-    sha256 = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
     dtype = str(backbone.dtype).removeprefix("torch.")
     weights = backbone.source.stamp(["transformer", "scheduler", *backbone.encoders])  # a model may be replaced in its place
-    return backbone.source.identity() | {"weights": weights, "dtype": dtype, "quantize": backbone.runtime.quantize, "lora": sha256}
+    return backbone.source.identity() | {"weights": weights, "dtype": dtype, "quantize": backbone.runtime.quantize, "lora": lora_hash(lora)}

@@ -9,11 +9,11 @@ import torch
 
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.runtime import find_device
-from seg4diff.commands.outputs import results_folder
+from seg4diff.commands.outputs import check_output_dir, results_folder
 from seg4diff.commands.segment import find_pictures
 from seg4diff.data.reading import read_image
 from seg4diff.disk import write_json
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, at_least
 from seg4diff.evaluation.judges.detector import ClipColours, ZeroShotDetector
 from seg4diff.evaluation.judges.figures import Figures, GenEvalJudge, PairMetric, TextMetric, batches, compare, measure, read
 from seg4diff.evaluation.judges.geneval import Rules
@@ -149,16 +149,19 @@ def score_folder(
     Raises:
         UserError: a folder or weights are missing, or nothing can be measured.
     """
+    at_least(1, at_once=at_once)
     samples, others = layout_of(layout).read(folder), [] if base is None else layout_of(layout).read(base)
     pictures = [] if references is None else list(find_pictures(references).values())
     for sentence_about in weights.skipped(layout == "geneval", bool(others), bool(pictures)):
         log.info(sentence_about)
+    if out is not None:
+        check_output_dir(out, None)
+    quiet_hosts()
+    panel = Panel(weights, find_device(device), rules if layout == "geneval" else None, sentence)
+    if not (panel.texts or panel.judge or (panel.pairs and others) or (panel.features and pictures)):
+        raise UserError("nothing can be measured: name weights, such as --clip openai/clip-vit-large-patch14.")
     with results_folder(out, "score") as results:
-        quiet_hosts()
-        panel = Panel(weights, find_device(device), rules if layout == "geneval" else None, sentence)
         figures, before = panel.compare(samples, others, at_once)
-        if not figures.values and not (weights.fid and pictures):
-            raise UserError("nothing can be measured: name weights, such as --clip openai/clip-vit-large-patch14.")
         comparison = Comparison.of(figures, before, RESAMPLES, SEED)
         fid = {}
         if weights.fid and pictures:

@@ -4,8 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from seg4diff.data.toyworld.captions import SHADES, SIZES, place_of
+from seg4diff.evaluation.bootstrap import percentile_interval, resampled_mean
 from seg4diff.evaluation.report import CATEGORIES
 from seg4diff.tiny.find import Findings, Found
 from seg4diff.tiny.prompts import Asked, ToyPrompt
@@ -104,6 +106,5 @@ def _per_prompt(answers: Sequence[Sequence[Answers]]) -> dict[str, dict[int, flo
 
 
 def _interval(values: Sequence[float], resamples: int, seed: int) -> tuple[float, float]:
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(np.asarray(values)[draws].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    own = torch.tensor(values, dtype=torch.float64)
+    return percentile_interval(resampled_mean(own, torch.ones_like(own), resamples, seed))

@@ -18,8 +18,8 @@ from seg4diff.tiny.prompts import held_out_prompts
 from seg4diff.tiny.record import AnswerRecord
 from seg4diff.tiny.report import GenerationReport
 
-EXAMPLES = 16
-"""Images of the sheet, at most: the first prompts, with their first seed."""
+EXAMPLES, COLUMNS = 16, 8
+"""Of the sheet of examples: prompts (the first, with their first seed) and columns, at most."""
 
 
 class GenerationEvaluation:
@@ -99,11 +99,13 @@ class GenerationEvaluation:
         return own | vars(self._sampling) | {"lora_scale": self._scales.get("lora")}
 
     def examples(self) -> Image.Image:
-        """A sheet with one column for each of the first prompts: the base model above, the LoRA below."""
+        """A sheet of the first prompts: a column for each, the base model above, the LoRA below."""
         images = images_of(self._prompts[:EXAMPLES], 1)
         rows = []
         for scale in self._scales.values():
             asked = [Request(text, seed, scale) for text, seed in images]
             rows.append([one.image for one in draw(self._backbone, asked, self._sampling, None, at_once=self._at_once, share=(0, 1))])
         names = ["base", "LoRA"][: len(rows)] if len(rows) > 1 else []
-        return sheet(rows, names, [text for text, _ in images])
+        titles = [text for text, _ in images]
+        bands = [slice(first, first + COLUMNS) for first in range(0, len(titles), COLUMNS)]
+        return sheet([[sheet([row[band] for row in rows], names, titles[band])] for band in bands])

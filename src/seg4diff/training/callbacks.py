@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
@@ -10,8 +9,10 @@ from PIL import Image
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import base_model, has_lora
-from seg4diff.errors import UserError
+from seg4diff.errors import at_least
 from seg4diff.evaluation.callbacks import keep_picture
+from seg4diff.generation.requests import Request, Sampling
+from seg4diff.generation.sampler import draw
 from seg4diff.pictures import sheet
 
 
@@ -33,10 +34,9 @@ class SampleImages(L.Callback):
     def __init__(
         self, *, prompts: Sequence[str], seed: int, steps: int, guidance: float, size: tuple[int, int], output_dir: str, at_once: int = 1
     ) -> None:
-        if at_once < 1:
-            raise UserError(f"`at_once` must be at least 1, found {at_once}.")
-        self._prompts, self._folder, self._at_once = list(prompts), Path(output_dir), at_once
-        self._seed, self._options = seed, dict[str, Any](steps=steps, guidance=guidance, size=tuple(size))
+        at_least(1, at_once=at_once)
+        self._requests, self._at_once = [Request(prompt, seed + k) for k, prompt in enumerate(prompts)], at_once
+        self._sampling, self._folder = Sampling(guidance=guidance, steps=steps, size=(size[0], size[1])), Path(output_dir)
         self._base: list[Image.Image] = []
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -50,15 +50,12 @@ class SampleImages(L.Callback):
             with base_model(backbone):
                 self._base = self._sample(backbone)
         current = self._sample(backbone)
-        titles = [prompt or "(empty prompt)" for prompt in self._prompts]
+        titles = [request.prompt or "(empty prompt)" for request in self._requests]
         return sheet([self._base, current], ["base", "LoRA"], titles) if adapted else sheet([current], (), titles)
 
     def _sample(self, backbone: Backbone) -> list[Image.Image]:
-        images: list[Image.Image] = []
-        for first in range(0, len(self._prompts), self._at_once):
-            prompts = self._prompts[first : first + self._at_once]
-            images += backbone.sample(prompts, seeds=[self._seed + first + k for k in range(len(prompts))], **self._options)
-        return images
+        drawn = draw(backbone, self._requests, self._sampling, None, at_once=self._at_once, share=(0, 1))
+        return [one.image for one in drawn]
 
 
 class StepProgressBar(RichProgressBar):

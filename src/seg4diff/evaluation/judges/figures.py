@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -45,12 +46,11 @@ class GenEvalJudge:
         if required.needs_colours and self.colours is None:
             return None
         things = self.detector(image, required.labels)
-        colours = self.colours or _no_colours
-        return judge(required, things, lambda found, label: colours(image, found, label), self.rules)
+        return judge(required, things, partial(self._colours_of, image), self.rules)
 
-
-def _no_colours(image: Image.Image, found: Sequence[Detection], label: str) -> Sequence[str]:
-    raise AssertionError("a prompt without colours asks for none")
+    def _colours_of(self, image: Image.Image, found: Sequence[Detection], label: str) -> Sequence[str]:
+        assert self.colours is not None, "only prompts with colours ask for them"
+        return self.colours(image, found, label)
 
 
 @dataclass(frozen=True)

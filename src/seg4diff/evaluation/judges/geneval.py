@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, at_least
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
@@ -43,9 +43,8 @@ class Rules:
     def __post_init__(self) -> None:
         for name in ("threshold", "counting_threshold", "max_overlap", "position_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} must be in [0, 1], found {getattr(self, name)}.")
-        if self.max_objects < 1:
-            raise UserError(f"max_objects must be at least 1, found {self.max_objects}.")
+                raise UserError(f"`{name}` must be in [0, 1], found {getattr(self, name)}.")
+        at_least(1, max_objects=self.max_objects)
 
 
 @dataclass(frozen=True)
