@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from seg4diff.attention.joint import Joint
 from seg4diff.errors import UserError
@@ -41,6 +41,38 @@ def i2t_per_head(joint: Joint, scores: Scores) -> Tensor:
         return _logits(joint.text_key, joint.image_query, joint.scale)
     mass = text_mass(joint) if scores == "joint" else None
     return _i2t_softmax(joint, slice(None), mass)
+
+
+def t2i_per_head(joint: Joint) -> Tensor:
+    """Text-to-image (T2I) attention of every head, (B, heads, T, N): where each text token looks.
+
+    Softmax over all N + T keys, in [0, 1] with sums over N below 1.
+    """
+    weights = _logits(joint.text_query, joint.image_key, joint.scale).softmax(dim=-1)
+    return weights * (1 - text_mass(joint, of="text")).unsqueeze(-1)
+
+
+def affinity(joint: Joint, maps: Tensor) -> Tensor:
+    """Image-to-image attention applied to maps: each image token gets the mean of the maps at the image tokens that it looks at.
+
+    Softmax over the image keys alone, so each row of the operator sums to 1. It is attention with the maps as values, in O(N) memory.
+
+    Args:
+        joint: N image tokens.
+        maps: (B, C, N).
+
+    Returns:
+        (B, C, N), mean over the heads.
+    """
+    query, key = joint.image_query, joint.image_key
+    width, classes = query.shape[-1], maps.shape[1]
+    whole = maps.to(query.dtype).transpose(1, 2).unsqueeze(1).expand(-1, query.shape[1], -1, -1)
+    spread = []
+    for first in range(0, classes, width):  # fused kernels want values as wide as the keys
+        value = pad(whole[..., first : first + width], (0, max(0, first + width - classes)))
+        with torch.autocast(query.device.type, enabled=False):
+            spread.append(scaled_dot_product_attention(query, key, value.contiguous(), scale=joint.scale).float().mean(dim=1))
+    return torch.cat(spread, dim=-1)[..., :classes].transpose(1, 2) if spread else maps
 
 
 def quadrant_mass(joint: Joint) -> dict[str, Tensor]:

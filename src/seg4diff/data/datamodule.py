@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from torch import distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Size, Window
 from seg4diff.data.reading import check_skipped
@@ -74,6 +74,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry, self._resample = test_split, geometry, resample
         self._tested = 0
+        self._chosen: list[int] | None = None  # numbers of the test images; None = all
         self._images: int | None = None  # of the training split, which the order depends on
         self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
 
@@ -153,8 +154,10 @@ class SegmentationDataModule(L.LightningDataModule):
         """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""
         return self._each_once(split, resize_mask=False)
 
-    def _each_once(self, split: str, resize_mask: bool, start: int = 0) -> DataLoader:
-        dataset = self._samples(split, resize_mask)
+    def _each_once(self, split: str, resize_mask: bool, start: int = 0, chosen: list[int] | None = None) -> DataLoader:
+        dataset: Dataset = self._samples(split, resize_mask)
+        if chosen is not None:
+            dataset = Subset(dataset, chosen)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size, start=start)
         return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self.num_workers)
@@ -168,6 +171,15 @@ class SegmentationDataModule(L.LightningDataModule):
         """Let the test loader of this process leave out its first images, which it has tested before."""
         self._tested = image
 
+    def test_on(self, images: int | None) -> list[int]:
+        """Let the test loader serve so many images alone, evenly spaced over the split, or all with None; returns their numbers."""
+        if images is not None and images < 1:
+            raise UserError(f"`images` must be at least 1, found {images}.")
+        size = len(self._samples(self._test_split, resize_mask=False))
+        count = size if images is None else min(images, size)
+        self._chosen = [size * k // count for k in range(count)]
+        return self._chosen
+
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""
         return [self._each_once("train", resize_mask=True), self.val_dataloader(), self.test_dataloader()]
@@ -176,4 +188,4 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.eval_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader:
-        return self._each_once(self._test_split, resize_mask=False, start=self._tested)
+        return self._each_once(self._test_split, resize_mask=False, start=self._tested, chosen=self._chosen)

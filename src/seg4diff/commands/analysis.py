@@ -1,0 +1,110 @@
+"""`python analyze.py`: what every block of a model does with words, by several studies; docs/analyze.md shows how."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig
+
+from seg4diff.analysis.album import Album
+from seg4diff.analysis.module import AnalysisModule
+from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.pipeline import PipelineBackbone
+from seg4diff.commands.drawing import lora_hash
+from seg4diff.commands.inherit import inherit
+from seg4diff.commands.keys import keys_named
+from seg4diff.commands.outputs import run_folder
+from seg4diff.commands.run import build_all, load_lora, record, seed_everything
+from seg4diff.commands.trainers import build, open_trainer, trainer_precision
+from seg4diff.commands.values import check_values
+from seg4diff.disk import read_json, to_json, write_json
+from seg4diff.errors import UserError
+from seg4diff.evaluation.progress import Progress
+from seg4diff.loggers import log_figures
+from seg4diff.presets import plain
+from seg4diff.provenance import provenance
+
+log = logging.getLogger(__name__)
+
+IDENTITY = "identity.json"
+"""What the counts of an unfinished analysis depend on."""
+
+
+def analyze(config: DictConfig) -> dict[str, Any]:
+    """Run the studies on the images of a split.
+
+    Started again by the same command with the same hydra.run.dir, it goes on where it was stopped.
+
+    Args:
+        config: composed from conf/analyze.yaml.
+
+    Returns:
+        The content of analysis.json.
+    """
+    lora, trained_for = inherit(config)
+    check_values(config)
+    output_dir = Path(config.paths.output_dir)
+    with keys_named(config), run_folder(output_dir):
+        seed_everything(config.seed)
+        (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+        load_lora(config, backbone, lora, trained_for)
+        about = {"model": identify(backbone, lora), "settings": settings(config)}
+        with open_trainer(config) as trainer:
+            _claim(output_dir, about)
+            record(config, output_dir)
+            progress = Progress(output_dir / "progress", trainer.global_rank, trainer.world_size)
+            images = data.test_on(config.images)
+            data.test_from(progress.images)
+            album = Album(output_dir / PICTURES, images[: config.examples])
+            module = build(config.analysis, backbone=backbone, vocabulary=data.vocabulary, album=album, progress=progress)
+            return _run(trainer, module, data, output_dir, about | {"images": len(images), "provenance": provenance()})
+
+
+def _run(trainer: L.Trainer, module: AnalysisModule, data: L.LightningDataModule, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    for sentence in module.skipped.values():
+        if trainer.is_global_zero:
+            log.info(sentence)
+    trainer.test(module, data, verbose=False)
+    content: dict[str, Any] = {}
+    if trainer.is_global_zero:
+        content = write_analysis(folder, module.findings, module.skipped, about)
+        log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
+        shutil.rmtree(folder / "progress", ignore_errors=True)
+        log.info("tables, evidence, pictures and %s are in %s", RESULT, folder)
+    return content
+
+
+def identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
+    """The model and its LoRA, as plain values; two analyses with the same are of the same model."""
+    source = backbone.source if isinstance(backbone, PipelineBackbone) else None
+    if source is None:
+        raise UserError("a model that is built from scratch has learnt nothing that could be analysed: choose a pretrained backbone.")
+    components = ["transformer", "scheduler", *backbone.encoders]
+    return source.identity() | {"weights": source.stamp(components), "lora": lora_hash(lora)}
+
+
+def settings(config: DictConfig) -> dict[str, Any]:
+    """Everything else that the findings depend on, as plain values."""
+    whole = plain(config)
+    readout = whole["backbone"]["readout"]
+    own = {key: whole[key] for key in ("split", "images", "expert_layer", "analysis")}
+    data = {key: value for key, value in whole["data"].items() if key not in ("batch_size", "eval_batch_size", "num_workers")}
+    return own | {"sigma": readout["sigma"], "data": data, "precision": trainer_precision(config)}
+
+
+@rank_zero_only
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Note what the counts of a new folder depend on, or compare it with a folder that is continued."""
+    file, ours = folder / IDENTITY, json.loads(to_json(about))
+    if file.is_file():
+        earlier = read_json(file, f"delete {folder}")
+        if odd := sorted(key for key in earlier.keys() | ours.keys() if earlier.get(key) != ours.get(key)):
+            raise UserError(
+                f"{folder} holds an unfinished analysis whose {' and '.join(odd)} differ: choose another hydra.run.dir, or delete it."
+            )
+    write_json(file, ours)
