@@ -3,12 +3,25 @@
 import difflib
 from collections.abc import Sequence
 
+from seg4diff.analysis.affinity import Affinity
 from seg4diff.analysis.budget import Budget
+from seg4diff.analysis.empty_prompt import EmptyPrompt
+from seg4diff.analysis.features import Features
+from seg4diff.analysis.granularity import Granularity
+from seg4diff.analysis.grounding import Grounding
 from seg4diff.analysis.norms import Norms
 from seg4diff.analysis.study import Study
 from seg4diff.errors import UserError
 
-STUDIES: dict[str, type[Study]] = {"budget": Budget, "norms": Norms}
+STUDIES: dict[str, type[Study]] = {
+    "budget": Budget,
+    "norms": Norms,
+    "features": Features,
+    "segmentation": Grounding,
+    "granularity": Granularity,
+    "empty_prompt": EmptyPrompt,
+    "affinity": Affinity,
+}
 """In the order in which they are reported."""
 
 

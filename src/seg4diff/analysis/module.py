@@ -115,8 +115,9 @@ def show(scene: Scene, studies: Sequence[Study]) -> None:
     readers = [study for study in studies if isinstance(study, Reader)]
 
     def see(look: Look) -> None:
-        for reader in readers:
-            reader.see(look)
+        with torch.autocast(look.joint.image_query.device.type, enabled=False):
+            for reader in readers:
+                reader.see(look)
 
     if readers:
         scene.read(see)
