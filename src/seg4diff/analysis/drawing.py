@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 INK = "#1a1c1f"
 GREY = "#7d858f"
 EXPERT = "#d9822b"
-STYLES = [("#3f87d9", "o"), ("#d1495b", "s"), ("#2f9e6e", "^"), ("#a36bd0", "D"), ("#b08a1e", "v"), ("#3b9dad", "P"), ("#c764a0", "X"), ("#8a8f2a", "*")]
+STYLES = [
+    ("#3f87d9", "o"),
+    ("#d1495b", "s"),
+    ("#2f9e6e", "^"),
+    ("#a36bd0", "D"),
+    ("#b08a1e", "v"),
+    ("#3b9dad", "P"),
+    ("#c764a0", "X"),
+    ("#8a8f2a", "*"),
+]
 """Colour and marker of each series, so that colour alone tells nothing apart."""
 WIDTH = 7.2
 """Inches of a figure, as far as its blocks fit into them."""
@@ -78,6 +87,15 @@ def draw_lines(
             axes.plot(x, dotted[label], color=colour, linestyle=":", linewidth=1.4, label=f"_reference of {label}")
         if label in bands:
             axes.fill_between(x, *bands[label].T, color=colour, alpha=0.22, linewidth=0)
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def draw_points(axes: "Axes", series: Mapping[str, np.ndarray], intervals: Mapping[str, np.ndarray]) -> None:
+    """A point with its interval (B, 2) for each block."""
+    for label, values in series.items():
+        ends = np.abs(intervals[label].T - values)
+        axes.errorbar(range(len(values)), values, ends, fmt="o", markersize=4, color=STYLES[0][0], ecolor=GREY, elinewidth=1.2, capsize=2)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -146,6 +164,34 @@ def draw_sheet(rows: Mapping[str, Sequence[np.ndarray | None]], columns: Sequenc
         axes.spines[:].set_visible(False)
     axes.set_xlabel(label, fontsize=SMALL, color=INK)
     return figure
+
+
+def draw_square(values: np.ndarray, names: Sequence[str], label: str) -> "Figure":
+    """A square of values between -1 and 1, in colours about 0, with its numbers; what is missing is hatched."""
+    from matplotlib.figure import Figure
+
+    side = max(2.6, 0.48 * len(names))
+    figure = Figure(figsize=(side + 2.4, side + 1), layout="constrained")
+    axes = figure.subplots()
+    axes.patch.set(alpha=1, facecolor="none", hatch="////", edgecolor=GREY)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=SMALL - 1, color="white" if abs(value) > 0.6 else "black"
+            )
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=SMALL)
+    axes.set_yticks(range(len(names)), names, fontsize=SMALL)
+    axes.tick_params(colors=GREY, labelcolor=INK)
+    axes.spines[:].set_color(GREY)
+    add_scale(figure, image, [axes], label)
+    return figure
+
+
+def standalone(svg: str) -> str:
+    """An SVG file whose text is dark on a light screen and light on a dark one."""
+    style = "<style>:root{color:#1a1c1f}@media(prefers-color-scheme:dark){:root{color:#e6e8eb}}</style>"
+    return svg.replace(">", f">{style}", 1)
 
 
 def styles_of(labels: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -203,9 +203,7 @@ def draw(analysis: Analysis, study: str, plan: Plan) -> "Figure":
 def _draw_lines(analysis: Analysis, study: str, row: Lines, panels: np.ndarray, styles: Mapping[str, tuple[str, str]]) -> None:
     table = analysis.tables[study]
     for panel, sigma in zip(panels, analysis.sigmas, strict=True):
-        series, dotted = (
-            {label: row.factor * table.where(columns).of_blocks(sigma) for label, columns in own.items()} for own in (row.series, row.dotted)
-        )
+        series, dotted = values_of(table, row.series, sigma, row.factor), values_of(table, row.dotted, sigma, row.factor)
         bands = {}
         if row.interval is not None and sigma == analysis.sigma and study in analysis.miou_intervals:
             bands[row.interval] = row.factor * analysis.miou_intervals[study]
@@ -222,6 +220,11 @@ def _draw_lines(analysis: Analysis, study: str, row: Lines, panels: np.ndarray, 
     panels[0].set_ylabel(row.axis, fontsize=drawing.SMALL, color=drawing.INK)
     if not row.bars:
         drawing.add_legend(panels[-1])
+
+
+def values_of(table: Table, series: Mapping[str, Columns], sigma: float, factor: float) -> dict[str, np.ndarray]:
+    """The values of each series at a noise level, (B,), by label."""
+    return {label: factor * table.where(columns).of_blocks(sigma) for label, columns in series.items()}
 
 
 def _draw_heat(figure: "Figure", analysis: Analysis, table: Table, row: Heat, panels: np.ndarray) -> None:
