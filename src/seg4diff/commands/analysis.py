@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.analysis.module import AnalysisModule
 from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
+from seg4diff.analysis.sheets import feature_sheets
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
@@ -22,11 +23,11 @@ from seg4diff.commands.outputs import run_folder
 from seg4diff.commands.run import build_all, load_lora, record, seed_everything
 from seg4diff.commands.trainers import build, open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
-from seg4diff.disk import read_json, to_json, write_json
+from seg4diff.disk import read_json, save_picture, to_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.progress import Progress
 from seg4diff.generation.requests import read_prompts
-from seg4diff.loggers import log_figures
+from seg4diff.loggers import log_figures, log_picture
 from seg4diff.presets import plain
 from seg4diff.provenance import provenance
 
@@ -89,8 +90,11 @@ def _run(trainer: L.Trainer, module: AnalysisModule, data: L.LightningDataModule
     trainer.test(module, data, verbose=False)
     content: dict[str, Any] = {}
     if trainer.is_global_zero:
-        content = write_analysis(folder, module.findings, module.skipped, about)
         log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
+        for name, picture in feature_sheets(folder / PICTURES, about["settings"]["analysis"]["sigmas"]):
+            save_picture(picture, folder / PICTURES / f"{name}.png")
+            log_picture(trainer.loggers, name, picture, trainer.global_step)
+        content = write_analysis(folder, module.findings, module.skipped, about)
         shutil.rmtree(folder / "progress", ignore_errors=True)
         log.info("tables, evidence, pictures and %s are in %s", RESULT, folder)
     return content
