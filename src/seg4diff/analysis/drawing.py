@@ -41,12 +41,17 @@ BAND = 12
 """Small pictures side by side on a sheet."""
 
 
-def new_figure(rows: int, columns: int, blocks: int, heights: Sequence[float]) -> tuple["Figure", np.ndarray]:
-    """A figure of panels whose x axis are blocks, as wide as they need; heights in inches."""
+def empty(width: float, height: float) -> "Figure":
+    """A figure without a background; sides in inches."""
     from matplotlib.figure import Figure
 
+    return Figure(figsize=(width, height), layout="constrained", facecolor="none")
+
+
+def new_figure(rows: int, columns: int, blocks: int, heights: Sequence[float]) -> tuple["Figure", np.ndarray]:
+    """A figure of panels whose x axis are blocks, as wide as they need; heights in inches."""
     panel = max((WIDTH - MARGIN) / columns, 0.09 * blocks, 2.4)
-    figure = Figure(figsize=(panel * columns + MARGIN, sum(heights) + 0.5), layout="constrained")
+    figure = empty(panel * columns + MARGIN, sum(heights) + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for own in axes.flat:
         own.patch.set_alpha(0)
@@ -141,13 +146,11 @@ def add_scale(figure: "Figure", image: Any, axes: Sequence["Axes"], label: str) 
 
 def draw_sheet(rows: Mapping[str, Sequence[np.ndarray | None]], columns: Sequence[str], expert: str | None, label: str) -> "Figure":
     """Small pictures (h, w, 3) uint8 in rows with a name; more than `BAND` columns go on below. None leaves a gap."""
-    from matplotlib.figure import Figure
-
     height, width = next(tile.shape[:2] for row in rows.values() for tile in row if tile is not None)
     bands = [range(first, min(first + BAND, len(columns))) for first in range(0, len(columns), BAND)]
     gap, across = max(1, width // 10), max(4, min(BAND, len(columns)))
     inches = (WIDTH - 1.6) / across * (height + gap) / (width + gap) * len(rows)
-    figure = Figure(figsize=(WIDTH, len(bands) * (inches + 0.45) + 0.1), layout="constrained")
+    figure = empty(WIDTH, len(bands) * (inches + 0.45) + 0.1)
     for axes, band in zip(figure.subplots(len(bands), 1, squeeze=False)[:, 0], bands, strict=True):
         page = np.zeros((len(rows) * (height + gap) - gap, across * (width + gap) - gap, 4), dtype=np.uint8)
         for top, row in enumerate(rows.values()):
@@ -168,10 +171,8 @@ def draw_sheet(rows: Mapping[str, Sequence[np.ndarray | None]], columns: Sequenc
 
 def draw_square(values: np.ndarray, names: Sequence[str], label: str) -> "Figure":
     """A square of values between -1 and 1, in colours about 0, with its numbers; what is missing is hatched."""
-    from matplotlib.figure import Figure
-
     side = max(2.6, 0.48 * len(names))
-    figure = Figure(figsize=(side + 2.4, side + 1), layout="constrained")
+    figure = empty(side + 2.4, side + 1)
     axes = figure.subplots()
     axes.patch.set(alpha=1, facecolor="none", hatch="////", edgecolor=GREY)
     image = axes.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")

@@ -193,7 +193,7 @@ def draw(analysis: Analysis, study: str, plan: Plan) -> "Figure":
         else:
             _draw_heat(figure, analysis, table, row, panels)
         for panel in panels:
-            drawing.mark_blocks(panel, blocks, analysis.expert if isinstance(row, Lines) else None, label=k + 1 == len(plan))
+            drawing.mark_blocks(panel, blocks, analysis.marked if isinstance(row, Lines) else None, label=k + 1 == len(plan))
     if not one_map:
         for panel, sigma in zip(axes[0], sigmas, strict=True):
             panel.set_title(f"noise level {sigma:g}", fontsize=drawing.SMALL + 1, color=drawing.INK)

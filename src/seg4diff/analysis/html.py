@@ -42,7 +42,8 @@ table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabu
 caption { text-align: left; padding: .2rem 0 .4rem; }
 th, td { text-align: right; padding: .22rem .65rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-td.text { white-space: normal; overflow-wrap: anywhere; text-align: left; min-width: 12rem; }
+td.text { white-space: normal; overflow-wrap: anywhere; text-align: left; }
+.facts th { white-space: normal; }
 tr.expert { background: color-mix(in srgb, var(--mark) 18%, transparent); }
 details { margin: .8rem 0; }
 summary { cursor: pointer; }
@@ -80,7 +81,7 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], mark
 def facts(caption: str, rows: Mapping[str, str]) -> Element:
     """A table of names and texts, which break over lines."""
     lines = [element("tr", element("th", name, scope="row"), element("td", text, class_="text")) for name, text in rows.items()]
-    return element("div", element("table", element("caption", caption), element("tbody", *lines)), class_="wide")
+    return element("div", element("table", element("caption", caption), element("tbody", *lines)), class_="facts")
 
 
 def drawn(svg: str, name: str, description: str) -> Element:

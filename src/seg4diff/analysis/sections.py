@@ -78,8 +78,8 @@ def _at(blocks: list[int], count: int) -> str:
 
 def _norms(analysis: Analysis) -> str:
     found = {label: _values(analysis, "norms", {"quantity": "norm", "tokens": value}) for label, value in NORMS.items()}
-    parts = [f"of {label} {best_two(own, '.1f')}" for label, own in found.items() if ranked(own)]
-    return f"The mean norm of the values is, {'; '.join(parts)}." if parts else ""
+    parts = [f"the mean norm of the values of {label} is {best_two(own, '.1f')}" for label, own in found.items() if ranked(own)]
+    return f"{'; '.join(parts)}.".capitalize() if parts else ""
 
 
 NORMS = {"image tokens": "image", "all text tokens": "text", "the prompt's own tokens": "prompt"}

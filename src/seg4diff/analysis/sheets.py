@@ -102,7 +102,7 @@ SHEETS = {"features": _features, "segmentation": _maps, "empty_prompt": _empty}
 
 
 def _by_block(analysis: Analysis, rows: Mapping[str, Sequence[np.ndarray | None]]) -> "Figure":
-    return drawing.draw_sheet(rows, [str(block) for block in range(analysis.blocks)], str(analysis.expert), "block")
+    return drawing.draw_sheet(rows, [str(block) for block in range(analysis.blocks)], str(analysis.marked), "block")
 
 
 def _key(analysis: Analysis, block: int, name: str) -> str:

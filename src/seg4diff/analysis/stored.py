@@ -36,8 +36,8 @@ class Table:
         """The lines that have these values, compared as text."""
         return Table([row for row in self.rows if all(str(row.get(key)) == str(own) for key, own in columns.items())], self.blocks)
 
-    def of_blocks(self, sigma: float) -> np.ndarray:
-        """Values of whole blocks at a noise level, (B,); NaN where the table has none."""
+    def of_blocks(self, sigma: float | None) -> np.ndarray:
+        """Values of whole blocks at a noise level, (B,); NaN where the table has none. None = those without a noise level."""
         values = np.full(self.blocks, np.nan)
         for row in self.rows:
             if row["sigma"] == sigma and row["head"] is None and row["block"] is not None:
@@ -92,6 +92,12 @@ class Analysis:
     def expert(self) -> int:
         """The expert block of the settings."""
         return self.content["settings"]["expert_layer"]
+
+    @property
+    def marked(self) -> int | None:
+        """The block that figures and tables mark: the finder's expert, None if it names none; without a finder the settings' expert."""
+        finder = self.content.get("finder")
+        return finder["expert"] if finder else self.expert
 
     @property
     def name(self) -> str:

@@ -8,12 +8,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from seg4diff.analysis.album import Album
 from seg4diff.analysis.module import AnalysisModule
+from seg4diff.analysis.page import PAGE, write_report
 from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
-from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
@@ -28,7 +27,7 @@ from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.progress import Progress
 from seg4diff.generation.requests import read_prompts
-from seg4diff.loggers import log_figures
+from seg4diff.loggers import log_figures, log_picture
 from seg4diff.presets import plain
 from seg4diff.provenance import provenance
 
@@ -54,30 +53,30 @@ def analyze(config: DictConfig) -> dict[str, Any]:
     if config.prompts is not None and (idle := [own.key_or_group for own in chosen(config) if own.key_or_group.split(".")[0] in IDLE]):
         raise UserError(f"{idle[0]} has no effect on images that are generated: leave it out with prompts=.")
     lora, trained_for = inherit(config)
+    OmegaConf.update(config, "data.test_images", "${images}", force_add=True)  # not of the run that a LoRA belongs to
     check_values(config)
     output_dir = Path(config.paths.output_dir)
     with keys_named(config), run_folder(output_dir):
         seed_everything(config.seed)
         data, backbone = _build(config)
         load_lora(config, backbone, lora, trained_for)
-        about = {"model": identify(backbone, lora), "settings": settings(config)}
+        about = {"model": identify(backbone, lora), "settings": settings(config, backbone)}
         with open_trainer(config) as trainer:
             _claim(output_dir, about)
             record(config, output_dir)
             progress = Progress(output_dir / "progress", trainer.global_rank, trainer.world_size)
-            images = data.test_on(config.images) if config.prompts is None else range(len(data))
             data.test_from(progress.images)
-            album = Album(output_dir / PICTURES, images[: config.examples])
-            module = build(config.analysis, backbone=backbone, vocabulary=data.vocabulary, album=album, progress=progress)
-            return _run(trainer, module, data, output_dir, about | {"images": len(images), "provenance": provenance()})
+            given = {"backbone": backbone, "vocabulary": data.vocabulary, "images": data.tested(), "folder": output_dir / PICTURES}
+            module = build(config.analysis, **given, progress=progress)
+            return _run(trainer, module, data, output_dir, about | {"images": len(data.tested()), "provenance": provenance()})
 
 
-def _build(config: DictConfig) -> tuple[Any, Backbone]:
+def _build(config: DictConfig) -> tuple[Any, PipelineBackbone]:
     """The images and the model."""
     if config.prompts is None:
         (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
         return data, backbone
-    prompts = read_prompts(Path(config.prompts))
+    prompts = read_prompts(Path(str(config.prompts)))
     quiet_hosts()
     data, backbone = build(config.generation, prompts=prompts), build(config.backbone.model)
     data.check(backbone)
@@ -91,33 +90,35 @@ def _run(trainer: L.Trainer, module: AnalysisModule, data: L.LightningDataModule
     trainer.test(module, data, verbose=False)
     content: dict[str, Any] = {}
     if trainer.is_global_zero:
-        content = write_analysis(folder, module.findings, module.skipped, about)
         log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
+        content = write_analysis(folder, module.findings, module.skipped, about)
         shutil.rmtree(folder / "progress", ignore_errors=True)
-        log.info("tables, evidence, pictures and %s are in %s", RESULT, folder)
+        for name, picture in write_report(folder).items():
+            log_picture(trainer.loggers, name, picture, trainer.global_step)
+        log.info("tables, evidence, figures and %s are in %s; open %s", RESULT, folder, folder / PAGE)
     return content
 
 
-def identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
+def identify(backbone: PipelineBackbone, lora: Path | None) -> dict[str, Any]:
     """The model and its LoRA, as plain values; two analyses with the same are of the same model."""
-    if not isinstance(backbone, PipelineBackbone) or backbone.source is None:
+    if backbone.source is None:
         raise UserError("a model that is built from scratch has no files by which its analysis is known: choose a pretrained backbone.")
     weights = backbone.source.stamp(["transformer", "scheduler", *backbone.encoders])
     return backbone.source.identity() | {"weights": weights, "lora": lora_hash(lora)}
 
 
-def settings(config: DictConfig) -> dict[str, Any]:
+def settings(config: DictConfig, backbone: PipelineBackbone) -> dict[str, Any]:
     """Everything else that the findings depend on, as plain values."""
     whole = plain(config)
-    own = {key: whole[key] for key in ("expert_layer", "analysis")} | {"precision": trainer_precision(config)}
-    own["sigma"] = whole["backbone"]["readout"]["sigma"]
+    own = {key: whole[key] for key in ("expert_layer", "analysis")} | {"sigma": whole["backbone"]["readout"]["sigma"]}
+    own |= {"dtype": str(backbone.dtype).removeprefix("torch."), "quantize": backbone.runtime.quantize}
+    own["precision"] = trainer_precision(config)
     if config.prompts is not None:
-        return own | {"prompts": read_prompts(Path(config.prompts)), "generation": whole["generation"]}
+        return own | {"prompts": read_prompts(Path(str(config.prompts))), "generation": whole["generation"]}
     data = {key: value for key, value in whole["data"].items() if key not in LOADING}
-    return own | {"split": config.split, "images": config.images, "data": data}
+    return own | {"split": config.split, "data": data}
 
 
-@rank_zero_only
 def _claim(folder: Path, about: dict[str, Any]) -> None:
     """Note what the counts of a new folder depend on, or compare it with a folder that is continued."""
     file, ours = folder / IDENTITY, json.loads(to_json(about))
@@ -127,4 +128,5 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
             raise UserError(
                 f"{folder} holds an unfinished analysis whose {' and '.join(odd)} differ: choose another hydra.run.dir, or delete it."
             )
-    write_json(file, ours)
+    if rank_zero_only.rank == 0:
+        write_json(file, ours)
