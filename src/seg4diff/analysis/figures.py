@@ -1,208 +1,56 @@
-"""The figures of a stored analysis: which numbers of which study stand in which panel."""
+"""The figures of a stored analysis, drawn by their plans."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from seg4diff.analysis import drawing
+from seg4diff.analysis.plans import Columns, Heat, Lines, Plan
 from seg4diff.analysis.stored import Analysis, Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Columns = Mapping[str, Any]
-"""What lines of a table are meant, by the values of their columns."""
-PERCENT = 100.0
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A row of panels: values of whole blocks, one panel for each noise level.
-
-    Attributes:
-        axis: label of the y axis, with the unit.
-        series: lines of the study's table by label.
-        factor: values are multiplied by it.
-        dotted: references of series of the same label, drawn in the same colour.
-        limits: ends of the y axis, None = as the values need it.
-        level: where a horizontal line stands.
-        interval: label of the series whose mIoU has an interval of the evidence.
-        bars: bars from zero, of the first series.
-        log: the y axis is logarithmic.
-    """
-
-    axis: str
-    series: Mapping[str, Columns]
-    factor: float = 1.0
-    dotted: Mapping[str, Columns] = field(default_factory=dict)
-    limits: tuple[float | None, float | None] = (0, None)
-    level: float | None = None
-    interval: str | None = None
-    bars: bool = False
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Heat:
-    """A row of heat maps, block x head or block x noise level, in colours from 0 to the highest value of the row.
-
-    Attributes:
-        name: what is shown, beside the colours.
-        columns: lines of the study's table.
-        factor: values are multiplied by it.
-        of: "head", a map for each noise level; "sigma", one map whose rows are the noise levels.
-    """
-
-    name: str
-    columns: Columns
-    factor: float = 1.0
-    of: str = "head"
-
-
-Plan = Sequence[Lines | Heat]
-
-
-def _quantity(name: str, column: str, values: Sequence[str] | Mapping[str, str], **more: Any) -> dict[str, Columns]:
-    """A series of one quantity for each value of a column, by label."""
-    labels = values if isinstance(values, Mapping) else {value: value for value in values}
-    return {label: {"quantity": name, column: value, **more} for label, value in labels.items()}
-
-
-PARTS = {"queries": "query", "keys": "key", "values": "value"}
-TOKENS = {"image tokens": "image", "text tokens": "text", "prompt alone": "prompt"}
-QUADRANTS = {"image to image": "i2i", "image to text": "i2t", "text to image": "t2i", "text to text": "t2t"}
-SCORES = {"mIoU": {"quantity": "miou"}, "mACC": {"quantity": "macc"}, "pACC": {"quantity": "pacc"}}
-NORMALISATIONS: dict[str, Columns] = {
-    "raw": {"scores": "logits", "normalisation": "none"},
-    "raw, min-max": {"scores": "logits", "normalisation": "minmax"},
-    "softmax": {"scores": "joint", "normalisation": "none"},
-    "softmax, min-max": {"scores": "joint", "normalisation": "minmax"},
-}
-
-
-def _budget(first: str, second: str) -> dict[str, Any]:
-    both = {label: QUADRANTS[label] for label in (first, second)}
-    return {"series": _quantity("mass", "quadrant", both), "dotted": _quantity("uniform", "quadrant", both), "limits": (0, 1.02)}
-
-
-def _features(quantity: str) -> dict[str, Any]:
-    own, chance = (_quantity(quantity, "features", PARTS, by_chance=by_chance) for by_chance in (False, True))
-    return {"series": own, "dotted": chance, "limits": (0, 1)}
-
-
-def _shape(quantity: str) -> dict[str, Columns]:
-    return _quantity(quantity, "maps", ("head mean", "single heads"))
-
-
-def plans(study: str, table: Table) -> dict[str, Plan]:
-    """The figures of a study by name; a study without a plan of its own has a panel for each quantity."""
-    if study == "segmentation":
-        return _segmentation_plans(table)
-    return PLANS.get(study) or {study: _plain_plan(table)}
-
-
-PLANS: dict[str, dict[str, Plan]] = {
-    "budget": {
-        "budget": [
-            Lines("share of the attention\nof image queries", **_budget("image to image", "image to text")),
-            Lines("share of the attention\nof text queries", **_budget("text to text", "text to image")),
-            Lines("attention per key\n(1 = uniform)", _quantity("relative", "quadrant", QUADRANTS), limits=(None, None), level=1, log=True),
-        ]
-    },
-    "norms": {
-        "norms": [Lines("mean L2 norm\nof the values", _quantity("norm", "tokens", TOKENS))],
-        "norms-heads": [Heat(f"norm, {label}", {"quantity": "norm", "tokens": value}) for label, value in TOKENS.items()],
-    },
-    "features": {
-        "features": [
-            Lines("variance in three\nprincipal components", **_features("pca")),
-            Lines("R² of the position", **_features("position")),
-            Lines("R² of the true masks", **_features("masks")),
-        ]
-    },
-    "granularity": {
-        "granularity": [
-            Lines("entropy\n(1 = the same everywhere)", _shape("entropy"), limits=(None, 1.01)),
-            Lines("connected regions\nof a map", _shape("components")),
-            Lines("area above half\nof the maximum (%)", _shape("area"), PERCENT),
-        ],
-        "granularity-heads": [Heat("entropy", {"quantity": "entropy", "maps": "single heads"})],
-    },
-    "empty_prompt": {
-        "empty-prompt": [
-            Lines("matched with the\ntrue masks (%)", SCORES, PERCENT, limits=(0, 100), interval="mIoU"),
-            Lines("proposals of an image", {"proposals": {"quantity": "proposals"}}),
-        ]
-    },
-    "affinity": {
-        "affinity": [
-            Lines("score after the\nrefinement (%)", SCORES, PERCENT, limits=(0, 100), interval="mIoU"),
-            Lines("gain in mIoU\n(points)", {"gain": {"quantity": "gain"}}, PERCENT, limits=(None, None), bars=True),
-        ]
-    },
-}
-
-
-def _segmentation_plans(table: Table) -> dict[str, Plan]:
-    own = {key: table.rows[0][key] for key in ("direction", "scores", "normalisation")} if table.rows else {}
-    miou = {"quantity": "miou"}
-    scores = {label: columns | own for label, columns in SCORES.items()}
-    ways = {label: miou | {"direction": "i2t"} | columns for label, columns in NORMALISATIONS.items()}
-    directions: dict[str, Columns] = {
-        f"{label}{end}": miou | {"direction": direction, "scores": "joint", "normalisation": kind}
-        for label, direction in (("I2T", "i2t"), ("T2I", "t2i"))
-        for end, kind in (("", "none"), (", min-max", "minmax"))
-    }
-    found: dict[str, Plan] = {
-        "segmentation": [Lines("score of the\nI2T maps (%)", scores, PERCENT, limits=(0, 100), interval="mIoU")],
-        "segmentation-ways": [
-            Lines("mIoU (%)\nfour normalisations", ways, PERCENT, limits=(0, 100)),
-            Lines("mIoU (%)\ntwo directions", directions, PERCENT, limits=(0, 100)),
-        ],
-        "segmentation-heads": [Heat("mIoU (%)", miou | own, PERCENT)],
-    }
-    if len({row["sigma"] for row in table.rows if row["sigma"] is not None}) > 2:
-        found["segmentation-levels"] = [Heat("mIoU (%)", miou | own, PERCENT, of="sigma")]
-    return found
-
-
-def _plain_plan(table: Table) -> Plan:
-    """A panel for each quantity, a line for each combination of the other columns."""
-    known = ("sigma", "block", "head", "quantity", "value")
-    found: dict[str, dict[str, Columns]] = {}
-    for row in table.rows:
-        if row["block"] is not None and row["head"] is None:
-            others = {key: value for key, value in row.items() if key not in known and value is not None}
-            label = ", ".join(others.values()) or row["quantity"]
-            found.setdefault(row["quantity"], {})[label] = others | {"quantity": row["quantity"]}
-    return [Lines(quantity, series, limits=(None, None)) for quantity, series in found.items()]
 
 
 def draw(analysis: Analysis, study: str, plan: Plan) -> "Figure":
     """Draw a figure of a study."""
-    table, blocks, sigmas = analysis.tables[study], analysis.blocks, analysis.sigmas
+    table, blocks, sigmas = analysis.tables[study], analysis.blocks, levels_of(analysis, study, plan)
     one_map = all(isinstance(row, Heat) and row.of == "sigma" for row in plan)
     columns = 1 if one_map else len(sigmas)
     figure, axes = drawing.new_figure(len(plan), columns, blocks, [1.75 if isinstance(row, Lines) else 1.6 for row in plan])
     styles = drawing.styles_of([label for row in plan if isinstance(row, Lines) for label in row.series])
-    for k, (row, panels) in enumerate(zip(plan, axes, strict=True)):
+    for k, (row, panels) in enumerate(zip(plan, axes.tolist(), strict=True)):
         if isinstance(row, Lines):
-            _draw_lines(analysis, study, row, panels, styles)
+            _draw_lines(analysis, study, row, sigmas, panels, styles)
         else:
             _draw_heat(figure, analysis, table, row, panels)
         for panel in panels:
             drawing.mark_blocks(panel, blocks, analysis.marked if isinstance(row, Lines) else None, label=k + 1 == len(plan))
-    if not one_map:
-        for panel, sigma in zip(axes[0], sigmas, strict=True):
+    for panel, sigma in zip(axes[0], sigmas, strict=False):
+        if not one_map and sigma is not None:
             panel.set_title(f"noise level {sigma:g}", fontsize=drawing.SMALL + 1, color=drawing.INK)
     return figure
 
 
-def _draw_lines(analysis: Analysis, study: str, row: Lines, panels: np.ndarray, styles: Mapping[str, tuple[str, str]]) -> None:
+def levels_of(analysis: Analysis, study: str, plan: Plan) -> Sequence[float | None]:
+    """The noise levels of a figure, [None] where its lines have none."""
+    series = [columns for row in plan if isinstance(row, Lines) for columns in row.series.values()]
+    rows = [row for columns in series for row in analysis.tables[study].where(columns).rows]
+    return [None] if rows and all(row["sigma"] is None for row in rows) else analysis.sigmas
+
+
+def _draw_lines(
+    analysis: Analysis,
+    study: str,
+    row: Lines,
+    sigmas: Sequence[float | None],
+    panels: Sequence["Axes"],
+    styles: Mapping[str, tuple[str, str]],
+) -> None:
     table = analysis.tables[study]
-    for panel, sigma in zip(panels, analysis.sigmas, strict=True):
+    for panel, sigma in zip(panels, sigmas, strict=True):
         series, dotted = values_of(table, row.series, sigma, row.factor), values_of(table, row.dotted, sigma, row.factor)
         bands = {}
         if row.interval is not None and sigma == analysis.sigma and study in analysis.miou_intervals:
@@ -222,12 +70,12 @@ def _draw_lines(analysis: Analysis, study: str, row: Lines, panels: np.ndarray, 
         drawing.add_legend(panels[-1])
 
 
-def values_of(table: Table, series: Mapping[str, Columns], sigma: float, factor: float) -> dict[str, np.ndarray]:
+def values_of(table: Table, series: Mapping[str, Columns], sigma: float | None, factor: float) -> dict[str, np.ndarray]:
     """The values of each series at a noise level, (B,), by label."""
     return {label: factor * table.where(columns).of_blocks(sigma) for label, columns in series.items()}
 
 
-def _draw_heat(figure: "Figure", analysis: Analysis, table: Table, row: Heat, panels: np.ndarray) -> None:
+def _draw_heat(figure: "Figure", analysis: Analysis, table: Table, row: Heat, panels: Sequence["Axes"]) -> None:
     own = table.where(row.columns)
     if row.of == "sigma":
         maps = [row.factor * np.stack([own.of_blocks(sigma) for sigma in analysis.sigmas])]

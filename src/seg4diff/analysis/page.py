@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image
 
 from seg4diff.analysis import drawing, html
-from seg4diff.analysis.figures import Lines, draw, plans, values_of
+from seg4diff.analysis.figures import draw, levels_of, values_of
 from seg4diff.analysis.html import Element, element
-from seg4diff.analysis.sections import SECTIONS, Section, plain_section, ranked
+from seg4diff.analysis.plans import Lines, plans
+from seg4diff.analysis.sections import Section, section_of
 from seg4diff.analysis.sheets import Example, read_examples, sheets
+from seg4diff.analysis.showed import ranked
 from seg4diff.analysis.stored import Analysis, read_analysis
 from seg4diff.analysis.verdict import show_verdict
 from seg4diff.disk import save_picture, write_text
@@ -88,7 +90,7 @@ class _Report:
         return element("section", element("h2", "Example images"), *shown, id="examples")
 
     def _study(self, study: str, title: str) -> Element:
-        own, section = self.analysis, SECTIONS.get(study) or plain_section(study)
+        own, section = self.analysis, section_of(study)
         found = section.found(own)
         parts = [
             element("h2", title[:1].upper() + title[1:]),
@@ -157,11 +159,13 @@ def _caption(own: Analysis, study: str, section: Section, plan: Any) -> str:
 
 def _tables(own: Analysis, study: str) -> Iterator[Element]:
     """Highest and lowest block of each measure; and in a fold, all blocks."""
-    rows = [row for plan in plans(study, own.tables[study]).values() for row in plan if isinstance(row, Lines)]
     columns: dict[str, np.ndarray] = {}
-    for row in rows:
-        axis = row.axis.replace("\n", " ")
-        columns |= {f"{axis}: {label}": own_ for label, own_ in values_of(own.tables[study], row.series, own.sigma, row.factor).items()}
+    for plan in plans(study, own.tables[study]).values():
+        sigma = own.sigma if own.sigma in levels_of(own, study, plan) else None
+        for row in plan:
+            if isinstance(row, Lines):
+                found = values_of(own.tables[study], row.series, sigma, row.factor)
+                columns |= {f"{' '.join(row.axis.split())}: {label}": values for label, values in found.items()}
     ends = []
     for label, values in columns.items():
         order = ranked(values)

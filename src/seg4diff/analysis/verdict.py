@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seg4diff.analysis import drawing, html
-from seg4diff.analysis.figures import PERCENT
 from seg4diff.analysis.html import Element, element
+from seg4diff.analysis.plans import PERCENT
 from seg4diff.analysis.stored import Analysis
 
 if TYPE_CHECKING:
