@@ -7,10 +7,14 @@ contrast of at least 3 to white and to near black.
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
+from seg4diff.disk import save_picture, write_text
+from seg4diff.evaluation.display import picture_of
 from seg4diff.screen import plain_text
 
 if TYPE_CHECKING:
@@ -94,6 +98,15 @@ def draw_lines(
             axes.fill_between(x, *bands[label].T, color=colour, alpha=0.22, linewidth=0)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def draw_depth(axes: "Axes", depth: np.ndarray, values: np.ndarray, ringed: int | None, label: str, style: tuple[str, str]) -> None:
+    """A line over the depth of the blocks, with a ring around one of them."""
+    missing = "" if np.isfinite(values).any() else " (missing)"
+    axes.plot(depth, values, label=label + missing, color=style[0], marker=style[1], markersize=3.5, linewidth=1.4)
+    if ringed is not None and np.isfinite(values[ringed]):
+        axes.plot(depth[ringed], values[ringed], marker="o", markersize=10, fillstyle="none", color=INK, linestyle="none")
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
 
 
 def draw_points(axes: "Axes", series: Mapping[str, np.ndarray], intervals: Mapping[str, np.ndarray]) -> None:
@@ -208,6 +221,17 @@ def use_log(axes: "Axes") -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def write_figure(figure: "Figure", folder: Path, name: str) -> tuple[str, Image.Image]:
+    """Write a figure as SVG, without a background, and as PNG on white; returns `as_svg` and the picture."""
+    svg = as_svg(figure)
+    figure.set_layout_engine("none")  # it is laid out
+    figure.patch.set(facecolor="white", alpha=1)
+    picture = picture_of(figure)
+    write_text(folder / f"{name}.svg", standalone(svg))
+    save_picture(picture, folder / f"{name}.png")
+    return svg, picture
 
 
 def as_svg(figure: "Figure") -> str:

@@ -16,8 +16,7 @@ from seg4diff.analysis.sheets import Example, read_examples, sheets
 from seg4diff.analysis.showed import ranked
 from seg4diff.analysis.stored import Analysis, read_analysis
 from seg4diff.analysis.verdict import show_verdict
-from seg4diff.disk import save_picture, write_text
-from seg4diff.evaluation.display import picture_of
+from seg4diff.disk import write_text
 from seg4diff.screen import plain_text
 
 if TYPE_CHECKING:
@@ -70,12 +69,7 @@ class _Report:
 
     def _keep(self, name: str, figure: "Figure", description: str) -> Element:
         """Write a figure to files, and show it."""
-        svg = drawing.as_svg(figure)
-        figure.set_layout_engine("none")  # it is laid out
-        figure.patch.set(facecolor="white", alpha=1)
-        self.figures[name] = picture_of(figure)
-        write_text(self.analysis.folder / FIGURES / f"{name}.svg", drawing.standalone(svg))
-        save_picture(self.figures[name], self.analysis.folder / FIGURES / f"{name}.png")
+        svg, self.figures[name] = drawing.write_figure(figure, self.analysis.folder / FIGURES, name)
         return html.drawn(svg, name, description)
 
     def _about(self) -> Iterator[Element]:

@@ -36,6 +36,12 @@ class Table:
         """The lines that have these values, compared as text."""
         return Table([row for row in self.rows if all(str(row.get(key)) == str(own) for key, own in columns.items())], self.blocks)
 
+    def first(self, columns: Mapping[str, Any]) -> "Table":
+        """As `where`, with the first way alone of those in which the other columns tell lines apart."""
+        own = self.where(columns).rows
+        ways = [{key: value for key, value in row.items() if key not in ("sigma", "block", "head", "value")} for row in own]
+        return Table([row for row, way in zip(own, ways, strict=True) if way == ways[0]], self.blocks)
+
     def of_blocks(self, sigma: float | None) -> np.ndarray:
         """Values of whole blocks at a noise level, (B,); NaN where the table has none. None = those without a noise level."""
         values = np.full(self.blocks, np.nan)
