@@ -7,6 +7,7 @@ from seg4diff.analysis.album import Album
 from seg4diff.analysis.catalogue import STUDIES
 from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.module import show
+from seg4diff.analysis.report import PICTURES, write_analysis
 from seg4diff.analysis.scene import LabelledScene
 from seg4diff.analysis.study import Setting
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
@@ -68,3 +69,22 @@ def studied(setting, *scenes, names=tuple(STUDIES)):
     for scene in scenes:
         show(scene, list(studies.values()))
     return studies
+
+
+ABOUT = {
+    "model": {"model": "some/model", "revision": None, "weights": "0123", "lora": None},
+    "settings": {"expert_layer": 1, "analysis": {"sigmas": list(SIGMAS)}, "sigma": 0.3, "split": "validation"},
+    "images": 3,
+}
+"""What `write_analysis` is told of the model and the settings."""
+
+
+def stored(backbone, folder, skipped=None, words=("apple", "leaf")):
+    """The folder of a small analysis with one example, whose prompt has these words."""
+    setting = setting_of(backbone, folder / PICTURES, examples=[0])
+    studies = studied(setting, labelled(backbone, range(3)), names=[name for name in STUDIES if name not in (skipped or {})])
+    image, labels = torch.zeros(32, 48, 3, dtype=torch.uint8), torch.zeros(32, 48, dtype=torch.uint8)
+    setting.album.introduce(0, image, labels, " ".join(words), words)
+    setting.album.save()
+    write_analysis(folder, {name: study.result() for name, study in studies.items()}, skipped or {}, ABOUT)
+    return folder

@@ -143,7 +143,6 @@ def draw_heat(axes: "Axes", values: np.ndarray, highest: float) -> Any:
     """A heat map (rows, B) in colours from 0 to `highest`; what is missing is hatched."""
     axes.patch.set(alpha=1, facecolor="none", hatch="////", edgecolor=GREY)
     image = axes.imshow(np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=highest, aspect="auto", interpolation="none")
-    image.cmap.set_bad(alpha=0)
     step = next(own for own in (1, 2, 4, 8, 16) if len(values) <= 8 * own or own == 16)
     axes.set_yticks(range(0, len(values), step))
     return image
