@@ -142,7 +142,7 @@ def values_in(panel, row):
     if isinstance(row, Heat):
         return panel.images[0].get_array().filled(np.nan)
     if row.bars:
-        return [[bar.get_height() for bar in panel.patches if bar.get_gid() != "expert"]]
+        return [[bar.get_height() for bar in panel.patches if bar.get_label() != "_expert"]]
     lines = {line.get_label(): line.get_ydata() for line in panel.lines}
     return [lines[label] if label in lines else lines[f"{label} (missing)"] for label in row.series]
 

@@ -73,7 +73,7 @@ def mark_blocks(axes: "Axes", blocks: int, expert: int | None, *, label: bool) -
     if label:
         axes.set_xlabel("block", fontsize=SMALL, color=INK)
     if expert is not None:
-        axes.axvspan(expert - 0.5, expert + 0.5, color=EXPERT, alpha=0.22, linewidth=0, zorder=0, gid="expert")
+        axes.axvspan(expert - 0.5, expert + 0.5, color=EXPERT, alpha=0.22, linewidth=0, zorder=0, label="_expert")
 
 
 def draw_lines(
@@ -169,6 +169,7 @@ def draw_sheet(rows: Mapping[str, Sequence[np.ndarray | None]], columns: Sequenc
             for left, tile in enumerate(row[k] for k in band):
                 if tile is not None:
                     page[top * (height + gap) :, left * (width + gap) :][:height, :width] = np.dstack([tile, np.full((height, width), 255)])
+        axes.patch.set_alpha(0)
         axes.imshow(page, interpolation="none")
         axes.set_yticks([k * (height + gap) + (height - 1) / 2 for k in range(len(rows))], list(rows), fontsize=SMALL, color=INK)
         axes.set_xticks([k * (width + gap) + (width - 1) / 2 for k in range(len(band))], [columns[k] for k in band], fontsize=SMALL)

@@ -144,10 +144,9 @@ def _caption(own: Analysis, study: str, section: Section, plan: Any) -> str:
         rows = "noise level" if plan[0].of == "sigma" else "head"
         return f"colours from 0 to the highest value of a row, for each block and {rows}; hatched: missing."
     shaded = any(row.interval for row in lines) and study in own.miou_intervals
-    dotted = any(row.dotted or row.level is not None for row in lines)
     notes = [] if own.marked is None else [f"Band: {'the expert' if own.content.get('finder') else 'the expert of the settings'}."]
     notes += ["Shaded: 95 % interval, bootstrap over images."] if shaded else []
-    notes += ["Dotted: the reference."] if dotted else []
+    notes += dict.fromkeys(row.note for row in lines if row.note)
     return f"for each block and noise level. {' '.join(notes)}"
 
 

@@ -25,6 +25,7 @@ class Lines:
         interval: label of the series whose mIoU has an interval of the evidence.
         bars: bars from zero, of the first series.
         log: the y axis is logarithmic.
+        note: what the caption says of the row.
     """
 
     axis: str
@@ -36,6 +37,7 @@ class Lines:
     interval: str | None = None
     bars: bool = False
     log: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,17 @@ NORMALISATIONS: dict[str, Columns] = {
 
 def _budget(first: str, second: str) -> dict[str, Any]:
     both = {label: QUADRANTS[label] for label in (first, second)}
-    return {"series": _quantity("mass", "quadrant", both), "dotted": _quantity("uniform", "quadrant", both), "limits": (0, 1.02)}
+    return {
+        "series": _quantity("mass", "quadrant", both),
+        "dotted": _quantity("uniform", "quadrant", both),
+        "limits": (0, 1.02),
+        "note": "Dotted: uniform attention.",
+    }
 
 
 def _features(quantity: str) -> dict[str, Any]:
     own, chance = (_quantity(quantity, "features", PARTS, by_chance=by_chance) for by_chance in (False, True))
-    return {"series": own, "dotted": chance, "limits": (0, 1)}
+    return {"series": own, "dotted": chance, "limits": (0, 1), "note": "Dotted: features without any structure."}
 
 
 def _shape(quantity: str) -> dict[str, Columns]:
@@ -142,6 +149,10 @@ PLANS: dict[str, dict[str, Plan]] = {
 def _segmentation_plans(table: Table) -> dict[str, Plan]:
     own = {key: table.rows[0][key] for key in ("direction", "scores", "normalisation")} if table.rows else {}
     miou = {"quantity": "miou"}
+    guesses = [PERCENT * row["value"] for row in table.rows if row["quantity"] == "baseline"]
+    guess: dict[str, Any] = (
+        {"level": max(guesses), "note": "Dotted: mIoU of the best guess that does not look at the image."} if guesses else {}
+    )
     scores = {label: {**columns, **own} for label, columns in SCORES.items()}
     ways = {label: {**miou, "direction": "i2t", **columns} for label, columns in NORMALISATIONS.items()}
     directions: dict[str, Columns] = {
@@ -150,7 +161,7 @@ def _segmentation_plans(table: Table) -> dict[str, Plan]:
         for end, kind in (("", "none"), (", min-max", "minmax"))
     }
     found: dict[str, Plan] = {
-        "segmentation": [Lines("score of the\nI2T maps (%)", scores, PERCENT, limits=(0, 100), interval="mIoU")],
+        "segmentation": [Lines("score of the\nI2T maps (%)", scores, PERCENT, limits=(0, 100), interval="mIoU", **guess)],
         "segmentation-ways": [
             Lines("mIoU (%)\nfour normalisations", ways, PERCENT, limits=(0, 100)),
             Lines("mIoU (%)\ntwo directions", directions, PERCENT, limits=(0, 100)),

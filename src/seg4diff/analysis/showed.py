@@ -87,7 +87,7 @@ def segmentation(analysis: Analysis) -> str:
     """Which block segments best, and in which direction."""
     rows = analysis.tables["segmentation"].rows
     own = {"quantity": "miou", **{key: rows[0][key] for key in ("direction", "scores", "normalisation")}}
-    sentences = [f"The mIoU of I2T maps is {_miou(analysis, 'segmentation', own)} %."] if _miou(analysis, "segmentation", own) else []
+    sentences = [f"The mIoU of I2T maps, in %, is {_miou(analysis, 'segmentation', own)}."] if _miou(analysis, "segmentation", own) else []
     i2t, t2i = (
         np.fmax.reduce(
             [
@@ -130,7 +130,9 @@ def empty(analysis: Analysis) -> str:
     if not found:
         return ""
     first = ranked(_values(analysis, "empty_prompt", {"quantity": "miou"}))[0]
-    return f"The mIoU of proposals, matched with the masks, is {found} %; at block {first} an image has {proposals[first]:.1f} proposals."
+    return (
+        f"The mIoU of proposals, matched with the masks, in %, is {found}; at block {first} an image has {proposals[first]:.1f} proposals."
+    )
 
 
 def affinity(analysis: Analysis) -> str:
