@@ -9,7 +9,7 @@ from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.module import show
 from seg4diff.analysis.report import PICTURES, write_analysis
 from seg4diff.analysis.scene import LabelledScene
-from seg4diff.analysis.study import Setting
+from seg4diff.analysis.study import Findings, Setting
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.generation.requests import Sampling
 from seg4diff.segmentation.proposals import ProposalReadout
@@ -87,4 +87,12 @@ def stored(backbone, folder, skipped=None, words=("apple", "leaf")):
     setting.album.introduce(0, image, labels, " ".join(words), words)
     setting.album.save()
     write_analysis(folder, {name: study.result() for name, study in studies.items()}, skipped or {}, ABOUT)
+    return folder
+
+
+def small(folder, values, quantity="relative", **about):
+    """The folder of an analysis with one study, which found one I2T value for each block at the first noise level."""
+    more = {"head": None, "quadrant": "i2t", "quantity": quantity}
+    rows = [{"sigma": SIGMAS[0], "block": block, **more, "value": value} for block, value in enumerate(values)]
+    write_analysis(folder, {"budget": Findings(rows)}, {}, ABOUT | about)
     return folder

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from tests.analyses import ABOUT, SIGMAS, stored
+from tests.analyses import SIGMAS, small, stored
 from tests.hosts import random_sd3
 
 from seg4diff.analysis.atlas import atlas_rows, draw_atlas
@@ -15,10 +15,8 @@ from seg4diff.analysis.catalogue import STUDIES
 from seg4diff.analysis.figures import draw
 from seg4diff.analysis.page import write_report
 from seg4diff.analysis.plans import Heat, Lines, plans
-from seg4diff.analysis.report import write_analysis
 from seg4diff.analysis.showed import best_two
 from seg4diff.analysis.stored import read_analysis
-from seg4diff.analysis.study import Findings
 from seg4diff.errors import UserError
 
 NASTY = ("<script>alert(1)</script>", '"a" & $b$')
@@ -60,18 +58,6 @@ def folder(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(folder):
     return (folder / "report.html").read_text(encoding="utf-8")
-
-
-def findings(*rows, **columns):
-    """Findings with a line for each (block, value), at the first noise level."""
-    lines = [{"sigma": SIGMAS[0], "block": block, "head": None, **columns, "value": value} for block, value in rows]
-    return {"budget": Findings(lines)}
-
-
-def small(folder, values, quantity="mass", quadrant="i2t", **about):
-    rows = findings(*enumerate(values), quadrant=quadrant, quantity=quantity)
-    write_analysis(folder, rows, {}, ABOUT | about)
-    return folder
 
 
 def test_every_study_has_its_section(page):

@@ -120,6 +120,7 @@ PLANS: dict[str, dict[str, Plan]] = {
         "features": [
             Lines("variance in three\nprincipal components", **_features("pca")),
             Lines("R² of the position", **_features("position")),
+            Lines("R² of row and column,\nany function", **_features("axes")),
             Lines("R² of the true masks", **_features("masks")),
         ]
     },

@@ -40,7 +40,8 @@ SECTIONS: Mapping[str, Section] = {
     ),
     "features": Section(
         "What queries, keys and values of image tokens hold: position or content. The variance in three principal components, and how much "
-        "of the variance a linear map of the token's row and column explains, or of the shares of the true classes in its cell. "
+        "of the variance is explained by a linear map of the token's row and column, by any function of the row plus any of the column "
+        "(which sees stripes too), and by a linear map of the shares of the true classes in its cell. "
         "Dotted: what features without any structure would give.",
         "R² = 1 - Σ‖x - x̂‖² / Σ‖x - mean x‖², x̂ = the best linear map of the regressors",
         "Figures 3 and 29, which show pictures and no numbers",
