@@ -3,10 +3,10 @@
 import csv
 
 import pytest
-from tests.analyses import small
 
 from seg4diff.commands.atlas import lay_side_by_side, redraw
 from seg4diff.errors import UserError
+from tests.analyses import small
 
 
 @pytest.fixture
