@@ -37,6 +37,8 @@ STYLES = [
 """Colour and marker of each series, so that colour alone tells nothing apart."""
 WIDTH = 7.2
 """Inches of a figure, as far as its blocks fit into them."""
+DOTS = 150
+"""Pixels of an inch in PNG."""
 MARGIN = 1.9
 """Inches beside the panels: labels of the axis, legend."""
 SMALL = 8
@@ -105,7 +107,7 @@ def draw_depth(axes: "Axes", depth: np.ndarray, values: np.ndarray, ringed: int 
     missing = "" if np.isfinite(values).any() else " (missing)"
     axes.plot(depth, values, label=label + missing, color=style[0], marker=style[1], markersize=3.5, linewidth=1.4)
     if ringed is not None and np.isfinite(values[ringed]):
-        axes.plot(depth[ringed], values[ringed], marker="o", markersize=10, fillstyle="none", color=INK, linestyle="none")
+        axes.plot(depth[ringed], values[ringed], marker="o", markersize=10, fillstyle="none", color=INK, linestyle="none", clip_on=False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
 
 
@@ -227,6 +229,7 @@ def write_figure(figure: "Figure", folder: Path, name: str) -> tuple[str, Image.
     """Write a figure as SVG, without a background, and as PNG on white; returns `as_svg` and the picture."""
     svg = as_svg(figure)
     figure.set_layout_engine("none")  # it is laid out
+    figure.set_dpi(DOTS)
     figure.patch.set(facecolor="white", alpha=1)
     picture = picture_of(figure)
     write_text(folder / f"{name}.svg", standalone(svg))

@@ -34,16 +34,16 @@ nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3re
 figure { margin: 1rem 0; }
 .wide { overflow-x: auto; }
 figure svg { display: block; width: 100%; height: auto; max-width: 100%; }
-figure img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
+figure img { display: block; max-width: 100%; height: auto; }
 .pair { display: flex; flex-wrap: wrap; gap: .75rem; }
 .pair figure { margin: .5rem 0; }
-.pair img { height: 11rem; width: auto; }
+.pair img { height: 14rem; width: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .2rem 0 .4rem; }
 th, td { text-align: right; padding: .22rem .65rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 td.text { white-space: normal; overflow-wrap: anywhere; text-align: left; }
-.facts th { white-space: normal; }
+tbody th { white-space: normal; }
 tr.expert { background: color-mix(in srgb, var(--mark) 18%, transparent); }
 details { margin: .8rem 0; }
 summary { cursor: pointer; }
