@@ -26,7 +26,7 @@ from seg4diff.commands.values import check_values
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.progress import Progress
-from seg4diff.generation.requests import read_prompts
+from seg4diff.generation.requests import prompts_of_file
 from seg4diff.loggers import log_figures, log_picture
 from seg4diff.presets import plain
 from seg4diff.provenance import provenance
@@ -76,7 +76,7 @@ def _build(config: DictConfig) -> tuple[Any, PipelineBackbone]:
     if config.prompts is None:
         (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
         return data, backbone
-    prompts = read_prompts(Path(str(config.prompts)))
+    prompts = prompts_of_file(Path(str(config.prompts)))
     quiet_hosts()
     data, backbone = build(config.generation, prompts=prompts), build(config.backbone.model)
     data.check(backbone)
@@ -114,7 +114,7 @@ def settings(config: DictConfig, backbone: PipelineBackbone) -> dict[str, Any]:
     own |= {"dtype": str(backbone.dtype).removeprefix("torch."), "quantize": backbone.runtime.quantize}
     own["precision"] = trainer_precision(config)
     if config.prompts is not None:
-        return own | {"prompts": read_prompts(Path(str(config.prompts))), "generation": whole["generation"]}
+        return own | {"prompts": prompts_of_file(Path(str(config.prompts))), "generation": whole["generation"]}
     data = {key: value for key, value in whole["data"].items() if key not in LOADING}
     return own | {"split": config.split, "data": data}
 

@@ -79,7 +79,7 @@ class Sampling:
             raise UserError(f"`steps` must be a whole number from 1, found {self.steps!r}.")
 
 
-def read_prompts(file: Path) -> list[str]:
+def prompts_of_file(file: Path) -> list[str]:
     """The lines of a file that are not blank.
 
     Raises:
