@@ -115,7 +115,7 @@ def test_perturbed_guidance_is_measured_and_scale_0_is_the_model_without_it(whol
     assert guided["perturbed_guidance"] == 40 and json.loads((tmp_path / "guided" / "answers.json").read_text())["perturbed_block"] == 3
     plain = measure(tmp_path / "plain", "evaluation.perturbed_guidance=0.0", f"evaluation.base_from={whole[0]}", ckpt="base")
     assert {key: value for key, value in whole[1].items() if key.startswith("base/")}.items() <= plain.items()
-    with pytest.raises(UserError, match="holds answers with perturbed_guidance null, and here it is 2.0"):
+    with pytest.raises(UserError, match="holds answers with perturbed_guidance null, and here it is 2"):
         measure(tmp_path / "other", "evaluation.perturbed_guidance=2", f"evaluation.base_from={whole[0]}", ckpt="base")
     with pytest.raises(UserError, match="block 8 does not exist: this model has 8 joint-attention blocks, 0 to 7"):
         measure(tmp_path / "odd", "evaluation.perturbed_guidance=2", "evaluation.perturbed_block=8", ckpt="base")
