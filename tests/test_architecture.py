@@ -31,6 +31,7 @@ ORDER = [
     "loading",
     "loggers",
     "evaluation",
+    "analysis",
     "training",
     "tiny",
     "commands",
@@ -44,7 +45,7 @@ OWNERS = {
     "diffusers": {"backbones"},
     "peft": {"backbones"},
     "transformers": {"backbones", "evaluation", "tiny"},  # evaluation: networks that judge generated images, which are no backbones
-    "lightning": {"data", "evaluation", "training", "loggers", "tiny", "commands"},
+    "lightning": {"data", "evaluation", "analysis", "training", "loggers", "tiny", "commands"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

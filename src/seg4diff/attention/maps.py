@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from seg4diff.attention.joint import Joint
 from seg4diff.errors import UserError
@@ -41,6 +41,40 @@ def i2t_per_head(joint: Joint, scores: Scores) -> Tensor:
         return _logits(joint.text_key, joint.image_query, joint.scale)
     mass = text_mass(joint) if scores == "joint" else None
     return _i2t_softmax(joint, slice(None), mass)
+
+
+def t2i_per_head(joint: Joint) -> Tensor:
+    """Text-to-image (T2I) attention of every head, (B, heads, T, N): where each text token looks.
+
+    Softmax over all N + T keys, in [0, 1] with sums over N below 1.
+    """
+    weights = _logits(joint.text_query, joint.image_key, joint.scale).softmax(dim=-1)
+    return weights * (1 - text_mass(joint, of="text")).unsqueeze(-1)
+
+
+def affinity(joint: Joint, maps: Tensor) -> Tensor:
+    """Image-to-image attention applied to maps: each image token gets the mean of the maps at the image tokens that it looks at.
+
+    Softmax over the image keys alone, so each row of the operator sums to 1. It is attention with the maps as values, in O(N) memory, and
+    in float32: maps are small numbers, and close to each other.
+
+    Args:
+        joint: N image tokens.
+        maps: (B, C, N).
+
+    Returns:
+        (B, C, N), mean over the heads.
+    """
+    wide = torch.promote_types(joint.image_query.dtype, torch.float32)
+    query, key = joint.image_query.to(wide), joint.image_key.to(wide)
+    heads, width = query.shape[1], query.shape[-1]  # fused kernels want values as wide as the keys
+    spread = []
+    with torch.autocast(query.device.type, enabled=False):
+        for part in maps.to(wide).split(width, dim=1):
+            value = pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).unsqueeze(1).repeat(1, heads, 1, 1)
+            found = scaled_dot_product_attention(query, key, value, scale=joint.scale).mean(dim=1)
+            spread.append(found[..., : part.shape[1]].transpose(1, 2).float())
+    return torch.cat(spread, dim=1)
 
 
 def quadrant_mass(joint: Joint) -> dict[str, Tensor]:

@@ -139,6 +139,11 @@ class Backbone(nn.Module, ABC):
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         """Image tokens (rows, columns) for an image of this size. Raises UserError for a size the model cannot take."""
 
+    @property
+    def heads(self) -> int:
+        """Attention heads of each joint-attention block."""
+        return self.transformer.config.num_attention_heads
+
     @abstractmethod
     def attention_sites(self) -> list[AttentionSite]:
         """The joint-attention blocks in order."""

@@ -11,9 +11,8 @@ from seg4diff.backbones.lora import has_lora
 from seg4diff.commands.drawing import claim_settings, draw_missing, each_once, identify, to_seeds
 from seg4diff.commands.outputs import process_share, results_folder
 from seg4diff.commands.overview import write_overview
-from seg4diff.data.files import lines_of
-from seg4diff.errors import MissingFileError, UserError
-from seg4diff.generation.requests import Request
+from seg4diff.errors import UserError
+from seg4diff.generation.requests import Request, prompts_of_file
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
 
@@ -91,21 +90,10 @@ def generate_files(
 
 
 def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
-    """The prompts, or the lines of a file that are not blank.
-
-    Raises:
-        UserError: there is none, or there are both.
-    """
+    """The prompts, or those of a file. Raises UserError if there are none, or both."""
     if bool(prompts) == (file is not None):
         raise UserError("give prompts, or a file with one prompt per line (--prompts), not both.")
-    if file is None:
-        return list(prompts)
-    if not file.is_file():
-        raise MissingFileError(f"there is no file of prompts {file}: write one prompt per line, and give it with --prompts.")
-    found = [line.strip() for line in lines_of(file) if line.strip()]
-    if not found:
-        raise UserError(f"the file of prompts {file} is empty: write one prompt per line.")
-    return found
+    return list(prompts) if file is None else prompts_of_file(file)
 
 
 def to_scales(text: str) -> list[float]:

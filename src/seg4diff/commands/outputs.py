@@ -30,8 +30,9 @@ RESULTS = {
     "export.json": "images for a benchmark",
     "scores.json": "scores",
     "check.json": "a checked data set",
+    "analysis.json": "an analysis",
 }
-"""What the console commands leave in their folders."""
+"""What the console commands and analyze.py leave in their folders."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from torch import distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Size, Window
 from seg4diff.data.reading import check_skipped
@@ -40,6 +40,7 @@ class SegmentationDataModule(L.LightningDataModule):
         skip_unreadable: number of training images that may be missing or broken. Each is named and replaced by another, the same one in
             every process and in a resumed run; one more, and the run stops. Evaluation skips none.
         resample: how an image is resized, "bicubic" or as the release does it, "bilinear", see `seg4diff.data.sample.RESAMPLES`.
+        test_images: number of images that the test loader serves, evenly spaced over the split; None = all.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class SegmentationDataModule(L.LightningDataModule):
         geometry: Geometry = "stretch",
         skip_unreadable: int = 0,
         resample: Resample = "bicubic",
+        test_images: int | None = None,
     ) -> None:
         super().__init__()
         if geometry not in GEOMETRIES:
@@ -66,14 +68,16 @@ class SegmentationDataModule(L.LightningDataModule):
         if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
             raise UserError(f"`image_size` must be [height, width] in pixels, found {list(image_size)}.")
         numbers = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1), "num_workers": (num_workers or 0, 0)}
-        for name, (value, least) in (numbers | {"skip_unreadable": (skip_unreadable, 0)}).items():
+        for name, (value, least) in (
+            numbers | {"skip_unreadable": (skip_unreadable, 0), "test_images": (1 if test_images is None else test_images, 1)}
+        ).items():
             if value < least:
                 raise UserError(f"`{name}` must be at least {least}, found {value}.")
         self.source = source
         self._image_size = (image_size[0], image_size[1]) if image_size else None
         self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry, self._resample = test_split, geometry, resample
-        self._tested = 0
+        self._tested, self._test_images = 0, test_images
         self._images: int | None = None  # of the training split, which the order depends on
         self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
 
@@ -153,8 +157,9 @@ class SegmentationDataModule(L.LightningDataModule):
         """Loader over a split for evaluation: every sample once over all processes, masks at their own size."""
         return self._each_once(split, resize_mask=False)
 
-    def _each_once(self, split: str, resize_mask: bool, start: int = 0) -> DataLoader:
-        dataset = self._samples(split, resize_mask)
+    def _each_once(self, split: str, resize_mask: bool, start: int = 0, chosen: list[int] | None = None) -> DataLoader:
+        samples = self._samples(split, resize_mask)
+        dataset = Subset(samples, range(len(samples)) if chosen is None else chosen)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size, start=start)
         return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self.num_workers)
@@ -168,6 +173,12 @@ class SegmentationDataModule(L.LightningDataModule):
         """Let the test loader of this process leave out its first images, which it has tested before."""
         self._tested = image
 
+    def tested(self) -> list[int]:
+        """Numbers of the images that the test loaders of all processes serve."""
+        size = len(self._samples(self._test_split, resize_mask=False))
+        count = size if self._test_images is None else min(self._test_images, size)
+        return [size * k // count for k in range(count)]
+
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""
         return [self._each_once("train", resize_mask=True), self.val_dataloader(), self.test_dataloader()]
@@ -176,4 +187,4 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.eval_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader:
-        return self._each_once(self._test_split, resize_mask=False, start=self._tested)
+        return self._each_once(self._test_split, resize_mask=False, start=self._tested, chosen=self.tested())

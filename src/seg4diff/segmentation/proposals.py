@@ -57,7 +57,11 @@ class ProposalReadout:
             For each block B tensors (proposals, h, w), each map a distribution over the image tokens.
         """
         read = self._readout.empty_prompt_maps(backbone, images, image_ids, blocks)
-        return {block: [merge(distributions(own, self._contrast), self._threshold, self._rounds) for own in maps] for block, maps in read}
+        return {block: [self.merge_maps(own) for own in maps] for block, maps in read}
+
+    def merge_maps(self, maps: Tensor) -> Tensor:
+        """Maps (T, h, w) of the tokens of one image, values >= 0 -> its proposals (proposals, h, w), see `proposals`."""
+        return merge(distributions(maps, self._contrast), self._threshold, self._rounds)
 
 
 def distributions(maps: Tensor, contrast: Contrast = "own") -> Tensor:
