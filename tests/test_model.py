@@ -216,8 +216,13 @@ def test_what_is_no_picture_is_a_sentence(load, picture):
         ({"device": "cuda"}, "`device=cuda` cannot be used here"),
         ({"image_size": "large"}, r"`image_size` must be \(height, width\) in pixels, or one number for a square, found 'large'"),
         ({"image_size": (30, 32)}, "image size 30 x 32 does not fit this model: .* set `image_size`"),
-        ({"block": "1"}, "`block` must be a whole number and `sigma` a number, found '1' and None"),
-        ({"sigma": "a"}, "`block` must be a whole number and `sigma` a number"),
+        ({"block": "1"}, "`block` must be a whole number, found '1'"),
+        ({"block": True}, "`block` must be a whole number, found True"),
+        ({"sigma": "a"}, "`sigma` must be a number, found 'a'"),
+        ({"lora": 3}, "`lora` must be a file or folder, found 3"),
+        ({"cache": ["a"]}, r"`cache` must be a file or folder, found \['a'\]"),
+        ({"like": 3}, "`like` must be a name, found 3"),
+        ({"revision": 3}, "`revision` must be a name, found 3"),
     ],
 )
 def test_arguments_of_another_kind_are_a_sentence(load, options, sentence):

@@ -32,6 +32,13 @@ def above_zero(**values: float) -> None:
             raise UserError(f"`{name}` must be above 0, found {value}.")
 
 
+def of_kind(what: str, *kinds: type, **values: object) -> None:
+    """Refuse parameters that are of none of these types; None is a value that was left out, and a bool is no number."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise UserError(f"`{name}` must be {what}, found {value!r}.")
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the run needs is not where it was looked for."""
 

@@ -12,7 +12,7 @@ from seg4diff.backbones.loading import DiffusionPipeline, Source, wrong_class
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.lora_files import find_lora
 from seg4diff.backbones.runtime import Quantization, Runtime, choose_dtype, find_device
-from seg4diff.errors import UserError, renamed
+from seg4diff.errors import UserError, of_kind, renamed
 from seg4diff.model import Model
 from seg4diff.presets import Preset, names, run_config
 
@@ -56,6 +56,8 @@ def load(
     Raises:
         UserError: the model or the LoRA is missing, gated, of an unknown kind, or they do not fit each other.
     """
+    of_kind("a file or folder", str, Path, lora=lora, cache=cache)
+    of_kind("a name", str, like=like, revision=revision)
     if isinstance(model, str | Path) and lora is None and str(model) not in names() and (Path(model) / "config.yaml").is_file():
         model, lora = None, model  # the folder of a run
     adapter = None if lora is None else find_lora(lora)

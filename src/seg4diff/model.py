@@ -11,7 +11,7 @@ from seg4diff.attention.seam import visits
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.sample import IGNORE
-from seg4diff.errors import UserError, renamed
+from seg4diff.errors import UserError, of_kind, renamed
 from seg4diff.generation.requests import Request, Sampling
 from seg4diff.generation.sampler import MapReader, draw
 from seg4diff.inputs import CanvasPicture, Picture, check_words, to_size, words_of_each
@@ -54,8 +54,8 @@ class Model:
         image_size: int | Sequence[int] | None = None,
         lora: Path | None = None,
     ) -> None:
-        if not isinstance(block, int | None) or not isinstance(sigma, int | float | None):
-            raise UserError(f"`block` must be a whole number and `sigma` a number, found {block!r} and {sigma!r}.")
+        of_kind("a whole number", int, block=block)
+        of_kind("a number", int, float, sigma=sigma)
         chosen = preset.expert if block is None else block
         if chosen is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in `block=9`.")

@@ -74,6 +74,19 @@ def test_the_pipeline_holds_the_moving_average(pretrain):
     assert any((last[name] != first[name]).any() for name in last)
 
 
+def test_weights_are_trained_on(pretrain):
+    first = pretrain("first")
+    on = pretrain("on", f"backbone.model.start={first}/pipeline", "model.muon_lr=1e-9", "model.lr=1e-9", "trainer.max_steps=2")
+    for name, weight in weights(first).items():
+        torch.testing.assert_close(weights(on)[name], weight)
+
+
+def test_weights_of_another_architecture_are_refused(pretrain):
+    first = pretrain("first", "trainer.max_steps=2")
+    with pytest.raises(UserError, match=r"the transformer of .*start=.* has another architecture"):
+        pretrain("on", f"backbone.model.start={first}/pipeline", "backbone.model.transformer.num_layers=3")
+
+
 def pretraining(backbone, **values):
     sigma, readout = logit_normal(mean=0.0, std=1.0), Readout(sigma=0.3, scores="joint", normalisation="none", seed=0)
     rates = {"muon_lr": 1e-2, "lr": 1e-3, "weight_decay": 0.0, "warmup_steps": 1, "decay_share": 0.2, "caption_dropout": 0.0, "seed": 0}

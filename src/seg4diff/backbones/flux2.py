@@ -62,7 +62,7 @@ class Flux2Backbone(TextFirstBackbone):
         embeddings, _ = pipeline.encode_prompt(list(prompts), device=self.device, **self._text_options)
         return embeddings, embeddings.new_zeros(len(prompts), 0)
 
-    def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+    def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         tokens = self.transformer(
             hidden_states=noisy_latents.flatten(2).transpose(1, 2),
             encoder_hidden_states=condition.embeddings,

@@ -34,6 +34,7 @@ class SD3Backbone(PipelineBackbone):
     transformer_class = SD3Transformer2DModel
     encoders = ("vae", "text_encoder", "text_encoder_2")
     text_first = False
+    guides_in_one_pass = True
     unused = {"text_encoder_3": None, "tokenizer_3": None}  # noqa: RUF012 - as in the base class
 
     def __init__(
@@ -48,10 +49,27 @@ class SD3Backbone(PipelineBackbone):
             )
 
     @classmethod
-    def from_scratch(cls, *, vae_path: str, t5_length: int, **architecture) -> Self:
-        """A model with random weights around a trained autoencoder; `architecture` as in `new_sd3_pipeline`."""
-        vae = load_pretrained(AutoencoderKL, vae_path, None)
-        return cls(new_sd3_pipeline(vae=vae, **architecture), t5_length=t5_length)
+    def from_scratch(cls, *, vae_path: str, t5_length: int, start: str | None = None, **architecture) -> Self:
+        """An untrained model around a trained autoencoder.
+
+        Args:
+            vae_path: the autoencoder.
+            t5_length: see the class.
+            start: folder of a model of this architecture whose transformer and text encoders are taken; None: random weights.
+            architecture: arguments of `new_sd3_pipeline`.
+
+        Raises:
+            UserError: a model is missing, or `start` has another architecture.
+        """
+        pipeline = new_sd3_pipeline(vae=load_pretrained(AutoencoderKL, vae_path, None), **architecture)
+        if start is not None:
+            trained = load_pretrained(StableDiffusion3Pipeline, start, None, text_encoder_3=None, tokenizer_3=None)
+            for name in ("transformer", "text_encoder", "text_encoder_2"):
+                try:
+                    getattr(pipeline, name).load_state_dict(getattr(trained, name).state_dict())
+                except RuntimeError as error:
+                    raise UserError(f"the {name} of `start={start}` has another architecture: train that of its own on.") from error
+        return cls(pipeline, t5_length=t5_length)
 
     @property
     def text_window(self) -> int:
@@ -71,7 +89,7 @@ class SD3Backbone(PipelineBackbone):
         )
         return embeddings, pooled
 
-    def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+    def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         return self.transformer(
             hidden_states=noisy_latents,
             timestep=sigma * TIME_STEPS,
