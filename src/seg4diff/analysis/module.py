@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -9,8 +10,10 @@ from torch import nn
 
 from seg4diff.analysis.album import Album
 from seg4diff.analysis.catalogue import STUDIES, choose
+from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.scene import LabelledScene, Look, Scene
 from seg4diff.analysis.study import Findings, OwnPasses, Reader, Setting, Study
+from seg4diff.analysis.trials import Trials
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
@@ -33,12 +36,15 @@ class AnalysisModule(L.LightningModule):
         sigmas: noise levels in [0, 1].
         readout: how class maps are read; its noise level is not used.
         proposals: how maps of the empty prompt are merged.
-        expert_layer: block whose maps the study of affinity refines.
+        expert_layer: block whose maps the study of affinity refines, and the causal tests watch.
+        trials: what the causal tests work on.
+        numbers: numbers of all images that are analysed, in order.
         album: keeps pictures of the first images.
         progress: what a loop that was stopped had counted; it goes on from there, and keeps its counts there from time to time.
 
     Attributes:
         skipped: one sentence for each study that was left out, by name.
+        verdict: see `finder.find_expert`.
 
     Raises:
         UserError: a value is out of range, a study does not exist, or no study can be made.
@@ -54,6 +60,8 @@ class AnalysisModule(L.LightningModule):
         readout: Readout,
         proposals: ProposalReadout,
         expert_layer: int,
+        trials: Trials,
+        numbers: Sequence[int],
         album: Album,
         progress: Progress | None = None,
     ) -> None:
@@ -70,6 +78,8 @@ class AnalysisModule(L.LightningModule):
             readout=readout,
             proposals=proposals,
             expert_layer=expert_layer,
+            trials=trials,
+            numbers=list(numbers),
             album=album,
         )
         names = choose(studies)
@@ -78,6 +88,7 @@ class AnalysisModule(L.LightningModule):
         if not self._names:
             raise UserError(" ".join(self.skipped.values()))
         self.findings: dict[str, Findings] = {}
+        self.verdict: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         with self.trainer.precision_plugin.forward_context():
@@ -107,6 +118,7 @@ class AnalysisModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.findings = {name: study.result() for name, study in self.studies.items()}
+        self.verdict = find_expert(self.findings, self._setting)
 
 
 @torch.no_grad()
