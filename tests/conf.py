@@ -23,10 +23,13 @@ def dotted(node: Any, name: str = "") -> Iterator[str]:
 
 @cache
 def keys() -> set[str]:
-    """Every key that the command line takes: those of train.py and evaluate.py, of every data set, and of every other file of a group."""
+    """Every key that the command line takes: those of the root scripts, of every data set, and of every other file of a group."""
     found = {f"{file.relative_to(CONF).parts[0]}.{name}" for file in CONF.glob("*/**/*.yaml") for name in dotted(raw(file))}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = [compose("train", [f"data={file.stem}"]) for file in (CONF / "data").glob("*.yaml")] + [compose("evaluate")]
+        composed = [compose("train", [f"data={file.stem}"]) for file in (CONF / "data").glob("*.yaml")] + [
+            compose("evaluate"),
+            compose("analyze"),
+        ]
     return found.union(GROUPS, *(dotted(OmegaConf.to_container(config, resolve=False)) for config in composed))
 
 

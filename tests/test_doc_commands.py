@@ -18,7 +18,7 @@ from tests.conftest import REPO
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md")), REPO / "assets" / "tiny-sd3" / "README.md"]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-SCRIPT, CONSOLE = r"(?:python|srun python|torchrun .*?) (train|evaluate)\.py(.*)", r"(?:python -m )?(seg4diff) (\S+ .+)"
+SCRIPT, CONSOLE = r"(?:python|srun python|torchrun .*?) (train|evaluate|analyze)\.py(.*)", r"(?:python -m )?(seg4diff) (\S+ .+)"
 COMMAND = re.compile(rf"(?:\$ |\w+=\S+ )*(?:{SCRIPT}|{CONSOLE}|(make) (\w+)|(python -m) (\S+).*|(python -c) (.+))")
 PAIR = re.compile(r"[+~]{0,2}([\w./@]+)=.*")
 
@@ -54,7 +54,7 @@ def first_run(argument: str) -> str:
 def understand(program: str, arguments: str) -> None:
     """Read a command as its program does; raises for what it does not know."""
     given = words(arguments)
-    if program in ("train", "evaluate"):
+    if program in ("train", "evaluate", "analyze"):
         typed = [first_run(word) for word in for_hydra([word for word in given if word not in ("-m", "--help")], CONF)]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(program, typed, return_hydra_config=(hydra := any(word.startswith("hydra") for word in typed)))

@@ -31,7 +31,7 @@ def test_a_model_may_be_described_as_another_one_with_changes(tmp_path, monkeypa
 
 @pytest.mark.parametrize("group", ["backbone", "callbacks", "data"])
 def test_what_the_files_of_a_group_share_is_no_choice_of_it(group, tmp_path):
-    assert {file.stem for file in (REPO / "conf").glob("*.yaml")} == SHARED | {"train", "evaluate", "check"}
+    assert {file.stem for file in (REPO / "conf").glob("*.yaml")} == SHARED | {"train", "evaluate", "analyze", "check"}
     with pytest.raises(MissingConfigException) as error:
         compose_config("train", tmp_path, f"{group}={group}")
     assert error.value.options and not SHARED & set(error.value.options)

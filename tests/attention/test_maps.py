@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from seg4diff.attention.joint import Joint
-from seg4diff.attention.maps import i2t, i2t_per_head, text_mass
+from seg4diff.attention.maps import affinity, i2t, i2t_per_head, t2i_per_head, text_mass
 
 HALF = [torch.float16, torch.bfloat16]
 
@@ -57,3 +57,21 @@ def test_autocast_changes_no_bit_of_a_map(dtype, scores):
     with torch.autocast("cpu", dtype):
         found = [i2t(joint, scores), i2t_per_head(joint, scores)]
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_t2i_maps_are_the_image_part_of_what_text_queries_see():
+    joint = random_joint(torch.float32)
+    query, keys = joint.text_query.double(), torch.cat([joint.image_key, joint.text_key], dim=2).double()
+    whole = (query @ keys.transpose(-1, -2) * joint.scale).softmax(dim=-1)
+    torch.testing.assert_close(t2i_per_head(joint).double(), whole[..., : joint.image_key.shape[2]], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [0, 3, 32, 40])
+def test_affinity_is_the_image_to_image_matrix_times_the_maps(classes):
+    """The maps may be fewer or more than the keys are wide."""
+    joint = random_joint(torch.float32)
+    maps = torch.rand(2, classes, 15, generator=torch.Generator().manual_seed(1))
+    matrix = (joint.image_query.double() @ joint.image_key.double().transpose(-1, -2) * joint.scale).softmax(dim=-1).mean(dim=1)
+    torch.testing.assert_close(
+        affinity(joint, maps).double(), (matrix @ maps.double().transpose(1, 2)).transpose(1, 2), rtol=1e-4, atol=1e-6
+    )

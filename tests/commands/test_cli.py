@@ -36,6 +36,8 @@ def typed(script, *arguments):
         ("train.py", ["experiment=coco_loar"], 1, "coco_lora"),
         ("evaluate.py", [], 1, "error: evaluate.py needs to know what to evaluate: add ckpt="),
         ("evaluate.py", ["ckptt=base"], 1, "error: there is no key ckptt: did you mean ckpt?"),
+        ("analyze.py", ["--help"], 0, "seg4diff is powered by Hydra"),
+        ("analyze.py", ["image=3"], 1, "error: there is no key image: did you mean images?"),
     ],
 )
 def test_the_door_is_light(script, arguments, code, said):
@@ -44,8 +46,8 @@ def test_the_door_is_light(script, arguments, code, said):
     assert "imported: []" in done.stdout and "Traceback" not in done.stderr and "Error executing job" not in done.stderr
 
 
-def test_the_root_holds_two_scripts():
-    assert {file.name for file in REPO.glob("*.py")} == {"train.py", "evaluate.py"}
+def test_the_root_holds_three_scripts():
+    assert {file.name for file in REPO.glob("*.py")} == {"train.py", "evaluate.py", "analyze.py"}
 
 
 def test_python_m_is_the_command():

@@ -46,7 +46,7 @@ class Grounding(Reader):
         self.blocks.update(look, labels)
         single = class_maps(look.joint, *self.ways[0][:2], case)
         self.heads.update(look, [label_map(own, case, self.setting.readout, self.setting) for own in single])
-        if look.level == look.block == 0:
+        if look.level == look.block == 0 and case.mask is not None:
             self.baselines.update(case.mask)
         if self.setting.album.wants(case.number):
             for direction in ("i2t", "t2i"):

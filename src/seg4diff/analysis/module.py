@@ -11,15 +11,15 @@ from torch import nn
 from seg4diff.analysis.album import Album
 from seg4diff.analysis.catalogue import STUDIES, choose
 from seg4diff.analysis.finder import find_expert
+from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.scene import LabelledScene, Look, Scene
 from seg4diff.analysis.study import Findings, OwnPasses, Reader, Setting, Study
 from seg4diff.analysis.trials import Trials
 from seg4diff.backbones.base import Backbone
-from seg4diff.data.sample import IGNORE, Batch, Vocabulary, present_classes
+from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.metrics import by_name
 from seg4diff.evaluation.progress import Progress
-from seg4diff.segmentation.prompts import list_largest
 from seg4diff.segmentation.proposals import ProposalReadout
 from seg4diff.segmentation.readout import Readout
 
@@ -101,20 +101,22 @@ class AnalysisModule(L.LightningModule):
         """Everything that is counted, without the model."""
         return nn.ModuleDict(dict(self.studies.items()))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch | PromptBatch, batch_idx: int) -> None:
         """Show a batch to all studies."""
-        show(self._scene(batch), list(self.studies.values()))
+        scene = self._scene(batch)
+        show(scene, list(self.studies.values()))
+        for case, image in zip(scene.cases, scene.pictures(), strict=True):
+            if self._album.wants(case.number):
+                self._album.add("images", case.number, "image", image)
         self._album.save()
         if self._progress is not None:
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
 
-    def _scene(self, batch: Batch) -> Scene:
-        names, backbone, setting = self._setting.vocabulary, self.backbone, self._setting
-        prompts = []
-        for mask in batch.masks:
-            pixels = torch.bincount(mask[mask != IGNORE].flatten().cpu(), minlength=len(names)).tolist()
-            prompts.append(list_largest(names.names, names.without_background(present_classes(mask)), pixels.__getitem__, backbone.fits))
-        return LabelledScene.of_batch(backbone, setting.sigmas, batch, prompts, setting.readout.seed)
+    def _scene(self, batch: Batch | PromptBatch) -> Scene:
+        sigmas, setting = self._setting.sigmas, self._setting
+        if isinstance(batch, Batch):
+            return LabelledScene.of_batch(self.backbone, sigmas, batch, setting.vocabulary, setting.readout.seed)
+        return GeneratedScene.of_batch(self.backbone, sigmas, batch)
 
     def on_test_epoch_end(self) -> None:
         self.findings = {name: study.result() for name, study in self.studies.items()}

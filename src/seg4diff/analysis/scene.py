@@ -5,16 +5,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 from seg4diff.attention.joint import Joint
 from seg4diff.attention.seam import Visit, stream
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.data.geometry import Size
-from seg4diff.data.sample import Batch
+from seg4diff.data.sample import IGNORE, Batch, Vocabulary, present_classes, tensor_to_image
 from seg4diff.flow import draw, interpolate
 from seg4diff.segmentation.frame import Frame, frames
-from seg4diff.segmentation.prompts import Prompt, token_sets
+from seg4diff.segmentation.prompts import Prompt, list_largest, token_sets
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Look(Place):
     joint: Joint
 
 
+def picture(image: Image.Image) -> Tensor:
+    """An image as (H, W, 3) uint8."""
+    return torch.from_numpy(np.array(image))
+
+
 See = Callable[[Look], None]
 
 
@@ -89,6 +97,10 @@ class Scene(ABC):
     def read(self, see: See) -> None:
         """Look at every block of every image at every noise level, one block after the other."""
 
+    @abstractmethod
+    def pictures(self) -> list[Tensor]:
+        """The images, once `read` is over, (H, W, 3) uint8."""
+
     @property
     def blocks(self) -> range:
         """All joint-attention blocks."""
@@ -108,8 +120,9 @@ class LabelledScene(Scene):
     seed: int = field(kw_only=True)
 
     @classmethod
-    def of_batch(cls, backbone: Backbone, sigmas: Sequence[float], batch: Batch, prompts: Sequence[Prompt], seed: int) -> "LabelledScene":
-        """The scene of a batch, with one prompt for each image."""
+    def of_batch(cls, backbone: Backbone, sigmas: Sequence[float], batch: Batch, vocabulary: Vocabulary, seed: int) -> "LabelledScene":
+        """The scene of a batch; the prompt of an image names the classes in it, without the smallest where not all fit into one."""
+        prompts = [_prompt_of(mask, vocabulary, backbone.fits) for mask in batch.masks]
         condition = backbone.encode_text([prompt.text for prompt in prompts])
         grid = backbone.token_grid(*batch.images.shape[-2:])
         cases = [
@@ -132,6 +145,9 @@ class LabelledScene(Scene):
         for level in range(len(self.sigmas)):
             self.read_level(level, self.blocks, see)
 
+    def pictures(self) -> list[Tensor]:
+        return [picture(tensor_to_image(image)) for image in self.batch.images]
+
     def read_level(self, level: int, blocks: Sequence[int], see: See, condition: TextCondition | None = None) -> None:
         """One pass that stops at the last of these blocks; `condition` replaces the prompts."""
 
@@ -141,3 +157,8 @@ class LabelledScene(Scene):
 
         with stream(self.backbone, blocks, visit, stop=True):
             self.backbone.predict_velocity(*self.noisy(level), condition or self.condition)
+
+
+def _prompt_of(mask: Tensor, vocabulary: Vocabulary, fits: Callable[[str], bool]) -> Prompt:
+    pixels = torch.bincount(mask[mask != IGNORE].flatten().cpu(), minlength=len(vocabulary)).tolist()
+    return list_largest(vocabulary.names, vocabulary.without_background(present_classes(mask)), pixels.__getitem__, fits)

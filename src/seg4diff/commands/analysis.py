@@ -14,9 +14,11 @@ from seg4diff.analysis.album import Album
 from seg4diff.analysis.module import AnalysisModule
 from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
 from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
+from seg4diff.commands.benchmark import LOADING
 from seg4diff.commands.drawing import lora_hash
-from seg4diff.commands.inherit import inherit
+from seg4diff.commands.inherit import chosen, inherit
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import run_folder
 from seg4diff.commands.run import build_all, load_lora, record, seed_everything
@@ -25,12 +27,15 @@ from seg4diff.commands.values import check_values
 from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError
 from seg4diff.evaluation.progress import Progress
+from seg4diff.generation.requests import read_prompts
 from seg4diff.loggers import log_figures
 from seg4diff.presets import plain
 from seg4diff.provenance import provenance
 
 log = logging.getLogger(__name__)
 
+IDLE = ("data", "split", "images")
+"""Keys that say which images of a data set are analysed."""
 IDENTITY = "identity.json"
 """What the counts of an unfinished analysis depend on."""
 
@@ -46,23 +51,37 @@ def analyze(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of analysis.json.
     """
+    if config.prompts is not None and (idle := [own.key_or_group for own in chosen(config) if own.key_or_group.split(".")[0] in IDLE]):
+        raise UserError(f"{idle[0]} has no effect on images that are generated: leave it out with prompts=.")
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
     with keys_named(config), run_folder(output_dir):
         seed_everything(config.seed)
-        (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+        data, backbone = _build(config)
         load_lora(config, backbone, lora, trained_for)
         about = {"model": identify(backbone, lora), "settings": settings(config)}
         with open_trainer(config) as trainer:
             _claim(output_dir, about)
             record(config, output_dir)
             progress = Progress(output_dir / "progress", trainer.global_rank, trainer.world_size)
-            images = data.test_on(config.images)
+            images = data.test_on(config.images) if config.prompts is None else range(len(data))
             data.test_from(progress.images)
             album = Album(output_dir / PICTURES, images[: config.examples])
             module = build(config.analysis, backbone=backbone, vocabulary=data.vocabulary, album=album, progress=progress)
             return _run(trainer, module, data, output_dir, about | {"images": len(images), "provenance": provenance()})
+
+
+def _build(config: DictConfig) -> tuple[Any, Backbone]:
+    """The images and the model."""
+    if config.prompts is None:
+        (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+        return data, backbone
+    prompts = read_prompts(Path(config.prompts))
+    quiet_hosts()
+    data, backbone = build(config.generation, prompts=prompts), build(config.backbone.model)
+    data.check(backbone)
+    return data, backbone
 
 
 def _run(trainer: L.Trainer, module: AnalysisModule, data: L.LightningDataModule, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -81,20 +100,21 @@ def _run(trainer: L.Trainer, module: AnalysisModule, data: L.LightningDataModule
 
 def identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
     """The model and its LoRA, as plain values; two analyses with the same are of the same model."""
-    source = backbone.source if isinstance(backbone, PipelineBackbone) else None
-    if source is None:
-        raise UserError("a model that is built from scratch has learnt nothing that could be analysed: choose a pretrained backbone.")
-    components = ["transformer", "scheduler", *backbone.encoders]
-    return source.identity() | {"weights": source.stamp(components), "lora": lora_hash(lora)}
+    if not isinstance(backbone, PipelineBackbone) or backbone.source is None:
+        raise UserError("a model that is built from scratch has no files by which its analysis is known: choose a pretrained backbone.")
+    weights = backbone.source.stamp(["transformer", "scheduler", *backbone.encoders])
+    return backbone.source.identity() | {"weights": weights, "lora": lora_hash(lora)}
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
     """Everything else that the findings depend on, as plain values."""
     whole = plain(config)
-    readout = whole["backbone"]["readout"]
-    own = {key: whole[key] for key in ("split", "images", "expert_layer", "analysis")}
-    data = {key: value for key, value in whole["data"].items() if key not in ("batch_size", "eval_batch_size", "num_workers")}
-    return own | {"sigma": readout["sigma"], "data": data, "precision": trainer_precision(config)}
+    own = {key: whole[key] for key in ("expert_layer", "analysis")} | {"precision": trainer_precision(config)}
+    own["sigma"] = whole["backbone"]["readout"]["sigma"]
+    if config.prompts is not None:
+        return own | {"prompts": read_prompts(Path(config.prompts)), "generation": whole["generation"]}
+    data = {key: value for key, value in whole["data"].items() if key not in LOADING}
+    return own | {"split": config.split, "images": config.images, "data": data}
 
 
 @rank_zero_only

@@ -11,9 +11,8 @@ from seg4diff.backbones.lora import has_lora
 from seg4diff.commands.drawing import claim_settings, draw_missing, each_once, identify, to_seeds
 from seg4diff.commands.outputs import process_share, results_folder
 from seg4diff.commands.overview import write_overview
-from seg4diff.data.files import lines_of
-from seg4diff.errors import MissingFileError, UserError
-from seg4diff.generation.requests import Request
+from seg4diff.errors import UserError
+from seg4diff.generation.requests import Request, read_prompts
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
 
@@ -62,7 +61,7 @@ def generate_files(
     """
     share = process_share()
     options: dict[str, Any] = {"maps": list(check_words(words, "word")) if words else maps, "map_step": map_step, "at_once": at_once}
-    prompts, chosen = read_prompts(prompts, prompts_file), to_seeds(seeds)
+    prompts, chosen = chosen_prompts(prompts, prompts_file), to_seeds(seeds)
     scales: list[float] | list[None] | None = None if lora_scale is None else to_scales(lora_scale)
     if out is None and share[1] > 1:
         raise UserError("several processes need to know their common folder: give it with --out.")
@@ -86,22 +85,11 @@ def generate_files(
     return folder
 
 
-def read_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
-    """The prompts, or the lines of a file that are not blank.
-
-    Raises:
-        UserError: there is none, or there are both.
-    """
+def chosen_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
+    """The prompts, or those of a file. Raises UserError if there are none, or both."""
     if bool(prompts) == (file is not None):
         raise UserError("give prompts, or a file with one prompt per line (--prompts), not both.")
-    if file is None:
-        return list(prompts)
-    if not file.is_file():
-        raise MissingFileError(f"there is no file of prompts {file}: write one prompt per line, and give it with --prompts.")
-    found = [line.strip() for line in lines_of(file) if line.strip()]
-    if not found:
-        raise UserError(f"the file of prompts {file} is empty: write one prompt per line.")
-    return found
+    return list(prompts) if file is None else read_prompts(file)
 
 
 def to_scales(text: str) -> list[float]:

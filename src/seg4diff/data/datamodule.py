@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from torch import distributed
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from seg4diff.data.geometry import GEOMETRIES, Geometry, Size, Window
 from seg4diff.data.reading import check_skipped
@@ -155,9 +155,8 @@ class SegmentationDataModule(L.LightningDataModule):
         return self._each_once(split, resize_mask=False)
 
     def _each_once(self, split: str, resize_mask: bool, start: int = 0, chosen: list[int] | None = None) -> DataLoader:
-        dataset: Dataset = self._samples(split, resize_mask)
-        if chosen is not None:
-            dataset = Subset(dataset, chosen)
+        samples = self._samples(split, resize_mask)
+        dataset = Subset(samples, range(len(samples)) if chosen is None else chosen)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = UnrepeatedSampler(size=len(dataset), rank=rank, world_size=world_size, start=start)
         return DataLoader(dataset, batch_size=self._eval_batch_size, sampler=sampler, collate_fn=collate, num_workers=self.num_workers)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from seg4diff.errors import UserError
+from seg4diff.data.files import lines_of
+from seg4diff.errors import MissingFileError, UserError
 
 LARGEST_SEED = 2**63 - 1
 LONGEST_STEM = 60
@@ -76,6 +77,19 @@ class Sampling:
             raise UserError(f"`guidance` must be a number from 0, found {self.guidance!r}.")
         if type(self.steps) is not int or self.steps < 1:
             raise UserError(f"`steps` must be a whole number from 1, found {self.steps!r}.")
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The lines of a file that are not blank.
+
+    Raises:
+        UserError: there is no such file, or no line in it.
+    """
+    if not file.is_file():
+        raise MissingFileError(f"there is no file of prompts {file}: write one prompt per line, and name it.")
+    if not (found := [line.strip() for line in lines_of(file) if line.strip()]):
+        raise UserError(f"the file of prompts {file} is empty: write one prompt per line.")
+    return found
 
 
 def batches(requests: Sequence[Request], at_once: int) -> list[list[Request]]:
