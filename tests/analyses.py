@@ -9,6 +9,7 @@ from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.module import show
 from seg4diff.analysis.scene import LabelledScene
 from seg4diff.analysis.study import Setting
+from seg4diff.analysis.trials import Trials
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.generation.requests import Sampling
 from seg4diff.segmentation.proposals import ProposalReadout
@@ -48,6 +49,8 @@ def setting_of(backbone, folder, vocabulary=NAMES, examples=()):
         readout=READOUT,
         proposals=ProposalReadout(readout=READOUT, threshold=1e-4, rounds=1),
         expert_layer=1,
+        trials=Trials(segmented=4, generated=2, steps=2, guidance=2.0, size=(32, 48)),
+        numbers=range(8),
         album=Album(folder, examples),
     )
 

@@ -26,6 +26,8 @@ from seg4diff.evaluation.metrics import mean_iou
 RESAMPLES, SEED = 1000, 0
 CONFIDENCE = 0.95
 """Share of the resamples that the expert wins, at least."""
+Numbers = Mapping[str, Mapping[int, float]]
+"""By name and block."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,15 @@ class Contest:
         return f"No expert: no block is better than a guess in enough of the resamples; {found[0]}, {guess}."
 
 
-def find_expert(findings: Mapping[str, Findings], setting: Setting) -> dict[str, Any]:
+def find_expert(
+    findings: Mapping[str, Findings], setting: Setting, trained: Mapping[str, Mapping[int, float]] | None = None
+) -> dict[str, Any]:
     """The verdict, as it stands in analysis.json.
 
     Args:
         findings: of an analysis.
         setting: its setting.
+        trained: more numbers to lay beside the evidence: what a sweep of trainings found.
 
     Returns:
         expert, runner_up: blocks or None; sentence: the verdict; rule, sigma, resamples: how it came about; rivals: see `Contest`;
@@ -95,6 +100,7 @@ def find_expert(findings: Mapping[str, Findings], setting: Setting) -> dict[str,
     sigma = setting.sigmas[level]
     values = {name: measure.of_blocks(findings, sigma, setting.blocks) for name, measure in MEASURES.items()}
     values = {name: own for name, own in values.items() if not torch.tensor(own).isnan().all()}
+    values |= {name: [own.get(block, float("nan")) for block in range(setting.blocks)] for name, own in (trained or {}).items()}
     by_studies = contest_without_masks(findings, level, setting.blocks)
     contest = contest_by_masks(findings, level, setting) if "segmentation" in findings else by_studies
     about = {"sigma": sigma, "resamples": RESAMPLES, "confidence": CONFIDENCE, "correlations": rank_correlations(values)}
@@ -106,7 +112,7 @@ def find_expert(findings: Mapping[str, Findings], setting: Setting) -> dict[str,
             "score": float(contest.score[block]),
             "interval": percentile_interval(contest.resampled[:, block]),
             "wins": float(contest.wins[block]),
-            "evidence": {name: abs(own[block]) if MEASURES[name].sign < 0 else own[block] for name, own in values.items()},
+            "evidence": {name: own[block] * (MEASURES[name].sign if name in MEASURES else 1) for name, own in values.items()},
         }
         for block in contest.ranking
     ]

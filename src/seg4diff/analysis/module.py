@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import lightning as L
 import torch
@@ -10,7 +9,6 @@ from torch import nn
 
 from seg4diff.analysis.album import Album
 from seg4diff.analysis.catalogue import STUDIES, choose
-from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.scene import LabelledScene, Look, Scene
 from seg4diff.analysis.study import Findings, OwnPasses, Reader, Setting, Study
@@ -43,8 +41,8 @@ class AnalysisModule(L.LightningModule):
         progress: what a loop that was stopped had counted; it goes on from there, and keeps its counts there from time to time.
 
     Attributes:
-        skipped: one sentence for each study that was left out, by name.
-        verdict: see `finder.find_expert`.
+        skipped: one sentence for each study, or figure of a study, that was left out, by name.
+        setting: what the studies know, see `Setting`.
 
     Raises:
         UserError: a value is out of range, a study does not exist, or no study can be made.
@@ -70,7 +68,7 @@ class AnalysisModule(L.LightningModule):
             raise UserError(f"`sigmas` must be different noise levels in [0, 1], found {list(sigmas)}.")
         backbone.select_sites([expert_layer])
         self.backbone, self._album, self._progress = backbone, album, progress
-        self._setting = Setting(
+        self.setting = Setting(
             sigmas=list(sigmas),
             blocks=len(backbone.attention_sites()),
             heads=backbone.heads,
@@ -85,15 +83,16 @@ class AnalysisModule(L.LightningModule):
         names = choose(studies)
         self.skipped = {name: _without_masks(name) for name in names if STUDIES[name].needs_masks and not len(vocabulary)}
         self._names = [name for name in names if name not in self.skipped]
+        if "causal" in self._names:
+            self.skipped |= trials.skipped()
         if not self._names:
             raise UserError(" ".join(self.skipped.values()))
         self.findings: dict[str, Findings] = {}
-        self.verdict: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         with self.trainer.precision_plugin.forward_context():
             self.backbone.check_device(self.trainer.strategy.root_device)
-        self.studies = by_name({name: STUDIES[name](self._setting) for name in self._names})
+        self.studies = by_name({name: STUDIES[name](self.setting) for name in self._names})
         if self._progress is not None:
             self._progress.restore(self._counts())
 
@@ -113,14 +112,13 @@ class AnalysisModule(L.LightningModule):
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
 
     def _scene(self, batch: Batch | PromptBatch) -> Scene:
-        sigmas, setting = self._setting.sigmas, self._setting
+        sigmas, setting = self.setting.sigmas, self.setting
         if isinstance(batch, Batch):
             return LabelledScene.of_batch(self.backbone, sigmas, batch, setting.vocabulary, setting.readout.seed)
         return GeneratedScene.of_batch(self.backbone, sigmas, batch)
 
     def on_test_epoch_end(self) -> None:
         self.findings = {name: study.result() for name, study in self.studies.items()}
-        self.verdict = find_expert(self.findings, self._setting)
 
 
 @torch.no_grad()

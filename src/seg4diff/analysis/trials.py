@@ -65,13 +65,17 @@ class Trials:
         self.pair_names = ["pixels", *(["CLIP-I"] if clip else []), *(["DINO"] if dino else [])]
         self.text_names = [*([exact.name] if exact else []), *(["CLIP-T"] if clip else [])]
 
-    def skipped(self) -> list[str]:
+    def skipped(self) -> dict[str, str]:
         """One sentence for each figure that is not measured."""
-        lacking = (
-            (self._clip, "CLIP-I and CLIP-T are", "`trials.clip` to a CLIP model"),
-            (self._dino, "DINO similarity is", "`trials.dino` to a vision transformer"),
-        )
-        return [f"{what} skipped in the causal tests: set {remedy}." for weights, what, remedy in lacking if weights is None]
+        lacking = {
+            "similarity by CLIP": (self._clip, "`trials.clip` to a CLIP model"),
+            "similarity by DINO": (self._dino, "`trials.dino` to a vision transformer"),
+        }
+        return {
+            f"causal/{name}": f"{name} of the causal tests is skipped: set {remedy}."
+            for name, (weights, remedy) in lacking.items()
+            if weights is None
+        }
 
     def judges(self, device: torch.device) -> tuple[list[PairMetric], list[TextMetric]]:
         """Those of `pair_names` and of `text_names`. Raises UserError for weights that cannot be loaded."""

@@ -11,6 +11,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from seg4diff.analysis.album import Album
+from seg4diff.analysis.display import print_verdict
+from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.module import AnalysisModule
 from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
 from seg4diff.backbones.base import Backbone
@@ -22,6 +24,7 @@ from seg4diff.commands.inherit import chosen, inherit
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import run_folder
 from seg4diff.commands.run import build_all, load_lora, record, seed_everything
+from seg4diff.commands.sweep import trained_blocks
 from seg4diff.commands.trainers import build, open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
 from seg4diff.disk import read_json, to_json, write_json
@@ -53,6 +56,9 @@ def analyze(config: DictConfig) -> dict[str, Any]:
     """
     if config.prompts is not None and (idle := [own.key_or_group for own in chosen(config) if own.key_or_group.split(".")[0] in IDLE]):
         raise UserError(f"{idle[0]} has no effect on images that are generated: leave it out with prompts=.")
+    if config.prompts is not None:
+        config.analysis.trials.exact = None  # it knows prompts of its own alone
+    trained = {} if config.layer_sweep is None else trained_blocks(Path(config.layer_sweep))
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
@@ -68,8 +74,9 @@ def analyze(config: DictConfig) -> dict[str, Any]:
             images = data.test_on(config.images) if config.prompts is None else range(len(data))
             data.test_from(progress.images)
             album = Album(output_dir / PICTURES, images[: config.examples])
-            module = build(config.analysis, backbone=backbone, vocabulary=data.vocabulary, album=album, progress=progress)
-            return _run(trainer, module, data, output_dir, about | {"images": len(images), "provenance": provenance()})
+            given = {"backbone": backbone, "vocabulary": data.vocabulary, "numbers": images, "album": album, "progress": progress}
+            module = build(config.analysis, **given)
+            return _run(trainer, module, data, output_dir, about | {"images": len(images), "provenance": provenance()}, trained)
 
 
 def _build(config: DictConfig) -> tuple[Any, Backbone]:
@@ -84,16 +91,25 @@ def _build(config: DictConfig) -> tuple[Any, Backbone]:
     return data, backbone
 
 
-def _run(trainer: L.Trainer, module: AnalysisModule, data: L.LightningDataModule, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+def _run(
+    trainer: L.Trainer,
+    module: AnalysisModule,
+    data: L.LightningDataModule,
+    folder: Path,
+    about: dict[str, Any],
+    trained: dict[str, dict[int, float]],
+) -> dict[str, Any]:
     for sentence in module.skipped.values():
         if trainer.is_global_zero:
             log.info(sentence)
     trainer.test(module, data, verbose=False)
     content: dict[str, Any] = {}
     if trainer.is_global_zero:
-        content = write_analysis(folder, module.findings, module.skipped, about)
+        verdict = find_expert(module.findings, module.setting, trained)
+        content = write_analysis(folder, module.findings, module.skipped, about | {"finder": verdict})
         log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
         shutil.rmtree(folder / "progress", ignore_errors=True)
+        print_verdict(verdict)
         log.info("tables, evidence, pictures and %s are in %s", RESULT, folder)
     return content
 
