@@ -19,7 +19,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
-from seg4diff.commands.drawing import lora_hash
+from seg4diff.commands.expert import identity_of
 from seg4diff.commands.inherit import chosen, inherit
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import run_folder
@@ -118,8 +118,7 @@ def identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
     """The model and its LoRA, as plain values; two analyses with the same are of the same model."""
     if not isinstance(backbone, PipelineBackbone) or backbone.source is None:
         raise UserError("a model that is built from scratch has no files by which its analysis is known: choose a pretrained backbone.")
-    weights = backbone.source.stamp(["transformer", "scheduler", *backbone.encoders])
-    return backbone.source.identity() | {"weights": weights, "lora": lora_hash(lora)}
+    return identity_of(backbone.source, backbone.encoders, lora)
 
 
 def settings(config: DictConfig) -> dict[str, Any]:
