@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from seg4diff.analysis.evidence import MEASURES, rank_correlations
@@ -141,7 +142,8 @@ def contest_by_masks(findings: Mapping[str, Findings], level: int, setting: Sett
     classes[:, shown] = torch.cat(list(times_drawn(int(shown.sum()), RESAMPLES, SEED + 1)))
     resampled = torch.stack([resampled_iou(own, images, classes) for own in [*counts, *guessed.values()]], dim=1)
     resampled = resampled[~resampled.isnan().any(dim=1)]
-    wins = torch.bincount(resampled.argmax(dim=1), minlength=resampled.shape[1]) / len(resampled)
+    best = (resampled == resampled.amax(dim=1, keepdim=True)).double()
+    wins = (best / best.sum(dim=1, keepdim=True)).mean(dim=0)  # who are equal share a win
     score = mean_iou(torch.stack([own.sum(dim=0) for own in counts]))
     rivals = {name: float(mean_iou(own.sum(dim=0))) for name, own in guessed.items()}
     return Contest("masks", score, resampled[:, : setting.blocks], wins[: setting.blocks], rivals, ("grounding",))
@@ -169,5 +171,5 @@ def contest_without_masks(findings: Mapping[str, Findings], level: int, blocks: 
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Rank of each value along the last axis: 1 = the largest."""
-    return values.argsort(dim=-1, descending=True).argsort(dim=-1).double() + 1
+    """Rank of each value along the last axis: 1 = the largest; equal ones have the mean of their ranks."""
+    return torch.from_numpy(rankdata(-values.numpy(), axis=-1))

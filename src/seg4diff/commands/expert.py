@@ -9,6 +9,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
+from seg4diff.analysis.report import RESULT
 from seg4diff.backbones.loading import Source
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.drawing import lora_hash
@@ -18,8 +19,6 @@ from seg4diff.errors import UserError
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-RESULT = "analysis.json"
-"""As `seg4diff.analysis.report` writes it."""
 
 
 def identity_of(source: Source, encoders: Sequence[str], lora: Path | None) -> dict[str, Any]:
