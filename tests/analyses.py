@@ -17,6 +17,7 @@ from seg4diff.segmentation.readout import Readout
 
 NAMES = Vocabulary(("apple", "leaf", "star", "sky"))
 SIGMAS = (0.3, 0.8)
+TRIALS = Trials(segmented=4, generated=2, steps=2, guidance=2.0, size=(32, 48))
 READOUT = Readout(sigma=0.3, scores="joint", normalisation="minmax", seed=0)
 
 
@@ -40,7 +41,7 @@ def batch_of(numbers, size=(32, 48)):
     return Batch(torch.stack(images), masks, [""] * len(masks), [""] * len(masks), list(numbers))
 
 
-def setting_of(backbone, folder, vocabulary=NAMES, examples=()):
+def setting_of(backbone, folder, vocabulary=NAMES, examples=(), trials=TRIALS):
     return Setting(
         sigmas=SIGMAS,
         blocks=len(backbone.attention_sites()),
@@ -49,7 +50,7 @@ def setting_of(backbone, folder, vocabulary=NAMES, examples=()):
         readout=READOUT,
         proposals=ProposalReadout(readout=READOUT, threshold=1e-4, rounds=1),
         expert_layer=1,
-        trials=Trials(segmented=4, generated=2, steps=2, guidance=2.0, size=(32, 48)),
+        trials=trials,
         numbers=range(8),
         album=Album(folder, examples),
     )
