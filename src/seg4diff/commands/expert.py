@@ -56,7 +56,7 @@ def settle_expert(config: DictConfig, lora: Path | None) -> None:
 def _identify(model: DictConfig, lora: Path | None) -> dict[str, Any]:
     """As `identity_of`, from the configuration of a model."""
     kind = getattr(get_object(model._target_), "__self__", None)
-    if not (isclass(kind) and issubclass(kind, PipelineBackbone)):
+    if "path" not in model or not (isclass(kind) and issubclass(kind, PipelineBackbone)):
         raise UserError("expert_layer=auto needs a pretrained backbone, since no analysis is of a model built from scratch: set a block.")
     return identity_of(Source(model.path, model.get("revision")), kind.encoders, lora)
 
@@ -76,9 +76,7 @@ def _none_fits(config: DictConfig, found: Mapping[Path, Mapping[str, Any]], ours
     """Why none of the analyses that were looked at is of this model."""
     if not config.get("expert_from"):
         folder = Path(config.paths.log_dir) / "analyze"
-        return (
-            f"expert_layer=auto: {folder} holds no analysis of this model: run `python analyze.py` for it, or set expert_from=<its folder>."
-        )
+        return f"{folder} holds no analysis of this model for expert_layer=auto: run `python analyze.py` for it, or set expert_from."
     (file, other), *_ = found.items()
     odd = [name for name in ours if other.get("model", {}).get(name) != ours[name]]
     return f"{file} is the analysis of another model, its {' and '.join(odd)} differ: run `python analyze.py` for this one."
