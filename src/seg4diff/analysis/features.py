@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
-from seg4diff.analysis.scene import Case, Look
+from seg4diff.analysis.scene import Look
 from seg4diff.analysis.study import Findings, Reader, Setting
 from seg4diff.analysis.tallies import ImageValues
-from seg4diff.data.sample import IGNORE
 
 PARTS = ("query", "key", "value")
 QUANTITIES = ("pca", "position", "masks")
@@ -36,8 +35,7 @@ class Features(Reader):
 
     def see(self, look: Look) -> None:
         """Count a look."""
-        case = look.case
-        shares = class_shares(case)
+        case, shares = look.case, look.case.shares
         kept = torch.ones(case.grid[0] * case.grid[1], dtype=torch.bool) if shares is None else shares.sum(dim=1) > 0.5
         places = torch.cartesian_prod(*(torch.arange(float(own)) for own in case.grid)).view(-1, 2)[kept]
         bases = [basis_of(places), None if shares is None else basis_of(shares[kept])]
@@ -70,17 +68,6 @@ class Features(Reader):
 def _sum(values: Tensor) -> Tensor:
     """Sum over the images (N, L, B) of what is there; NaN where nothing is."""
     return values.nansum(dim=0).masked_fill(values.isnan().all(dim=0), float("nan"))
-
-
-def class_shares(case: Case) -> Tensor | None:
-    """Share of each class of the image in the cell of each image token, (N, classes) on the CPU; None without a mask."""
-    if case.mask is None or case.frame is None:
-        return None
-    mask = case.mask.cpu()
-    classes = [k for k in mask.unique().tolist() if k != IGNORE]
-    if not classes:
-        return torch.zeros(case.grid[0] * case.grid[1], 0)
-    return case.frame.average(torch.stack([mask == k for k in classes]).float(), case.grid).flatten(1).T
 
 
 def principal_components(features: Tensor, count: int) -> tuple[Tensor, float]:

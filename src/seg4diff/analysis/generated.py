@@ -65,8 +65,9 @@ class PromptData(L.LightningDataModule):
         self._prompts, self._at_once, self._seed, self._drawn = list(prompts), at_once, seed, 0
         self._sampling = Sampling(guidance=guidance, steps=steps, size=(size[0], size[1]))
 
-    def __len__(self) -> int:
-        return len(self._prompts)
+    def tested(self) -> list[int]:
+        """Numbers of the images that the test loaders of all processes serve."""
+        return list(range(len(self._prompts)))
 
     def check(self, backbone: Backbone) -> None:
         """Raise UserError for a prompt or a size that the model does not take."""

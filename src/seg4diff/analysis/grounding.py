@@ -39,19 +39,17 @@ class Grounding(Reader):
 
     def see(self, look: Look) -> None:
         """Count a look."""
-        case, heads = look.case, self.setting.readout.heads
-        joint = look.joint if heads is None else look.joint.of_heads(heads)
-        maps = {(direction, scores): class_maps(joint, direction, scores, case).mean(dim=0) for direction, scores, _ in self.ways}
-        labels = [label_map(maps[direction, scores], case, self._readouts[kind], self.setting) for direction, scores, kind in self.ways]
-        self.blocks.update(look, labels)
-        single = class_maps(look.joint, *self.ways[0][:2], case)
-        self.heads.update(look, [label_map(own, case, self.setting.readout, self.setting) for own in single])
+        case, setting, chosen = look.case, self.setting, self.setting.readout.heads
+        heads = {kind: class_maps(look.joint, *kind, case) for kind in dict.fromkeys(way[:2] for way in self.ways)}
+        means = {kind: (own if chosen is None else own[chosen]).mean(dim=0) for kind, own in heads.items()}
+        self.blocks.update(look, [label_map(means[way[:2]], case, self._readouts[way[2]], setting) for way in self.ways])
+        self.heads.update(look, [label_map(own, case, setting.readout, setting) for own in heads[self.ways[0][:2]]])
         if look.level == look.block == 0 and case.mask is not None:
             self.baselines.update(case.mask)
-        if self.setting.album.wants(case.number):
+        if setting.album.wants(case.number):
             for direction in ("i2t", "t2i"):
                 name = f"level{look.level}/block{look.block}/{direction}"
-                self.setting.album.add("segmentation", case.number, name, maps[direction, "joint"])
+                setting.album.add("segmentation", case.number, name, means[direction, "joint"])
 
     def result(self) -> Findings:
         """Quantities: miou, macc, pacc; and "baseline", the mIoU of guesses that do not look at the image, which has no block."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -15,7 +16,7 @@ from seg4diff.analysis.study import Findings, OwnPasses, Reader, Setting, Study
 from seg4diff.analysis.trials import Trials
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, at_least
 from seg4diff.evaluation.metrics import by_name
 from seg4diff.evaluation.progress import Progress
 from seg4diff.segmentation.proposals import ProposalReadout
@@ -34,10 +35,11 @@ class AnalysisModule(L.LightningModule):
         sigmas: noise levels in [0, 1].
         readout: how class maps are read; its noise level is not used.
         proposals: how maps of the empty prompt are merged.
-        expert_layer: block whose maps the study of affinity refines, and the causal tests watch.
+        expert_layer: block whose maps the study of affinity refines and the causal tests watch.
         trials: what the causal tests work on.
-        numbers: numbers of all images that are analysed, in order.
-        album: keeps pictures of the first images.
+        examples: number of images of which pictures are kept, the first of `images`.
+        images: numbers of the images that will be shown.
+        folder: where pictures are kept, see `Album`.
         progress: what a loop that was stopped had counted; it goes on from there, and keeps its counts there from time to time.
 
     Attributes:
@@ -59,15 +61,17 @@ class AnalysisModule(L.LightningModule):
         proposals: ProposalReadout,
         expert_layer: int,
         trials: Trials,
-        numbers: Sequence[int],
-        album: Album,
+        examples: int,
+        images: Sequence[int],
+        folder: Path,
         progress: Progress | None = None,
     ) -> None:
         super().__init__()
         if not sigmas or any(not 0 <= sigma <= 1 for sigma in sigmas) or len(set(sigmas)) < len(sigmas):
             raise UserError(f"`sigmas` must be different noise levels in [0, 1], found {list(sigmas)}.")
+        at_least(0, examples=examples)
         backbone.select_sites([expert_layer])
-        self.backbone, self._album, self._progress = backbone, album, progress
+        self.backbone, self._progress, self._album = backbone, progress, Album(folder, images[:examples])
         self.setting = Setting(
             sigmas=list(sigmas),
             blocks=len(backbone.attention_sites()),
@@ -77,8 +81,8 @@ class AnalysisModule(L.LightningModule):
             proposals=proposals,
             expert_layer=expert_layer,
             trials=trials,
-            numbers=list(numbers),
-            album=album,
+            numbers=list(images),
+            album=self._album,
         )
         names = choose(studies)
         self.skipped = {name: _without_masks(name) for name in names if STUDIES[name].needs_masks and not len(vocabulary)}

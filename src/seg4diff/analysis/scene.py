@@ -42,6 +42,16 @@ class Case:
     mask: Tensor | None = None
     frame: Frame | None = None
 
+    @cached_property
+    def shares(self) -> Tensor | None:
+        """Share of each class of the mask in the cell of each image token, (N, classes) on the CPU; None without a mask."""
+        if self.mask is None or self.frame is None:
+            return None
+        mask = self.mask.cpu()
+        if not (classes := present_classes(mask)):
+            return torch.zeros(self.grid[0] * self.grid[1], 0)
+        return self.frame.average(torch.stack([mask == k for k in classes]).float(), self.grid).flatten(1).T
+
 
 @dataclass(frozen=True)
 class Place:

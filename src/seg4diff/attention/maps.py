@@ -55,7 +55,8 @@ def t2i_per_head(joint: Joint) -> Tensor:
 def affinity(joint: Joint, maps: Tensor) -> Tensor:
     """Image-to-image attention applied to maps: each image token gets the mean of the maps at the image tokens that it looks at.
 
-    Softmax over the image keys alone, so each row of the operator sums to 1. It is attention with the maps as values, in O(N) memory.
+    Softmax over the image keys alone, so each row of the operator sums to 1. It is attention with the maps as values, in O(N) memory, and
+    in float32: maps are small numbers, and close to each other.
 
     Args:
         joint: N image tokens.
@@ -64,15 +65,16 @@ def affinity(joint: Joint, maps: Tensor) -> Tensor:
     Returns:
         (B, C, N), mean over the heads.
     """
-    query, key = joint.image_query, joint.image_key
-    width, classes = query.shape[-1], maps.shape[1]
-    whole = maps.to(query.dtype).transpose(1, 2).unsqueeze(1).expand(-1, query.shape[1], -1, -1)
+    wide = torch.promote_types(joint.image_query.dtype, torch.float32)
+    query, key = joint.image_query.to(wide), joint.image_key.to(wide)
+    heads, width = query.shape[1], query.shape[-1]  # fused kernels want values as wide as the keys
     spread = []
-    for first in range(0, classes, width):  # fused kernels want values as wide as the keys
-        value = pad(whole[..., first : first + width], (0, max(0, first + width - classes)))
-        with torch.autocast(query.device.type, enabled=False):
-            spread.append(scaled_dot_product_attention(query, key, value.contiguous(), scale=joint.scale).float().mean(dim=1))
-    return torch.cat(spread, dim=-1)[..., :classes].transpose(1, 2) if spread else maps
+    with torch.autocast(query.device.type, enabled=False):
+        for part in maps.to(wide).split(width, dim=1):
+            value = pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).unsqueeze(1).repeat(1, heads, 1, 1)
+            found = scaled_dot_product_attention(query, key, value, scale=joint.scale).mean(dim=1)
+            spread.append(found[..., : part.shape[1]].transpose(1, 2).float())
+    return torch.cat(spread, dim=1)
 
 
 def quadrant_mass(joint: Joint) -> dict[str, Tensor]:

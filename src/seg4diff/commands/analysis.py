@@ -8,30 +8,29 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from seg4diff.analysis.album import Album
 from seg4diff.analysis.display import print_verdict
 from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.module import AnalysisModule
 from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
-from seg4diff.backbones.base import Backbone
+from seg4diff.analysis.sheets import feature_sheets
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
 from seg4diff.commands.expert import identity_of
 from seg4diff.commands.inherit import chosen, inherit
-from seg4diff.commands.keys import keys_named
+from seg4diff.commands.keys import keys_named, naming
 from seg4diff.commands.outputs import run_folder
 from seg4diff.commands.run import build_all, load_lora, record, seed_everything
 from seg4diff.commands.sweep import trained_blocks
 from seg4diff.commands.trainers import build, open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
-from seg4diff.disk import read_json, to_json, write_json
-from seg4diff.errors import UserError
+from seg4diff.disk import read_json, save_picture, to_json, write_json
+from seg4diff.errors import UserError, rename
 from seg4diff.evaluation.progress import Progress
 from seg4diff.generation.requests import read_prompts
-from seg4diff.loggers import log_figures
+from seg4diff.loggers import log_figures, log_picture
 from seg4diff.presets import plain
 from seg4diff.provenance import provenance
 
@@ -60,31 +59,31 @@ def analyze(config: DictConfig) -> dict[str, Any]:
         config.analysis.trials.exact = None  # it knows prompts of its own alone
     trained = {} if config.layer_sweep is None else trained_blocks(Path(config.layer_sweep))
     lora, trained_for = inherit(config)
+    OmegaConf.update(config, "data.test_images", "${images}", force_add=True)  # not of the run that a LoRA belongs to
     check_values(config)
     output_dir = Path(config.paths.output_dir)
     with keys_named(config), run_folder(output_dir):
         seed_everything(config.seed)
         data, backbone = _build(config)
         load_lora(config, backbone, lora, trained_for)
-        about = {"model": identify(backbone, lora), "settings": settings(config)}
+        about = {"model": identify(backbone, lora), "settings": settings(config, backbone)}
         with open_trainer(config) as trainer:
             _claim(output_dir, about)
             record(config, output_dir)
             progress = Progress(output_dir / "progress", trainer.global_rank, trainer.world_size)
-            images = data.test_on(config.images) if config.prompts is None else range(len(data))
             data.test_from(progress.images)
-            album = Album(output_dir / PICTURES, images[: config.examples])
-            given = {"backbone": backbone, "vocabulary": data.vocabulary, "numbers": images, "album": album, "progress": progress}
-            module = build(config.analysis, **given)
-            return _run(trainer, module, data, output_dir, about | {"images": len(images), "provenance": provenance()}, trained)
+            given = {"backbone": backbone, "vocabulary": data.vocabulary, "images": data.tested(), "folder": output_dir / PICTURES}
+            module = build(config.analysis, **given, progress=progress)
+            module.skipped = {name: rename(sentence, naming(config)) for name, sentence in module.skipped.items()}
+            return _run(trainer, module, data, output_dir, about | {"images": len(data.tested()), "provenance": provenance()}, trained)
 
 
-def _build(config: DictConfig) -> tuple[Any, Backbone]:
+def _build(config: DictConfig) -> tuple[Any, PipelineBackbone]:
     """The images and the model."""
     if config.prompts is None:
         (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
         return data, backbone
-    prompts = read_prompts(Path(config.prompts))
+    prompts = read_prompts(Path(str(config.prompts)))
     quiet_hosts()
     data, backbone = build(config.generation, prompts=prompts), build(config.backbone.model)
     data.check(backbone)
@@ -106,33 +105,36 @@ def _run(
     content: dict[str, Any] = {}
     if trainer.is_global_zero:
         verdict = find_expert(module.findings, module.setting, trained)
-        content = write_analysis(folder, module.findings, module.skipped, about | {"finder": verdict})
         log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
+        for name, picture in feature_sheets(folder / PICTURES, about["settings"]["analysis"]["sigmas"]):
+            save_picture(picture, folder / PICTURES / f"{name}.png")
+            log_picture(trainer.loggers, name, picture, trainer.global_step)
+        content = write_analysis(folder, module.findings, module.skipped, about | {"finder": verdict})
         shutil.rmtree(folder / "progress", ignore_errors=True)
         print_verdict(verdict)
         log.info("tables, evidence, pictures and %s are in %s", RESULT, folder)
     return content
 
 
-def identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
+def identify(backbone: PipelineBackbone, lora: Path | None) -> dict[str, Any]:
     """The model and its LoRA, as plain values; two analyses with the same are of the same model."""
-    if not isinstance(backbone, PipelineBackbone) or backbone.source is None:
+    if backbone.source is None:
         raise UserError("a model that is built from scratch has no files by which its analysis is known: choose a pretrained backbone.")
     return identity_of(backbone.source, backbone.encoders, lora)
 
 
-def settings(config: DictConfig) -> dict[str, Any]:
+def settings(config: DictConfig, backbone: PipelineBackbone) -> dict[str, Any]:
     """Everything else that the findings depend on, as plain values."""
     whole = plain(config)
-    own = {key: whole[key] for key in ("expert_layer", "analysis")} | {"precision": trainer_precision(config)}
-    own["sigma"] = whole["backbone"]["readout"]["sigma"]
+    own = {key: whole[key] for key in ("expert_layer", "analysis")} | {"sigma": whole["backbone"]["readout"]["sigma"]}
+    own |= {"dtype": str(backbone.dtype).removeprefix("torch."), "quantize": backbone.runtime.quantize}
+    own["precision"] = trainer_precision(config)
     if config.prompts is not None:
-        return own | {"prompts": read_prompts(Path(config.prompts)), "generation": whole["generation"]}
+        return own | {"prompts": read_prompts(Path(str(config.prompts))), "generation": whole["generation"]}
     data = {key: value for key, value in whole["data"].items() if key not in LOADING}
-    return own | {"split": config.split, "images": config.images, "data": data}
+    return own | {"split": config.split, "data": data}
 
 
-@rank_zero_only
 def _claim(folder: Path, about: dict[str, Any]) -> None:
     """Note what the counts of a new folder depend on, or compare it with a folder that is continued."""
     file, ours = folder / IDENTITY, json.loads(to_json(about))
@@ -142,4 +144,5 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
             raise UserError(
                 f"{folder} holds an unfinished analysis whose {' and '.join(odd)} differ: choose another hydra.run.dir, or delete it."
             )
-    write_json(file, ours)
+    if rank_zero_only.rank == 0:
+        write_json(file, ours)

@@ -40,6 +40,7 @@ class SegmentationDataModule(L.LightningDataModule):
         skip_unreadable: number of training images that may be missing or broken. Each is named and replaced by another, the same one in
             every process and in a resumed run; one more, and the run stops. Evaluation skips none.
         resample: how an image is resized, "bicubic" or as the release does it, "bilinear", see `seg4diff.data.sample.RESAMPLES`.
+        test_images: number of images that the test loader serves, evenly spaced over the split; None = all.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class SegmentationDataModule(L.LightningDataModule):
         geometry: Geometry = "stretch",
         skip_unreadable: int = 0,
         resample: Resample = "bicubic",
+        test_images: int | None = None,
     ) -> None:
         super().__init__()
         if geometry not in GEOMETRIES:
@@ -66,15 +68,16 @@ class SegmentationDataModule(L.LightningDataModule):
         if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
             raise UserError(f"`image_size` must be [height, width] in pixels, found {list(image_size)}.")
         numbers = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1), "num_workers": (num_workers or 0, 0)}
-        for name, (value, least) in (numbers | {"skip_unreadable": (skip_unreadable, 0)}).items():
+        for name, (value, least) in (
+            numbers | {"skip_unreadable": (skip_unreadable, 0), "test_images": (1 if test_images is None else test_images, 1)}
+        ).items():
             if value < least:
                 raise UserError(f"`{name}` must be at least {least}, found {value}.")
         self.source = source
         self._image_size = (image_size[0], image_size[1]) if image_size else None
         self._batch_size, self._eval_batch_size, self._workers, self._seed = batch_size, eval_batch_size, num_workers, seed
         self._test_split, self._geometry, self._resample = test_split, geometry, resample
-        self._tested = 0
-        self._chosen: list[int] | None = None  # numbers of the test images; None = all
+        self._tested, self._test_images = 0, test_images
         self._images: int | None = None  # of the training split, which the order depends on
         self._skip_unreadable, self._unreadable = skip_unreadable, dict[str, str]()
 
@@ -170,14 +173,11 @@ class SegmentationDataModule(L.LightningDataModule):
         """Let the test loader of this process leave out its first images, which it has tested before."""
         self._tested = image
 
-    def test_on(self, images: int | None) -> list[int]:
-        """Let the test loader serve so many images alone, evenly spaced over the split, or all with None; returns their numbers."""
-        if images is not None and images < 1:
-            raise UserError(f"`images` must be at least 1, found {images}.")
+    def tested(self) -> list[int]:
+        """Numbers of the images that the test loaders of all processes serve."""
         size = len(self._samples(self._test_split, resize_mask=False))
-        count = size if images is None else min(images, size)
-        self._chosen = [size * k // count for k in range(count)]
-        return self._chosen
+        count = size if self._test_images is None else min(self._test_images, size)
+        return [size * k // count for k in range(count)]
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""
@@ -187,4 +187,4 @@ class SegmentationDataModule(L.LightningDataModule):
         return self.eval_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader:
-        return self._each_once(self._test_split, resize_mask=False, start=self._tested, chosen=self._chosen)
+        return self._each_once(self._test_split, resize_mask=False, start=self._tested, chosen=self.tested())
