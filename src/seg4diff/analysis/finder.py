@@ -124,7 +124,7 @@ def find_expert(
     return about
 
 
-NOTHING = "No expert: the finder needs the study segmentation, or without masks at least two of budget, norms and granularity."
+NOTHING = "No expert: the finder needs the study segmentation, or without masks all of budget, norms, granularity and causal."
 
 
 def contest_by_masks(findings: Mapping[str, Findings], level: int, setting: Setting) -> Contest:
@@ -158,10 +158,10 @@ def resampled_iou(counts: Tensor, images: Tensor, classes: Tensor) -> Tensor:
 
 
 def contest_without_masks(findings: Mapping[str, Findings], level: int, blocks: int) -> Contest | None:
-    """Blocks compete in every study that has values of single images, on resamples of its images; None with fewer than two studies."""
-    images = {name: measure.of_images(findings, level) for name, measure in MEASURES.items()}
+    """Blocks compete in every study that has values of single images, on resamples of its images; None if one is missing."""
+    images = {name: measure.of_images(findings, level) for name, measure in MEASURES.items() if measure.images is not None}
     known = {name: own for name, own in images.items() if own is not None}
-    if len(known) < 2:
+    if len(known) < len(images):
         return None
     means = [torch.cat([times @ own / len(own) for times in times_drawn(len(own), RESAMPLES, SEED)]) for own in known.values()]
     resampled = torch.stack([ranks(own) for own in means])
