@@ -109,4 +109,4 @@ def grid_upper_bound(mask: Tensor, grid: Size, frame: Frame) -> Tensor:
     if not classes:
         return torch.zeros_like(mask)
     truth = torch.stack([mask == k for k in classes]).float()
-    return torch.tensor(classes, device=mask.device)[frame.upsample(frame.average(truth, grid)).argmax(dim=0)]
+    return torch.tensor(classes, device=mask.device)[frame.upsample(frame.average(truth, grid)).max(dim=0).indices]

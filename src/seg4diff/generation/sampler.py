@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.seam import Visit, stream
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import scaled_lora
@@ -92,6 +94,7 @@ def draw(
     for scale in dict.fromkeys(request.scale for request in requests):
         with scaled_lora(backbone, scale):
             pass  # tried before the first image is drawn
+    guided(backbone, sampling)
     own = missing_batches(requests, at_once, share)
     return (drawn for batch in own for drawn in _draw_batch(backbone, batch, sampling, reader))
 
@@ -112,5 +115,12 @@ def _draw_batch(backbone: Backbone, batch: Sequence[Request], sampling: Sampling
     ]
 
 
+def guided(backbone: Backbone, sampling: Sampling) -> AbstractContextManager[None]:
+    """The perturbed-I2T guidance that a way to sample asks for. Raises UserError if the block does not exist."""
+    block, scale = sampling.perturbed_block, sampling.perturbed_guidance
+    return nullcontext() if block is None or scale is None else perturbed_guidance(backbone, block, scale)
+
+
 def _sample(backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[Image.Image]:
-    return backbone.sample(prompts, seeds=seeds, steps=sampling.steps, guidance=sampling.guidance, size=sampling.size)
+    with guided(backbone, sampling):
+        return backbone.sample(prompts, seeds=seeds, steps=sampling.steps, guidance=sampling.guidance, size=sampling.size)

@@ -123,4 +123,4 @@ def merge_once(maps: Tensor, threshold: float) -> Tensor:
 
 def label_proposals(proposals: Tensor, frame: Frame) -> Tensor:
     """Proposals (P, h, w) -> label map (H, W) of proposal numbers: upsample, argmax (DiffSeg's non-maximum suppression)."""
-    return frame.upsample(proposals).argmax(dim=0)
+    return frame.upsample(proposals).max(dim=0).indices
