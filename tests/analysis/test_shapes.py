@@ -33,6 +33,14 @@ def test_features_of_one_class_each_are_explained_by_the_masks_alone(places):
     assert share(features, places) < 0.01
 
 
+def test_stripes_are_explained_by_the_axes_and_not_by_a_linear_map(places):
+    rows, columns = places.long().unbind(dim=1)
+    axes = torch.cat([torch.nn.functional.one_hot(own) for own in (rows, columns)], dim=1)
+    stripes = torch.stack([torch.sin(3 * places[:, 0]), torch.cos(2 * places[:, 1])], dim=1)
+    assert share(stripes, axes) == pytest.approx(1, abs=1e-5) and share(stripes, places) < 0.2
+    assert basis_of(axes).shape[1] == 5 + 8, "6 rows and 9 columns, each of which sum to 1"
+
+
 def test_explained_variance_is_that_of_least_squares(places):
     features = torch.randn(54, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     design = torch.cat([places.double(), torch.ones(54, 1).double()], dim=1)

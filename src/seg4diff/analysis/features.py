@@ -2,13 +2,14 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from seg4diff.analysis.scene import Look
 from seg4diff.analysis.study import Findings, Reader, Setting
 from seg4diff.analysis.tallies import ImageValues
 
 PARTS = ("query", "key", "value")
-QUANTITIES = ("pca", "position", "masks")
+QUANTITIES = ("pca", "position", "axes", "masks")
 COMPONENTS = 3
 """Principal components: red, green and blue of the picture."""
 
@@ -21,6 +22,7 @@ class Features(Reader):
 
     pca: share of the variance in the first three principal components.
     position: R^2 of the best linear map from the row and the column of a token to its features.
+    axes: R^2 of the best sum of any function of the row and any function of the column: it also sees the stripes of periodic features.
     masks: R^2 of the best linear map from the shares of the classes in the cell of a token to its features.
     by_chance: what R^2 would be for features without any structure, regressors / (tokens - 1).
 
@@ -31,14 +33,15 @@ class Features(Reader):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
-        self.images = ImageValues(setting.levels, setting.blocks, len(PARTS) * (1 + len(QUANTITIES)) + 2)
+        self.images = ImageValues(setting.levels, setting.blocks, len(PARTS) * (1 + len(QUANTITIES)) + len(QUANTITIES) - 1)
 
     def see(self, look: Look) -> None:
         """Count a look."""
         case, shares = look.case, look.case.shares
         kept = torch.ones(case.grid[0] * case.grid[1], dtype=torch.bool) if shares is None else shares.sum(dim=1) > 0.5
-        places = torch.cartesian_prod(*(torch.arange(float(own)) for own in case.grid)).view(-1, 2)[kept]
-        bases = [basis_of(places), None if shares is None else basis_of(shares[kept])]
+        places = torch.cartesian_prod(*(torch.arange(own) for own in case.grid)).view(-1, 2)[kept]
+        axes = torch.cat([one_hot(own) for own in places.unbind(dim=1)], dim=1)
+        bases = [basis_of(places), basis_of(axes), None if shares is None else basis_of(shares[kept])]
         found: list[float] = []
         for part in PARTS:
             features = getattr(look.joint, f"image_{part}")[0].transpose(0, 1).flatten(1).float()
@@ -56,9 +59,10 @@ class Features(Reader):
     def result(self) -> Findings:
         """Quantities: see the class."""
         numbers, values = self.images.compute()
-        chance, rows = values[..., -2:].nanmean(dim=0), []
+        width, rows = 1 + len(QUANTITIES), []
+        chance = values[..., len(PARTS) * width :].nanmean(dim=0)
         for k, part in enumerate(PARTS):
-            variance, *own = values[..., 4 * k : 4 * k + 4].unbind(dim=-1)
+            variance, *own = values[..., width * k : width * (k + 1)].unbind(dim=-1)
             ratios = [_sum(part_of_it) / _sum(variance.where(~part_of_it.isnan(), float("nan"))) for part_of_it in own]
             rows += self.rows(torch.stack(ratios, dim=-1), QUANTITIES, {"features": part, "by_chance": False})
             rows += self.rows(chance, QUANTITIES[1:], {"features": part, "by_chance": True})
@@ -84,7 +88,8 @@ def principal_components(features: Tensor, count: int) -> tuple[Tensor, float]:
 
 def basis_of(regressors: Tensor) -> Tensor:
     """Orthonormal basis (N, rank) in float64 of the columns of (N, p) about their means; class shares that sum to 1 are not independent."""
-    centred = (regressors - regressors.mean(dim=0)).double()
+    centred = regressors.double()
+    centred = centred - centred.mean(dim=0)
     if not centred.numel():
         return centred[:, :0]
     axes, values, _ = torch.linalg.svd(centred, full_matrices=False)
