@@ -17,6 +17,7 @@ from seg4diff.attention.seam import Visit, stream
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.evaluation.metrics import confusion_of, counts_of, mean_iou
 from seg4diff.finite import require_finite
+from seg4diff.generation.sampler import sample_images
 
 TEMPERATURE = 1.5
 Perturb = Callable[[Backbone, int], AbstractContextManager[None]]
@@ -121,7 +122,7 @@ class Causal(OwnPasses):
 
         def draw() -> tuple[list[Image.Image], Tensor]:
             last = dict[str, Tensor]()
-            images = backbone.sample(prompts, seeds=seeds, **vars(trials.sampling), on_step=lambda _, latents: last.update(latents=latents))
+            images = sample_images(backbone, prompts, seeds, trials.sampling, lambda _, latents: last.update(latents=latents))
             return images, last["latents"]
 
         images, latents = draw()
