@@ -29,8 +29,8 @@ PERTURBATIONS: Mapping[str, Perturb] = {
     "temperature": lambda backbone, block: text_temperature(backbone, block, TEMPERATURE),
 }
 """See `seg4diff.attention.perturb`."""
-CHANGE_INPUT = ("text zero", "text doubled")
-"""Those that change the queries and keys of the block itself, and so its own maps."""
+CHANGE_INPUT = ("text zero",)
+"""Those that change the queries and keys of the block itself, and so its own maps. A doubled input is normalised away."""
 SEGMENTING = ("velocity", "estimate")
 
 
