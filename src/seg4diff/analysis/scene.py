@@ -54,19 +54,28 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One image, one block, one noise level.
+class Place:
+    """One image, one block, one noise level: what a value is of.
 
     Attributes:
         case: the image.
         level: position of the noise level among those of the analysis.
         block: index of the block.
-        joint: what enters the attention of the block, B = 1.
     """
 
     case: Case
     level: int
     block: int
+
+
+@dataclass(frozen=True)
+class Look(Place):
+    """What can be seen there.
+
+    Attributes:
+        joint: what enters the attention of the block, B = 1.
+    """
+
     joint: Joint
 
 

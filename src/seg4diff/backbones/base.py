@@ -108,6 +108,10 @@ class Backbone(nn.Module, ABC):
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) on the scale the transformer was trained on. No gradient."""
 
     @abstractmethod
+    def decode_image(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) as of `encode_image` -> images (B, 3, H, W) in [-1, 1]. No gradient."""
+
+    @abstractmethod
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
         """Encode prompts. Raises UserError for a prompt that is longer than the tokenizer allows."""
 

@@ -179,7 +179,6 @@ class PipelineBackbone(Backbone):
 
     @torch.no_grad()
     def decode_image(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) as of `encode_image` -> images (B, 3, H, W) in [-1, 1]."""
         with self._encoding("vae") as pipeline:
             unscaled = latents / self._vae_config["scaling_factor"] + self._vae_config["shift_factor"]
             return pipeline.vae.decode(unscaled.to(self.device, pipeline.vae.dtype)).sample.clamp(-1, 1)
