@@ -12,6 +12,8 @@ from seg4diff.analysis.study import Findings, Row
 from seg4diff.disk import follow_umask, whole_file, write_json
 
 RESULT = "analysis.json"
+VERSION = 1
+"""Of what is written: raised when a program that reads it has to be changed."""
 EVIDENCE = "evidence.safetensors"
 PICTURES = "pictures"
 """Folder of the album, see `Album`."""
@@ -33,6 +35,7 @@ def write_analysis(folder: Path, findings: Mapping[str, Findings], skipped: Mapp
     follow_umask(folder)
     blocks = {name: [row for row in own.rows if row["head"] is None] for name, own in findings.items()}
     content = {
+        "version": VERSION,
         **about,
         "studies": {name: {"title": STUDIES[name].title, "rows": rows} for name, rows in blocks.items()},
         "skipped": dict(skipped),
