@@ -10,6 +10,7 @@ from seg4diff.analysis.module import show
 from seg4diff.analysis.report import PICTURES, write_analysis
 from seg4diff.analysis.scene import LabelledScene
 from seg4diff.analysis.study import Findings, Setting
+from seg4diff.analysis.trials import Trials
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.generation.requests import Sampling
 from seg4diff.segmentation.proposals import ProposalReadout
@@ -17,6 +18,7 @@ from seg4diff.segmentation.readout import Readout
 
 NAMES = Vocabulary(("apple", "leaf", "star", "sky"))
 SIGMAS = (0.3, 0.8)
+TRIALS = Trials(segmented=4, generated=2, steps=2, guidance=2.0, size=(32, 48))
 READOUT = Readout(sigma=0.3, scores="joint", normalisation="minmax", seed=0)
 
 
@@ -40,7 +42,7 @@ def batch_of(numbers, size=(32, 48)):
     return Batch(torch.stack(images), masks, [""] * len(masks), [""] * len(masks), list(numbers))
 
 
-def setting_of(backbone, folder, vocabulary=NAMES, examples=()):
+def setting_of(backbone, folder, vocabulary=NAMES, examples=(), trials=TRIALS):
     return Setting(
         sigmas=SIGMAS,
         blocks=len(backbone.attention_sites()),
@@ -49,6 +51,8 @@ def setting_of(backbone, folder, vocabulary=NAMES, examples=()):
         readout=READOUT,
         proposals=ProposalReadout(readout=READOUT, threshold=1e-4, rounds=1),
         expert_layer=1,
+        trials=trials,
+        numbers=range(8),
         album=Album(folder, examples),
     )
 

@@ -64,6 +64,18 @@ def inputs(model, prompts=PROMPTS, size=(32, 48)):
     return noisy, torch.linspace(0.3, 0.6, len(prompts)), model.encode_text(prompts)
 
 
+def exact(model):
+    """The model in float64: what is computed in two ways differs by much less than what a perturbation does."""
+    model._pipeline.to(torch.float64)
+    return model
+
+
+def exact_velocity(model):
+    noisy, sigma, condition = inputs(model)
+    with torch.no_grad():
+        return model.predict_velocity(noisy.double(), sigma.double(), condition)
+
+
 def read(model, blocks, arguments, **options):
     with torch.no_grad(), capture(model, blocks, **options) as record:
         model.predict_velocity(*arguments)

@@ -135,6 +135,8 @@ class Model:
         steps: int | None = None,
         size: int | Sequence[int] | None = None,
         lora_scale: float | Sequence[float] | None = None,
+        perturbed_guidance: float | None = None,
+        perturbed_block: int | None = None,
         maps: bool | Sequence[str] = True,
         map_step: int | None = None,
         at_once: int = 1,
@@ -148,6 +150,8 @@ class Model:
             steps: see `draw`.
             size: see `draw`.
             lora_scale: factor on the LoRA, or a list: 0 = the base model, 1 = the LoRA as it was trained. None: the model as it stands.
+            perturbed_guidance: see `draw`.
+            perturbed_block: see `draw`.
             maps: see `draw`.
             map_step: see `draw`.
             at_once: see `draw`.
@@ -166,6 +170,8 @@ class Model:
             "guidance": guidance,
             "steps": steps,
             "size": size,
+            "perturbed_guidance": perturbed_guidance,
+            "perturbed_block": perturbed_block,
             "maps": maps,
             "map_step": map_step,
             "at_once": at_once,
@@ -181,6 +187,8 @@ class Model:
         guidance: float | None = None,
         steps: int | None = None,
         size: int | Sequence[int] | None = None,
+        perturbed_guidance: float | None = None,
+        perturbed_block: int | None = None,
         maps: bool | Sequence[str] = True,
         map_step: int | None = None,
         at_once: int = 1,
@@ -195,6 +203,8 @@ class Model:
             guidance: guidance scale; None: that of the preset, like `steps` and `size`.
             steps: sampling steps.
             size: (height, width) in pixels, or one number for a square.
+            perturbed_guidance: scale of perturbed-I2T guidance (paper, Fig. 6), see `seg4diff.attention.guidance`; None: without it.
+            perturbed_block: block that it perturbs; None: the block that is read.
             maps: whether the map of every word is read; or the words, which may have several parts, as in ["traffic cone"].
             map_step: sampling step from 0 at which maps are read; None: the one whose noise level is nearest to `sigma`.
             at_once: images that are drawn as one batch. Another number may change the last bit of an image.
@@ -203,19 +213,30 @@ class Model:
         Raises:
             UserError: a value is out of range, a prompt is too long, a word stands in no prompt, or there is no LoRA to scale.
         """
-        sampling, reader = self.sampling(guidance, steps, size), None
+        sampling, reader = self.sampling(guidance, steps, size, perturbed_guidance, perturbed_block), None
         if maps is not False:
             reader = MapReader(self.backbone, self.block, self.readout, map_step, None if maps is True else check_words(maps, "maps"))
         elif map_step is not None:
             raise UserError("`map_step` says when maps are read, and no map is read: leave it out.")
         return draw(self.backbone, requests, sampling, reader, at_once=at_once, share=share)
 
-    def sampling(self, guidance: float | None = None, steps: int | None = None, size: int | Sequence[int] | None = None) -> Sampling:
-        """How images are sampled: these values, and those of the preset for what is None."""
+    def sampling(
+        self,
+        guidance: float | None = None,
+        steps: int | None = None,
+        size: int | Sequence[int] | None = None,
+        perturbed_guidance: float | None = None,
+        perturbed_block: int | None = None,
+    ) -> Sampling:
+        """How images are sampled: these values, and those of the preset for what is None; see `draw`."""
         names: dict[str, str] = {} if size is None else {"image_size": "`size`"}
         with renamed(names.get):
             given = {"guidance": guidance, "steps": steps, "size": None if size is None else to_size(size)}
-            sampling = Sampling(**self._samples | {name: value for name, value in given.items() if value is not None})
+            perturbed = {
+                "perturbed_guidance": perturbed_guidance,
+                "perturbed_block": self.block if perturbed_block is None else perturbed_block,
+            }
+            sampling = Sampling(**self._samples | {name: value for name, value in given.items() if value is not None} | perturbed)
             self.backbone.token_grid(*sampling.size)
         return sampling
 

@@ -22,10 +22,14 @@ def table(study):
     return {tuple(str(own) for key, own in row.items() if key != "value"): row["value"] for row in study.result().rows}
 
 
-def same(found, expected):
+def same(found, expected, within=1e-6):
     assert found.keys() == expected.keys() and found
     for key, value in expected.items():
-        assert found[key] == pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True), key
+        assert found[key] == pytest.approx(value, rel=1e-6, abs=within, nan_ok=True), key
+
+
+ROUNDING = {"causal": 1e-4}
+"""Of studies that look at images in 8 bits, whose rounding depends on the other images of a batch."""
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +57,11 @@ def test_shares_of_several_processes_add_up(name, shares, model, whole, tmp_path
     for other in others:
         for ours, theirs in zip(metrics(first), metrics(other), strict=True):
             ours.merge_state(theirs)
-    same(table(first), table(whole[name]))
+    within = ROUNDING.get(name, 1e-6)
+    same(table(first), table(whole[name]), within)
     for key, value in whole[name].result().evidence.items():
         torch.testing.assert_close(
-            first.result().evidence[key], value, rtol=1e-5, atol=1e-6, equal_nan=True
+            first.result().evidence[key], value, rtol=1e-5, atol=within, equal_nan=True
         )  # a batch of another size rounds otherwise
 
 

@@ -14,6 +14,8 @@ from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 from typer.testing import CliRunner
 
+import seg4diff
+from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.commands.cli import app
 from seg4diff.commands.generate import generate_files, read_prompts
@@ -121,6 +123,21 @@ def test_a_row_of_the_metadata_repeats_its_image_with_plain_diffusers(run, lora,
     assert len(rows(out)) == 8 and {len(row["lora"]) for row in rows(out)} == {64} and rows(out)[0]["model"] == str(assets / "tiny-sd3")
 
 
+def test_a_row_repeats_a_perturbed_guidance_around_the_plain_pipeline(run, assets):
+    (row,) = rows(out := run(perturbed_guidance=60.0, perturbed_block=2, prompts=["a star"], seeds="3", load={"lora": None}))
+    pipe = StableDiffusion3Pipeline.from_pretrained(assets / "tiny-sd3", text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32)
+    options = {"num_inference_steps": row["steps"], "guidance_scale": row["guidance"], "max_sequence_length": 0}
+    options |= {"height": row["size"][0], "width": row["size"][1]}
+
+    def draw():
+        return np.array(pipe(row["prompt"], generator=torch.Generator().manual_seed(row["seed"]), **options).images[0])
+
+    with perturbed_guidance(seg4diff.load(pipe, like="tiny_sd3", block=1).backbone, row["perturbed_block"], row["perturbed_guidance"]):
+        guided = draw()
+    with Image.open(out / row["file_name"]) as image:
+        assert np.array_equal(np.array(image), guided) and not np.array_equal(guided, draw())
+
+
 def test_what_is_written(run, out):
     """Predictable names, base and LoRA, overlays and maps of each, a sheet with two rows for each prompt."""
     prompts = ("0000-two-fishes-on-water", "0001-a-star")
@@ -152,6 +169,7 @@ def test_a_stopped_run_draws_what_is_missing_in_the_same_batches(run):
     ("change", "said"),
     [
         ({"guidance": 4.0}, r"out holds results with guidance 3.0, and here it is 4.0: choose another folder \(--out\)"),
+        ({"perturbed_guidance": 2.0}, "out holds results with perturbed_guidance null, and here it is 2.0"),
         ({"seeds": "0-2"}, r"results with seeds \[0, 1\], and here it is \[0, 1, 2\]"),
         ({"prompts": ["a moon"]}, r"results with prompts \[\"two fishes on water\", \"a star\"\], and here it is \[\"a moon\"\]"),
         ({"lora_scale": "1"}, r"results with scales \[0.0, 1.0\], and here it is \[1.0\]"),
@@ -262,8 +280,11 @@ def test_several_processes_need_a_common_folder(monkeypatch):
 def test_the_command(tmp_path, assets):
     size = [*("--model", str(assets / "tiny-sd3")), *("--like", "tiny_sd3"), *("--block", "1"), *("--image-size", "32", "48")]
     how = [*("--seeds", "3"), *("--steps", "1"), *("--guidance", "2"), *("--word", "traffic cone"), *("--at-once", "2")]
+    how += [*("--perturbed-guidance", "1.5"), *("--perturbed-block", "2")]
     done = CliRunner().invoke(app, ["generate", "a traffic cone on grass", "star", *size, *how, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     names = {file.stem for file in (tmp_path / "out" / "images").iterdir()}
     assert names == {"0000-a-traffic-cone-on-grass-seed3", "0001-star-seed3"}
-    assert [row["maps"] for row in rows(tmp_path / "out")] == [["traffic cone"]] * 2
+    found = rows(tmp_path / "out")
+    assert [row["maps"] for row in found] == [["traffic cone"]] * 2
+    assert [(row["perturbed_guidance"], row["perturbed_block"]) for row in found] == [(1.5, 2)] * 2

@@ -109,6 +109,18 @@ def test_answers_of_other_settings_are_refused_and_nothing_is_written_over(stopp
     assert not (stopped / "config.yaml").exists()
 
 
+def test_perturbed_guidance_is_measured_and_scale_0_is_the_model_without_it(whole, measure, tmp_path):
+    """The block is the expert, if none is named; what was measured without guidance serves at scale 0."""
+    guided = measure(tmp_path / "guided", "evaluation.perturbed_guidance=40.0", ckpt="base")
+    assert guided["perturbed_guidance"] == 40 and json.loads((tmp_path / "guided" / "answers.json").read_text())["perturbed_block"] == 3
+    plain = measure(tmp_path / "plain", "evaluation.perturbed_guidance=0.0", f"evaluation.base_from={whole[0]}", ckpt="base")
+    assert {key: value for key, value in whole[1].items() if key.startswith("base/")}.items() <= plain.items()
+    with pytest.raises(UserError, match="holds answers with perturbed_guidance null, and here it is 2"):
+        measure(tmp_path / "other", "evaluation.perturbed_guidance=2", f"evaluation.base_from={whole[0]}", ckpt="base")
+    with pytest.raises(UserError, match="block 8 does not exist: this model has 8 joint-attention blocks, 0 to 7"):
+        measure(tmp_path / "odd", "evaluation.perturbed_guidance=2", "evaluation.perturbed_block=8", ckpt="base")
+
+
 def test_a_model_that_was_replaced_in_its_place_is_another_one(assets, measure, tmp_path):
     own = shutil.copytree(assets, tmp_path / "assets")
     small = [f"paths.assets_dir={own}", "evaluation.prompts=1", "evaluation.seeds=1", "evaluation.steps=1", "expert_layer=1"]
@@ -125,6 +137,8 @@ def test_a_model_that_was_replaced_in_its_place_is_another_one(assets, measure, 
         ("evaluation.prompts=0", "the number of prompts must be in 1.."),
         ("evaluation.seeds=0", "evaluation.seeds must be at least 1, found 0"),
         ("evaluation.steps=0", "evaluation.steps must be a whole number from 1, found 0"),
+        ("evaluation.perturbed_guidance=-1", "evaluation.perturbed_guidance must be a number from 0, found -1"),
+        ("evaluation.perturbed_guidance=much", "evaluation.perturbed_guidance must be a number, found 'much'"),
         ("evaluation.at_once=0", "evaluation.at_once must be a whole number from 1, found 0"),
         ("evaluation.resamples=0", "evaluation.resamples must be at least 1, found 0"),
         ("evaluation.size=[32,33]", "33"),

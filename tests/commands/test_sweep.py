@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from seg4diff.commands.cli import sweep as sweep_command
-from seg4diff.commands.sweep import places_of, read_runs, search_figure, summarise, summarise_folder
+from seg4diff.commands.sweep import places_of, read_runs, search_figure, summarise, summarise_folder, trained_blocks
 from seg4diff.errors import UserError
 from seg4diff.evaluation.report import CATEGORIES
 from tests.conftest import REPO
@@ -154,3 +154,18 @@ def test_what_the_launchers_and_the_search_are_given():
     assert launcher.params["submitit_folder"] == "here/.submitit/%j" and launcher.params["name"] == "quickstart"
     assert sweeper.sweeper.direction == "maximize" and sweeper.sweeper.max_failure_rate == 0.5
     assert config.hydra.sweeper.sampler.seed == 3
+
+
+def test_what_was_trained_on_each_block_is_read_from_the_table(sweep):
+    summarise_folder(sweep)
+    found = trained_blocks(sweep)
+    assert found["trained"] == {2: pytest.approx(0.52), 10: pytest.approx(0.705)}
+    assert found["trained gain"] == {2: pytest.approx(0.12), 10: pytest.approx(0.305)}
+
+
+def test_a_sweep_without_a_table_or_without_blocks_is_refused(sweep):
+    with pytest.raises(UserError, match="seg4diff sweep"):
+        trained_blocks(sweep)
+    (sweep / "sweep.csv").write_text("run,seed,base/miou,lora/miou\n0,1,0.4,0.5\n")
+    with pytest.raises(UserError, match="has no scores by expert_layer"):
+        trained_blocks(sweep)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tests.families import FAMILIES, PROMPTS, adapted
 
+from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import i2t
 from seg4diff.attention.seam import edit, stream
 from seg4diff.backbones.lora import scaled_lora
@@ -55,6 +56,24 @@ def test_images_are_those_of_the_plain_pipeline(family, maps):
     assert same(pixels(ours), plain(model.backbone, PROMPTS, [5, 5]))
     alone = model.generate(PROMPTS[0], seeds=[7, 3], maps=maps, **SAMPLING)
     assert same(pixels(alone), [plain(model.backbone, PROMPTS[:1], [seed])[0] for seed in (7, 3)])
+
+
+def test_images_of_perturbed_guidance_are_those_of_the_plain_pipeline_inside_it(family):
+    """Bit for bit, with the maps of the rows that see the prompt; scale 0 and no scale are the plain pipeline."""
+    model = model_of(family.model(), family.block)
+    with perturbed_guidance(model.backbone, 0, 40.0):
+        expected = plain(model.backbone, PROMPTS, [5, 5])
+    options = {"seeds": 5, "at_once": 2, "perturbed_block": 0} | SAMPLING
+    guided = model.generate(list(PROMPTS), perturbed_guidance=40, **options)
+    untouched = model.generate(list(PROMPTS), perturbed_guidance=0, **options)
+    assert same(pixels(guided), expected) and same(pixels(untouched), plain(model.backbone, PROMPTS, [5, 5]))
+    assert not same(pixels(guided), pixels(untouched)) and all(len(drawn.maps) == 2 for drawn in guided)
+
+
+def test_perturbed_guidance_takes_the_block_that_is_read_and_is_recorded_only_where_it_acts(model):
+    assert model.sampling(perturbed_guidance=2.0) == model.sampling(perturbed_guidance=2.0, perturbed_block=1)
+    assert model.sampling() == model.sampling(perturbed_guidance=0, perturbed_block=0)
+    assert vars(model.sampling())["perturbed_block"] is None
 
 
 def test_maps_are_those_of_the_prompt_at_the_step_nearest_to_the_readout(family):
@@ -137,6 +156,9 @@ def test_the_empty_prompt_has_no_words(model):
         ({"lora_scale": float("nan")}, "a LoRA scale must be a number, 0 for the base model, found nan"),
         ({"guidance": "much"}, "`guidance` must be a number from 0, found 'much'"),
         ({"steps": 0}, "`steps` must be a whole number from 1, found 0"),
+        ({"perturbed_guidance": -1.0}, "`perturbed_guidance` must be a number from 0, found -1.0"),
+        ({"perturbed_guidance": 1.0, "perturbed_block": 9}, "block 9 does not exist: this model has 3 joint-attention blocks, 0 to 2"),
+        ({"perturbed_guidance": 1.0, "perturbed_block": "expert"}, "`perturbed_block` must be the index of a block, found 'expert'"),
         ({"size": (30, 32)}, "image size 30 x 32 does not fit this model: .* set `size`"),
         ({"size": "large"}, r"`size` must be \(height, width\) in pixels, or one number for a square, found 'large'"),
         ({"map_step": 3}, "`map_step` must be a whole number from 0 to 2, found 3"),
@@ -182,6 +204,7 @@ def test_a_list_is_continued_and_shared_in_the_same_batches(model, tmp_path):
 
 
 def test_the_defaults_are_those_of_the_preset(model):
-    assert vars(model.sampling()) == {"guidance": 3.0, "steps": 28, "size": (96, 96)}
+    without = {"perturbed_guidance": None, "perturbed_block": None}
+    assert vars(model.sampling()) == {"guidance": 3.0, "steps": 28, "size": (96, 96)} | without
     small = Model(model.backbone, Preset.named("tiny_sd3"), block=1, image_size=(32, 48))
-    assert vars(small.sampling(guidance=1)) == {"guidance": 1, "steps": 28, "size": (32, 48)}
+    assert vars(small.sampling(guidance=1)) == {"guidance": 1, "steps": 28, "size": (32, 48)} | without

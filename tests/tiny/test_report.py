@@ -7,7 +7,7 @@ import pytest
 from seg4diff.evaluation.report import CATEGORIES, title
 from seg4diff.tiny.report import GenerationReport, plot, print_report, write_table
 
-ABOUT = {"prompts": 3, "seeds": 2, "steps": 2, "guidance": 3.0}
+ABOUT = {"prompts": 3, "seeds": 2, "steps": 2, "guidance": 3.0, "perturbed_guidance": None}
 BASE = [[{"ground": 0.0}, {"ground": 1.0, "structure": 0.5}], [{"ground": 1.0}, {"ground": 1.0}], [{"ground": 0.0}, {"ground": 0.0}]]
 LORA = [[{"ground": 1.0, "structure": 0.9}, {"ground": 1.0, "structure": 0.7}], *BASE[1:]]
 

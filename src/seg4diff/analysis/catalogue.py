@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from seg4diff.analysis.affinity import Affinity
 from seg4diff.analysis.budget import Budget
+from seg4diff.analysis.causal import Causal
 from seg4diff.analysis.empty_prompt import EmptyPrompt
 from seg4diff.analysis.features import Features
 from seg4diff.analysis.granularity import Granularity
@@ -21,6 +22,7 @@ STUDIES: dict[str, type[Study]] = {
     "granularity": Granularity,
     "empty_prompt": EmptyPrompt,
     "affinity": Affinity,
+    "causal": Causal,
 }
 """In the order in which they are reported."""
 

@@ -17,6 +17,7 @@ from seg4diff.data.sample import Vocabulary
 from seg4diff.data.sampler import UnrepeatedSampler
 from seg4diff.errors import UserError, at_least
 from seg4diff.generation.requests import Sampling
+from seg4diff.generation.sampler import sample_images
 from seg4diff.segmentation.prompts import Prompt, find_names, prompt_words, token_sets, visible_words
 
 
@@ -121,10 +122,10 @@ class GeneratedScene(Scene):
             levels = self._levels_of(visit.step) if rows else []
             for level in levels:
                 for row, case in zip(rows, self.cases, strict=True):
-                    see(Look(case, level, visit.block, visit.joint.of_image(row)))
+                    see(Look(case, level, visit.block, visit.joint.of_rows(slice(row, row + 1))))
 
         with stream(self.backbone, self.blocks, visit):
-            self.images[:] = self.backbone.sample(self.batch.prompts, seeds=self.batch.seeds, **vars(self.batch.sampling))
+            self.images[:] = sample_images(self.backbone, self.batch.prompts, self.batch.seeds, self.batch.sampling)
 
     def pictures(self) -> list[Tensor]:
         return [picture(image) for image in self.images]

@@ -13,6 +13,7 @@ from seg4diff.analysis.catalogue import STUDIES, choose
 from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.scene import LabelledScene, Look, Scene
 from seg4diff.analysis.study import Findings, OwnPasses, Reader, Setting, Study
+from seg4diff.analysis.trials import Trials
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError, at_least
@@ -34,14 +35,16 @@ class AnalysisModule(L.LightningModule):
         sigmas: noise levels in [0, 1].
         readout: how class maps are read; its noise level is not used.
         proposals: how maps of the empty prompt are merged.
-        expert_layer: block whose maps the study of affinity refines.
+        expert_layer: block whose maps the study of affinity refines and the causal tests watch.
+        trials: what the causal tests work on.
         examples: number of images of which pictures are kept, the first of `images`.
         images: numbers of the images that will be shown.
         folder: where pictures are kept, see `Album`.
         progress: what a loop that was stopped had counted; it goes on from there, and keeps its counts there from time to time.
 
     Attributes:
-        skipped: one sentence for each study that was left out, by name.
+        skipped: one sentence for each study, or figure of a study, that was left out, by name.
+        setting: what the studies know, see `Setting`.
 
     Raises:
         UserError: a value is out of range, a study does not exist, or no study can be made.
@@ -57,6 +60,7 @@ class AnalysisModule(L.LightningModule):
         readout: Readout,
         proposals: ProposalReadout,
         expert_layer: int,
+        trials: Trials,
         examples: int,
         images: Sequence[int],
         folder: Path,
@@ -68,7 +72,7 @@ class AnalysisModule(L.LightningModule):
         at_least(0, examples=examples)
         backbone.select_sites([expert_layer])
         self.backbone, self._progress, self._album = backbone, progress, Album(folder, images[:examples])
-        self._setting = Setting(
+        self.setting = Setting(
             sigmas=list(sigmas),
             blocks=len(backbone.attention_sites()),
             heads=backbone.heads,
@@ -76,11 +80,15 @@ class AnalysisModule(L.LightningModule):
             readout=readout,
             proposals=proposals,
             expert_layer=expert_layer,
+            trials=trials,
+            numbers=list(images),
             album=self._album,
         )
         names = choose(studies)
         self.skipped = {name: _without_masks(name) for name in names if STUDIES[name].needs_masks and not len(vocabulary)}
         self._names = [name for name in names if name not in self.skipped]
+        if "causal" in self._names:
+            self.skipped |= trials.skipped()
         if not self._names:
             raise UserError(" ".join(self.skipped.values()))
         self.findings: dict[str, Findings] = {}
@@ -88,7 +96,7 @@ class AnalysisModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         with self.trainer.precision_plugin.forward_context():
             self.backbone.check_device(self.trainer.strategy.root_device)
-        self.studies = by_name({name: STUDIES[name](self._setting) for name in self._names})
+        self.studies = by_name({name: STUDIES[name](self.setting) for name in self._names})
         if self._progress is not None:
             self._progress.restore(self._counts())
 
@@ -108,7 +116,7 @@ class AnalysisModule(L.LightningModule):
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
 
     def _scene(self, batch: Batch | PromptBatch) -> Scene:
-        sigmas, setting = self._setting.sigmas, self._setting
+        sigmas, setting = self.setting.sigmas, self.setting
         if isinstance(batch, Batch):
             return LabelledScene.of_batch(self.backbone, sigmas, batch, setting.vocabulary, setting.readout.seed)
         return GeneratedScene.of_batch(self.backbone, sigmas, batch)

@@ -64,19 +64,28 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One image, one block, one noise level.
+class Place:
+    """One image, one block, one noise level: what a value is of.
 
     Attributes:
         case: the image.
         level: position of the noise level among those of the analysis.
         block: index of the block.
-        joint: what enters the attention of the block, B = 1.
     """
 
     case: Case
     level: int
     block: int
+
+
+@dataclass(frozen=True)
+class Look(Place):
+    """What can be seen there.
+
+    Attributes:
+        joint: what enters the attention of the block, B = 1.
+    """
+
     joint: Joint
 
 
@@ -164,7 +173,7 @@ class LabelledScene(Scene):
 
         def visit(visit: Visit) -> None:
             for row, case in enumerate(self.cases):
-                see(Look(case, level, visit.block, visit.joint.of_image(row)))
+                see(Look(case, level, visit.block, visit.joint.of_rows(slice(row, row + 1))))
 
         with stream(self.backbone, blocks, visit, stop=True):
             self.backbone.predict_velocity(*self.noisy(level), condition or self.condition)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seg4diff.analysis.album import Album
 from seg4diff.analysis.scene import LabelledScene, Look, Scene
+from seg4diff.analysis.trials import Trials
 from seg4diff.data.sample import Vocabulary
 from seg4diff.segmentation.proposals import ProposalReadout
 from seg4diff.segmentation.readout import Readout
@@ -25,7 +26,9 @@ class Setting:
         vocabulary: the classes of the masks; without names where images have no masks.
         readout: how class maps are read and segmented.
         proposals: how maps of the empty prompt are merged.
-        expert_layer: block whose maps the study of affinity refines.
+        expert_layer: block whose maps the study of affinity refines, and the causal tests watch.
+        trials: what the causal tests work on.
+        numbers: numbers of all images, in order.
         album: keeps pictures of the example images.
     """
 
@@ -36,6 +39,8 @@ class Setting:
     readout: Readout
     proposals: ProposalReadout
     expert_layer: int
+    trials: Trials
+    numbers: Sequence[int]
     album: Album
 
     @property

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from seg4diff.analysis.scene import Look
+from seg4diff.analysis.scene import Place
 from seg4diff.backbones.runtime import own_device
 
 KEYS = 3
@@ -30,9 +30,9 @@ class ImageValues(Metric):
         self._shape = (levels, blocks, values)
         self.add_state("rows", [], dist_reduce_fx="cat")
 
-    def update(self, look: Look, values: Tensor) -> None:
-        """Note the values (Q,) of one look; NaN for one that this model does not have."""
-        keys = values.new_tensor([look.case.number, look.level, look.block], dtype=torch.float32)  # exact up to 16 million images
+    def update(self, place: Place, values: Tensor) -> None:
+        """Note the values (Q,) of one place; NaN for one that this model does not have."""
+        keys = values.new_tensor([place.case.number, place.level, place.block], dtype=torch.float32)  # exact up to 16 million images
         self.rows.append(torch.cat([keys, values.float()])[None].to(self.device))
 
     def compute(self) -> tuple[list[int], Tensor]:
@@ -62,11 +62,11 @@ class HeadMeans(Metric):
         for name in ("total", "images"):
             self.add_state(name, torch.zeros(levels, blocks, heads, values, dtype=wide), dist_reduce_fx="sum")
 
-    def update(self, look: Look, values: Tensor) -> None:
-        """Count the values (H, Q) of one look; NaN is not counted."""
+    def update(self, place: Place, values: Tensor) -> None:
+        """Count the values (H, Q) of one place; NaN is not counted."""
         own = values.detach().to(self.total)
-        self.total[look.level, look.block] += own.nan_to_num(0.0)
-        self.images[look.level, look.block] += ~own.isnan()
+        self.total[place.level, place.block] += own.nan_to_num(0.0)
+        self.images[place.level, place.block] += ~own.isnan()
 
     def compute(self) -> Tensor:
         """(L, B, H, Q), NaN where nothing was counted."""
@@ -89,9 +89,9 @@ class ClassCounts(Metric):
         super().__init__()
         self.add_state("counts", torch.zeros(levels, blocks, ways, 3, classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, look: Look, counts: Sequence[Tensor]) -> None:
-        """Count one look: `counts_of` each way, (3, C)."""
-        self.counts[look.level, look.block] += torch.stack(list(counts)).to(self.counts.device)
+    def update(self, place: Place, counts: Sequence[Tensor]) -> None:
+        """Count one place: `counts_of` each way, (3, C)."""
+        self.counts[place.level, place.block] += torch.stack(list(counts)).to(self.counts.device)
 
     def compute(self) -> Tensor:
         """(L, B, W, 3, C)."""
@@ -112,10 +112,10 @@ class ImageClassCounts(Metric):
         self._classes = classes
         self.add_state("rows", [], dist_reduce_fx="cat")
 
-    def update(self, look: Look, counts: Tensor) -> None:
-        """Note the counts (3, C) of one look."""
+    def update(self, place: Place, counts: Tensor) -> None:
+        """Note the counts (3, C) of one place."""
         found = counts.any(dim=0).nonzero()[:, 0]
-        keys = torch.tensor([look.case.number, look.level, look.block]).expand(len(found), KEYS)
+        keys = torch.tensor([place.case.number, place.level, place.block]).expand(len(found), KEYS)
         self.rows.append(torch.cat([keys, found[:, None], counts[:, found].T], dim=1).int().to(self.device))
 
     def compute(self) -> Tensor:

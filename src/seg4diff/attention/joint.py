@@ -55,9 +55,9 @@ class Joint:
             join_tokens(self.image_value, self.text_value, text_first),
         )
 
-    def of_image(self, row: int) -> "Joint":
-        """The same block with this image of the batch alone, B = 1."""
-        return replace(self, **{part.name: getattr(self, part.name)[row : row + 1] for part in fields(self) if part.name != "scale"})
+    def of_rows(self, rows: slice) -> "Joint":
+        """The same block for these rows of the batch alone."""
+        return replace(self, **{part.name: getattr(self, part.name)[rows] for part in fields(self) if part.name != "scale"})
 
     def of_heads(self, heads: Sequence[int]) -> "Joint":
         """The same block with these heads alone, in this order.

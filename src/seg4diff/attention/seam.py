@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seg4diff.attention.joint import Joint, join_tokens, token_ranges
-from seg4diff.backbones.base import AttentionSite, Backbone
+from seg4diff.backbones.base import AttentionSite, Backbone, SamplingStep
 from seg4diff.backbones.hooks import Attend, change_arguments, change_output, handle_attention, see_arguments, uncompile
 
 
@@ -24,7 +24,7 @@ class Visit:
     Attributes:
         block: index of the block.
         number: number of the forward pass since the context was opened, from 0.
-        step: sampling step from 0 inside `Backbone.sample`; None for a pass of `predict_velocity`.
+        step: sampling step from 0 while the pipeline draws, in `Backbone.sample` or by itself; None for a pass of `predict_velocity`.
         prompted: rows of the batch that see the prompt. Classifier-free guidance also predicts without the prompt: the rows that do are
             not among these, and a pass that is all without the prompt has none.
         joint: queries, keys and values of all rows.
@@ -82,15 +82,31 @@ class Reached(Exception):
 
 
 class Passes:
-    """Numbers the forward passes of a transformer and knows how many text tokens the present one has."""
+    """Follows the forward passes of a transformer.
+
+    Attributes:
+        number: number of the present pass, from 0.
+        text: its text tokens.
+        step: its sampling step, see `Visit`.
+        prompted: its rows that see the prompt, see `Visit`.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
-        self._backbone, self.number, self.text = backbone, -1, 0
+        self._backbone, self.number, self.text, self.prompted = backbone, -1, 0, slice(0, 0)
+        self._step: SamplingStep | None = None
+
+    @property
+    def step(self) -> int | None:
+        return None if self._step is None else self._step.index
 
     def seen(self, arguments: dict[str, Any]) -> None:
         """A pass begins."""
         self.number += 1
         self.text = self._backbone.text_tokens(arguments)
+        batch, before, self._step = len(arguments["hidden_states"]), self._step, self._backbone.sampling_step()
+        first = batch // 2 if self._step is not None and self._step.both_halves else 0
+        later = self._step is not None and self._step.same_as(before)
+        self.prompted = slice(0, 0) if later else slice(first, batch)
 
 
 @contextmanager
@@ -156,7 +172,7 @@ def edit(
 
     with ExitStack() as stack:
         if attention is None:
-            passes = _count_passes(stack, backbone)
+            passes = follow_passes(stack, backbone)
         else:
             passes = _visit_blocks(stack, backbone, blocks, lambda visit: join_tokens(*attention(visit), first))
         for site in backbone.select_sites(blocks):
@@ -168,23 +184,23 @@ def edit(
         yield
 
 
-def _count_passes(stack: ExitStack, backbone: Backbone) -> Passes:
+def follow_passes(stack: ExitStack, backbone: Backbone) -> Passes:
+    """Follow the passes of the transformer until the stack is closed."""
     passes = Passes(backbone)
     stack.enter_context(see_arguments(backbone.transformer, passes.seen))
     return passes
 
 
 def _visit_blocks(stack: ExitStack, backbone: Backbone, blocks: Sequence[int], visit: Callable[[Visit], Tensor]) -> Passes:
-    passes = _count_passes(stack, backbone)
+    passes = follow_passes(stack, backbone)
 
     def handle(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float, attend: Attend) -> Tensor:
-        step, prompted = backbone.sampling_pass(len(query))
         return visit(
             Visit(
                 block=site.index,
                 number=passes.number,
-                step=step,
-                prompted=prompted,
+                step=passes.step,
+                prompted=passes.prompted,
                 joint=Joint.split(query, key, value, scale, passes.text, backbone.text_first),
                 text_first=backbone.text_first,
                 attend=attend,

@@ -60,6 +60,26 @@ class AttentionSite:
     block: nn.Module
 
 
+@dataclass(frozen=True, eq=False)
+class SamplingStep:
+    """A step of a sampling run.
+
+    Attributes:
+        run: an object that this run has of its own.
+        index: the step, from 0.
+        both_halves: whether one pass holds both predictions of classifier-free guidance, the one without the prompt first. Where it does
+            not, the one without the prompt has a pass of its own, later in the same step.
+    """
+
+    run: object
+    index: int
+    both_halves: bool
+
+    def same_as(self, other: "SamplingStep | None") -> bool:
+        """Whether this is the same step of the same run."""
+        return other is not None and self.run is other.run and self.index == other.index
+
+
 class Backbone(nn.Module, ABC):
     """A multi-modal diffusion transformer with its image and text encoders.
 
@@ -69,6 +89,10 @@ class Backbone(nn.Module, ABC):
     transformer: ModelMixin
     text_first: ClassVar[bool]
     """Whether text tokens stand before image tokens in joint attention."""
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+    """Arguments of the transformer that all rows of a batch share, whatever their shape."""
+    _predicting = False
+    """Whether a pass is one of `predict_velocity` and none of the pipeline."""
 
     @property
     def device(self) -> torch.device:
@@ -82,6 +106,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) on the scale the transformer was trained on. No gradient."""
+
+    @abstractmethod
+    def decode_image(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) as of `encode_image` -> images (B, 3, H, W) in [-1, 1]. No gradient."""
 
     @abstractmethod
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
@@ -99,9 +127,17 @@ class Backbone(nn.Module, ABC):
     def fits(self, prompt: str) -> bool:
         """Whether `encode_text` takes this prompt whole."""
 
-    @abstractmethod
     def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         """Velocity noise - latents, the shape of `noisy_latents` (B, C, h, w); sigma (B,) in [0, 1]."""
+        self._predicting = True
+        try:
+            return self._predict_velocity(noisy_latents, sigma, condition)
+        finally:
+            self._predicting = False
+
+    @abstractmethod
+    def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+        """See `predict_velocity`: the family's own way to call its transformer."""
 
     @abstractmethod
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
@@ -129,8 +165,8 @@ class Backbone(nn.Module, ABC):
         return arguments["encoder_hidden_states"].shape[1]
 
     @abstractmethod
-    def sampling_pass(self, batch: int) -> tuple[int | None, slice]:
-        """Sampling step from 0, None outside of `sample`; which of the `batch` rows of the present forward pass see the prompt."""
+    def sampling_step(self) -> SamplingStep | None:
+        """The step that the pipeline takes, whoever called it; None inside `predict_velocity`."""
 
     @abstractmethod
     def noise_levels(self) -> list[float]:

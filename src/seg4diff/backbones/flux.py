@@ -41,7 +41,7 @@ class FluxBackbone(TextFirstBackbone):
         embeddings, pooled, _ = pipeline.encode_prompt(list(prompts), device=self.device, **self._text_options)
         return embeddings, pooled
 
-    def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+    def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         batch, _, height, width = noisy_latents.shape
         rows, columns = height // PATCH, width // PATCH
         guided = self.transformer.config.guidance_embeds

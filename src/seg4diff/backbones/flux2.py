@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from torch import Tensor
 
@@ -58,11 +59,20 @@ class Flux2Backbone(TextFirstBackbone):
         with self._encoding("vae") as pipeline:
             return pipeline._encode_vae_image(images.to(self.device, pipeline.vae.dtype), generator=None)
 
+    @torch.no_grad()
+    def decode_image(self, latents: Tensor) -> Tensor:
+        with self._encoding("vae") as pipeline:
+            norm = pipeline.vae.bn
+            std = (norm.running_var + pipeline.vae.config.batch_norm_eps).sqrt()
+            unscaled = latents * std.to(latents).view(1, -1, 1, 1) + norm.running_mean.to(latents).view(1, -1, 1, 1)
+            patches = pipeline._unpatchify_latents(unscaled.to(pipeline.vae.dtype))
+            return pipeline.vae.decode(patches).sample.clamp(-1, 1)
+
     def _embed(self, pipeline: Flux2KleinPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         embeddings, _ = pipeline.encode_prompt(list(prompts), device=self.device, **self._text_options)
         return embeddings, embeddings.new_zeros(len(prompts), 0)
 
-    def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+    def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         tokens = self.transformer(
             hidden_states=noisy_latents.flatten(2).transpose(1, 2),
             encoder_hidden_states=condition.embeddings,

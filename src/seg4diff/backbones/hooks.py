@@ -129,10 +129,10 @@ def change_arguments(module: nn.Module, change: Callable[[dict[str, Any]], dict[
 
 @contextmanager
 def change_output(module: nn.Module, change: Callable[[dict[str, Any], Any], Any]) -> Iterator[None]:
-    """Replace the output of each call of `module` by `change(arguments by name, output)`."""
+    """Replace the output of each call of `module` by `change(arguments by name, output)`; of several, the last one opened comes first."""
     signature = inspect.signature(module.forward)
     hook = module.register_forward_hook(
-        lambda _, args, kwargs, output: change(signature.bind(*args, **kwargs).arguments, output), with_kwargs=True
+        lambda _, args, kwargs, output: change(signature.bind(*args, **kwargs).arguments, output), with_kwargs=True, prepend=True
     )
     try:
         yield

@@ -17,13 +17,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seg4diff.backbones.base import Backbone, OnStep, TextCondition
+from seg4diff.backbones.base import Backbone, OnStep, SamplingStep, TextCondition
 from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
 from seg4diff.backbones.loading import Source
 from seg4diff.backbones.lora import load_lora, updates_of
 from seg4diff.backbones.lora_files import COMFYUI_FILE, comfyui_tensors
 from seg4diff.backbones.runtime import Runtime
-from seg4diff.backbones.sampling import SamplingClock
+from seg4diff.backbones.sampling import after_step, current_step
 from seg4diff.disk import follow_umask
 from seg4diff.errors import UserError
 
@@ -45,6 +45,8 @@ class PipelineBackbone(Backbone):
     transformer_class: ClassVar[type[nn.Module]]
     encoders: ClassVar[tuple[str, ...]]
     """Components that turn images and prompts into what the transformer takes."""
+    guides_in_one_pass: ClassVar[bool] = False
+    """Whether the pipeline computes both predictions of classifier-free guidance in one pass."""
     unused: ClassVar[dict[str, None]] = {}
     """Components that the family leaves out, as arguments of `from_pretrained`."""
 
@@ -63,7 +65,6 @@ class PipelineBackbone(Backbone):
         self._text_options = {"max_sequence_length": text_length} | (text_options or {})
         self._vae_config = pipeline.vae.config if pipeline.vae is not None else self._origin.vae_config()
         self._cache = self._open_cache()
-        self._clock = SamplingClock()
         self._adopt(pipeline)
         self.runtime.apply(self.transformer, [site.block for site in self.attention_sites()])
 
@@ -178,7 +179,6 @@ class PipelineBackbone(Backbone):
 
     @torch.no_grad()
     def decode_image(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) as of `encode_image` -> images (B, 3, H, W) in [-1, 1]."""
         with self._encoding("vae") as pipeline:
             unscaled = latents / self._vae_config["scaling_factor"] + self._vae_config["shift_factor"]
             return pipeline.vae.decode(unscaled.to(self.device, pipeline.vae.dtype)).sample.clamp(-1, 1)
@@ -262,12 +262,12 @@ class PipelineBackbone(Backbone):
             raise UserError(f"every image needs a seed of its own: found {len(prompts)} prompts and {len(seeds)} seeds.")
         options = {"height": size[0], "width": size[1], "num_inference_steps": steps, "guidance_scale": guidance, **self._text_options}
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        with self._encoding(*self.encoders) as pipeline, self._clock.running(self.transformer, len(prompts), on_step) as after_step:
-            drawn = pipeline(prompt=list(prompts), generator=generators, latents=noise, callback_on_step_end=after_step, **options)
-        return drawn.images
+        options |= {"latents": noise, "callback_on_step_end": after_step(on_step)}
+        with self._encoding(*self.encoders) as pipeline:
+            return pipeline(prompt=list(prompts), generator=generators, **options).images
 
-    def sampling_pass(self, batch: int) -> tuple[int | None, slice]:
-        return self._clock.now(batch)
+    def sampling_step(self) -> SamplingStep | None:
+        return None if self._predicting else current_step(self._pipeline, both_halves=self.guides_in_one_pass)
 
     def noise_levels(self) -> list[float]:
         scheduler = self._pipeline.scheduler

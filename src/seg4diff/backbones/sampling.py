@@ -1,52 +1,37 @@
-"""Where a diffusers pipeline is while it samples: in which step, and which of its predictions a forward pass computes."""
+"""Where a diffusers pipeline is while it samples: read from its scheduler, so it does not matter who called the pipeline."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from diffusers import DiffusionPipeline
+from torch import Tensor
 
-from seg4diff.backbones.base import OnStep
-from seg4diff.backbones.hooks import see_arguments
+from seg4diff.backbones.base import OnStep, SamplingStep
 
 
-class SamplingClock:
-    """Follows one sampling run at a time; outside of `running` there is none."""
+def current_step(pipeline: DiffusionPipeline, *, both_halves: bool) -> SamplingStep | None:
+    """The step that a pipeline takes, None between two runs.
 
-    def __init__(self) -> None:
-        self._step: int | None = None
-        self._images, self._passes = 0, 0
+    A scheduler learns its number of steps when a run begins. It makes new time steps for each run, and counts the steps that it has
+    taken.
 
-    @contextmanager
-    def running(self, transformer: nn.Module, images: int, on_step: OnStep | None) -> Iterator[Callable]:
-        """Follow a run of so many images; yields what the pipeline takes as `callback_on_step_end`.
+    Args:
+        pipeline: the pipeline.
+        both_halves: whether its family computes both predictions of classifier-free guidance in one pass.
+    """
+    scheduler = pipeline.scheduler
+    index = scheduler.step_index or 0
+    if getattr(scheduler, "num_inference_steps", None) is None or index >= len(scheduler.timesteps):
+        return None
+    return SamplingStep(scheduler.timesteps, index, both_halves and pipeline.do_classifier_free_guidance)
 
-        Args:
-            transformer: the pipeline's transformer.
-            images: images that are drawn together.
-            on_step: called after each step.
-        """
 
-        def after_step(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            if on_step is not None:
-                on_step(step, tensors["latents"])
-            self._step, self._passes = step + 1, 0
-            return tensors
+def after_step(on_step: OnStep | None) -> Callable:
+    """What a pipeline takes as `callback_on_step_end`."""
 
-        self._step, self._images, self._passes = 0, images, 0
-        try:
-            with see_arguments(transformer, self._begin_pass):
-                yield after_step
-        finally:
-            self._step = None
+    def call(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if on_step is not None:
+            on_step(step, tensors["latents"])
+        return tensors
 
-    def _begin_pass(self, _: dict[str, Any]) -> None:
-        self._passes += 1
-
-    def now(self, batch: int) -> tuple[int | None, slice]:
-        """See `Backbone.sampling_pass`."""
-        if self._step is None:
-            return None, slice(0, batch)
-        if batch == 2 * self._images:  # both predictions of classifier-free guidance in one pass, the one without the prompt first
-            return self._step, slice(self._images, batch)
-        return self._step, slice(0, batch if self._passes == 1 else 0)  # or the one without the prompt in a pass of its own
+    return call

@@ -34,6 +34,7 @@ class SD3Backbone(PipelineBackbone):
     transformer_class = SD3Transformer2DModel
     encoders = ("vae", "text_encoder", "text_encoder_2")
     text_first = False
+    guides_in_one_pass = True
     unused = {"text_encoder_3": None, "tokenizer_3": None}  # noqa: RUF012 - as in the base class
 
     def __init__(
@@ -88,7 +89,7 @@ class SD3Backbone(PipelineBackbone):
         )
         return embeddings, pooled
 
-    def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
+    def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         return self.transformer(
             hidden_states=noisy_latents,
             timestep=sigma * TIME_STEPS,

@@ -18,6 +18,7 @@ class TextFirstBackbone(PipelineBackbone):
     """A stack of double-stream blocks, then one of single-stream blocks, in which text and image share their projections."""
 
     text_first = True
+    unbatched = frozenset({"img_ids", "txt_ids"})
 
     def __init__(self, pipeline: DiffusionPipeline, *, text_length: int, **options: Any) -> None:
         if not 1 <= text_length <= LONGEST_TEXT:

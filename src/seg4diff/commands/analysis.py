@@ -10,21 +10,24 @@ import lightning as L
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from seg4diff.analysis.display import print_verdict
+from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.module import AnalysisModule
 from seg4diff.analysis.page import PAGE, write_report
 from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
-from seg4diff.commands.drawing import lora_hash
+from seg4diff.commands.expert import identity_of
 from seg4diff.commands.inherit import chosen, inherit
-from seg4diff.commands.keys import keys_named
+from seg4diff.commands.keys import keys_named, naming
 from seg4diff.commands.outputs import run_folder
 from seg4diff.commands.run import build_all, load_lora, record, seed_everything
+from seg4diff.commands.sweep import trained_blocks
 from seg4diff.commands.trainers import build, open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
 from seg4diff.disk import read_json, to_json, write_json
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, rename
 from seg4diff.evaluation.progress import Progress
 from seg4diff.generation.requests import prompts_of_file
 from seg4diff.loggers import log_figures, log_picture
@@ -52,6 +55,9 @@ def analyze(config: DictConfig) -> dict[str, Any]:
     """
     if config.prompts is not None and (idle := [own.key_or_group for own in chosen(config) if own.key_or_group.split(".")[0] in IDLE]):
         raise UserError(f"{idle[0]} has no effect on images that are generated: leave it out with prompts=.")
+    if config.prompts is not None:
+        config.analysis.trials.exact = None  # it knows prompts of its own alone
+    trained = {} if config.layer_sweep is None else trained_blocks(Path(config.layer_sweep))
     lora, trained_for = inherit(config)
     OmegaConf.update(config, "data.test_images", "${images}", force_add=True)  # not of the run that a LoRA belongs to
     check_values(config)
@@ -68,7 +74,8 @@ def analyze(config: DictConfig) -> dict[str, Any]:
             data.test_from(progress.images)
             given = {"backbone": backbone, "vocabulary": data.vocabulary, "images": data.tested(), "folder": output_dir / PICTURES}
             module = build(config.analysis, **given, progress=progress)
-            return _run(trainer, module, data, output_dir, about | {"images": len(data.tested()), "provenance": provenance()})
+            module.skipped = {name: rename(sentence, naming(config)) for name, sentence in module.skipped.items()}
+            return _run(trainer, module, data, output_dir, about | {"images": len(data.tested()), "provenance": provenance()}, trained)
 
 
 def _build(config: DictConfig) -> tuple[Any, PipelineBackbone]:
@@ -83,18 +90,27 @@ def _build(config: DictConfig) -> tuple[Any, PipelineBackbone]:
     return data, backbone
 
 
-def _run(trainer: L.Trainer, module: AnalysisModule, data: L.LightningDataModule, folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+def _run(
+    trainer: L.Trainer,
+    module: AnalysisModule,
+    data: L.LightningDataModule,
+    folder: Path,
+    about: dict[str, Any],
+    trained: dict[str, dict[int, float]],
+) -> dict[str, Any]:
     for sentence in module.skipped.values():
         if trainer.is_global_zero:
             log.info(sentence)
     trainer.test(module, data, verbose=False)
     content: dict[str, Any] = {}
     if trainer.is_global_zero:
+        verdict = find_expert(module.findings, module.setting, trained)
         log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
-        content = write_analysis(folder, module.findings, module.skipped, about)
+        content = write_analysis(folder, module.findings, module.skipped, about | {"finder": verdict})
         shutil.rmtree(folder / "progress", ignore_errors=True)
         for name, picture in write_report(folder).items():
             log_picture(trainer.loggers, name, picture, trainer.global_step)
+        print_verdict(verdict)
         log.info("tables, evidence, figures and %s are in %s; open %s", RESULT, folder, folder / PAGE)
     return content
 
@@ -103,8 +119,7 @@ def identify(backbone: PipelineBackbone, lora: Path | None) -> dict[str, Any]:
     """The model and its LoRA, as plain values; two analyses with the same are of the same model."""
     if backbone.source is None:
         raise UserError("a model that is built from scratch has no files by which its analysis is known: choose a pretrained backbone.")
-    weights = backbone.source.stamp(["transformer", "scheduler", *backbone.encoders])
-    return backbone.source.identity() | {"weights": weights, "lora": lora_hash(lora)}
+    return identity_of(backbone.source, backbone.encoders, lora)
 
 
 def settings(config: DictConfig, backbone: PipelineBackbone) -> dict[str, Any]:

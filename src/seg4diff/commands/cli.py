@@ -108,6 +108,8 @@ def generate(
     seeds: Annotated[str, typer.Option(help="Seeds of every prompt, as in 0-3 or 0,5,7-9.")] = "0",
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: that of the model.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
+    perturbed_guidance: Annotated[float | None, typer.Option(help="Scale of perturbed-I2T guidance; default: without it.")] = None,
+    perturbed_block: Annotated[int | None, typer.Option(help="Block that it perturbs; default: the block that is read.")] = None,
     lora_scale: Annotated[str | None, typer.Option(help="Factors on the LoRA, 0 = without it; default: 0,1 where there is one.")] = None,
     maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Read where each word went over each image.")] = True,
     word: Annotated[
@@ -141,6 +143,8 @@ def generate(
         out=out,
         guidance=guidance,
         steps=steps,
+        perturbed_guidance=perturbed_guidance,
+        perturbed_block=perturbed_block,
         maps=maps,
         words=word or (),
         map_step=map_step,

@@ -195,6 +195,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # it is: its sampler starts at the step reached
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*``compute`` method of metric .* was called before.*")  # what sees no image counts none
     warnings.filterwarnings("ignore", message=".*recommended to use `self.log\\(.*sync_dist=True.*")  # metrics come together by themselves
     warnings.filterwarnings("ignore", message=".*`broadcast_buffers` is deprecated.*")  # its successor is unknown to torch 2.9
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -31,6 +31,8 @@ def generate_files(
     out: Path | None = None,
     guidance: float | None = None,
     steps: int | None = None,
+    perturbed_guidance: float | None = None,
+    perturbed_block: int | None = None,
     maps: bool = True,
     words: Sequence[str] = (),
     map_step: int | None = None,
@@ -47,6 +49,8 @@ def generate_files(
         out: folder of the results; None: outputs/generate/<time>.
         guidance: see `Model.draw`.
         steps: see `Model.draw`.
+        perturbed_guidance: see `Model.draw`.
+        perturbed_block: see `Model.draw`.
         maps: see `Model.draw`.
         words: the words that have a map; none = every word of the prompt.
         map_step: see `Model.draw`.
@@ -71,7 +75,7 @@ def generate_files(
     quiet_hosts()
     model = load(**load_options or {})
     scales = scales or ([0.0, 1.0] if has_lora(model.backbone) else [None])
-    options |= vars(model.sampling(guidance, steps))
+    options |= vars(model.sampling(guidance, steps, perturbed_guidance=perturbed_guidance, perturbed_block=perturbed_block))
     reading = {"block": model.block, "readout": vars(model.readout)}
     settings = {"prompts": prompts, "seeds": chosen, "scales": scales, **options, **identify(model), **reading}
     model.draw(to_requests(Path(), settings), **options, share=share)  # finds what is wrong before anything is written

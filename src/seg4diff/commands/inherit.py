@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones import lora_files
+from seg4diff.commands.expert import settle_expert
 from seg4diff.errors import MissingFileError, UserError
 from seg4diff.presets import plain, read_config, run_file_of
 from seg4diff.training.checkpoints import read_checkpoint
@@ -27,6 +28,7 @@ def inherit(config: DictConfig) -> tuple[Path | None, int | None]:
     trained_for = take_from_run(config, lora) if lora is not None else None
     if config.release_compat:
         take_from_release(config)
+    settle_expert(config, lora)
     return lora, trained_for
 
 

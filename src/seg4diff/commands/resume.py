@@ -20,6 +20,7 @@ REFUSED, APPLIED, FREE = "refused", "applied", "free"
 FIELDS = (
     ("seed", REFUSED, "the order of the images, their noise and the first weights"),
     ("expert_layer", REFUSED, "the block that is aligned"),
+    ("expert_from", FREE, "where expert_layer=auto looks; what it found is in expert_layer"),
     ("*runtime._target_", REFUSED, "the model"),
     ("*runtime.dtype", REFUSED, "the rounding of every step"),
     ("*runtime.preferred", FREE, "only the default of runtime.dtype"),

@@ -19,6 +19,7 @@ from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.arguments import command_line
+from seg4diff.commands.expert import settle_expert
 from seg4diff.commands.inherit import inherit, other_base
 from seg4diff.commands.keys import keys_named, naming
 from seg4diff.commands.outputs import requeued, run_folder
@@ -71,6 +72,7 @@ def train(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
+    settle_expert(config, None)
     check_values(config)
     check_recipe()
     if measures_images(config):
@@ -167,6 +169,7 @@ def encode(config: DictConfig) -> dict[str, Any]:
     Returns:
         The number of images and prompts that the cache holds.
     """
+    settle_expert(config, None)
     check_values(config)
     if config.runtime.cache is None:
         raise UserError("mode=encode needs a folder to fill: set runtime.cache=<folder>, and train with the same.")

@@ -106,6 +106,31 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def trained_blocks(folder: Path) -> dict[str, dict[int, float]]:
+    """What a sweep over `expert_layer` found: for each block the mean over its runs.
+
+    Args:
+        folder: of the sweep; its sweep.csv is read.
+
+    Returns:
+        By block: "trained", the mIoU of the LoRA that was trained on it, and "trained gain", what that adds to the base model's block.
+
+    Raises:
+        UserError: there is no such table, or it is of another sweep.
+    """
+    file, runs = folder / "sweep.csv", defaultdict(list)
+    if not file.is_file():
+        raise UserError(f"there is no {file}: give the folder of a sweep, and make its table with `seg4diff sweep {folder}`.")
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            if row.get("expert_layer", "").isdecimal() and row.get("base/miou") and row.get("lora/miou"):
+                runs[int(row["expert_layer"])].append((float(row["lora/miou"]), float(row["lora/miou"]) - float(row["base/miou"])))
+    if not runs:
+        raise UserError(f"{file} has no scores by expert_layer: give the folder of a finished `python train.py -m expert_layer=0,1,...`.")
+    parts = {block: [mean(values) for values in zip(*own, strict=True)] for block, own in sorted(runs.items())}
+    return {name: {block: own[k] for block, own in parts.items()} for k, name in enumerate(("trained", "trained gain"))}
+
+
 def _metrics(file: Path) -> dict[str, Any]:
     """The content of metrics.json, empty where the run has not finished; a file that cannot be read leaves the other runs their table."""
     try:

@@ -31,6 +31,8 @@ TOP: Kinds = {
         "sweep_objective": str,
         "decode": int | str,
         "images": int | str,
+        "layer_sweep": str | None,
+        "expert_from": str | None,
     },
     "backbone": {"image_size": tuple[int, int], "dtype": str, "precision": str},
     "backbone.samples": {"guidance": float, "steps": int, "size": tuple[int, int]},

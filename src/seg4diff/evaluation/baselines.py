@@ -46,21 +46,31 @@ class GuessBaselines(Metric):
             random: every pixel takes one of the allowed classes with equal chance (the expected confusion matrix).
         """
         counts = dim_zero_cat(self.counts).cpu().double()  # some accelerators have no double
-        allowed = counts > 0 if self._oracle else torch.ones_like(counts, dtype=torch.bool)
-        if self._background is not None:
-            allowed[:, self._background] = True
-        frequent = torch.where(allowed, counts.sum(dim=0), -1).argmax(dim=1)
-        guesses = {
-            "constant": one_hot(frequent, self._classes),
-            "random": allowed.double() / allowed.sum(dim=1, keepdim=True).clamp_min(1),
-        }
-        return {name: guessed_miou(counts, shares) for name, shares in guesses.items()}
+        shares = guesses(counts, self._oracle, self._background)
+        return {name: mean_iou(guessed_counts(counts, own).sum(dim=0)) for name, own in shares.items()}
 
 
-def guessed_miou(counts: Tensor, shares: Tensor) -> Tensor:
-    """MIoU where each class gets a share of the pixels of an image, wherever they lie: counts and shares (N, C)."""
-    pixels = counts.sum(dim=1, keepdim=True)
-    return mean_iou(torch.stack([(counts * shares).sum(dim=0), (pixels * shares).sum(dim=0), counts.sum(dim=0)]))
+def guesses(counts: Tensor, oracle: bool, background: int | None) -> dict[str, Tensor]:
+    """The share of the pixels of each image that a guess gives to each class, (N, C), by name, see `GuessBaselines`.
+
+    Args:
+        counts: (N, C) pixels of each class of each image.
+        oracle: see the class.
+        background: see the class.
+    """
+    allowed = counts > 0 if oracle else torch.ones_like(counts, dtype=torch.bool)
+    if background is not None:
+        allowed[:, background] = True
+    frequent = torch.where(allowed, counts.sum(dim=0), -1).argmax(dim=1)
+    return {
+        "constant": one_hot(frequent, counts.shape[1]).to(counts.dtype),
+        "random": allowed.double() / allowed.sum(dim=1, keepdim=True).clamp_min(1),
+    }
+
+
+def guessed_counts(counts: Tensor, shares: Tensor) -> Tensor:
+    """Counts (N, 3, C), see `counts_of`, where each class gets a share of the pixels of an image, wherever they lie: both (N, C)."""
+    return torch.stack([counts * shares, counts.sum(dim=1, keepdim=True) * shares, counts], dim=1)
 
 
 class TileBaselines(nn.Module):

@@ -60,7 +60,7 @@ def resampled_miou(counts: Tensor, resamples: int, seed: int) -> Tensor:
         (R,) in [0, 1].
     """
     flat = counts.flatten(1).double()
-    sums = (times @ flat for times in _times_drawn(len(counts), resamples, seed))  # of whole numbers: exact in any order
+    sums = (times @ flat for times in times_drawn(len(counts), resamples, seed))  # of whole numbers: exact in any order
     return torch.cat([mean_iou(own.unflatten(1, counts.shape[1:])) for own in sums])
 
 
@@ -77,11 +77,11 @@ def resampled_mean(totals: Tensor, images: Tensor, resamples: int, seed: int) ->
         (R,) float64.
     """
     both = torch.stack([totals, images], dim=1).double()
-    sums = torch.cat([times @ both for times in _times_drawn(len(both), resamples, seed)])
+    sums = torch.cat([times @ both for times in times_drawn(len(both), resamples, seed)])
     return sums[:, 0] / sums[:, 1]
 
 
-def _times_drawn(items: int, resamples: int, seed: int) -> Iterator[Tensor]:
+def times_drawn(items: int, resamples: int, seed: int) -> Iterator[Tensor]:
     """How often each of N items is drawn in each resample: (at most `AT_ONCE`, N) float64 at a time."""
     generator = torch.Generator().manual_seed(seed)
     for first in range(0, resamples, AT_ONCE):

@@ -63,6 +63,8 @@ class Sampling:
         guidance: guidance scale.
         steps: sampling steps.
         size: (height, width) in pixels.
+        perturbed_guidance: scale of perturbed-I2T guidance, see `attention.guidance`; None or 0 = without it, kept as None.
+        perturbed_block: block that it perturbs; kept as None where nothing depends on it.
 
     Raises:
         UserError: one of them is out of range.
@@ -71,12 +73,21 @@ class Sampling:
     guidance: float
     steps: int
     size: tuple[int, int]
+    perturbed_guidance: float | None = None
+    perturbed_block: int | None = None
 
     def __post_init__(self) -> None:
-        if type(self.guidance) not in (int, float) or not 0 <= self.guidance < float("inf"):
-            raise UserError(f"`guidance` must be a number from 0, found {self.guidance!r}.")
+        perturbed = 0 if self.perturbed_guidance is None else self.perturbed_guidance
+        for name, value in (("guidance", self.guidance), ("perturbed_guidance", perturbed)):
+            if type(value) not in (int, float) or not 0 <= value < float("inf"):
+                raise UserError(f"`{name}` must be a number from 0, found {value!r}.")
         if type(self.steps) is not int or self.steps < 1:
             raise UserError(f"`steps` must be a whole number from 1, found {self.steps!r}.")
+        if perturbed and type(self.perturbed_block) is not int:
+            raise UserError(f"`perturbed_block` must be the index of a block, found {self.perturbed_block!r}.")
+        if not perturbed:
+            for name in ("perturbed_guidance", "perturbed_block"):
+                object.__setattr__(self, name, None)
 
 
 def prompts_of_file(file: Path) -> list[str]:

@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.seam import Visit, stream
-from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.base import Backbone, OnStep
 from seg4diff.backbones.lora import scaled_lora
 from seg4diff.errors import UserError
 from seg4diff.generation.requests import Request, Sampling, missing_batches
@@ -62,7 +64,7 @@ class MapReader:
                 read.extend([maps] if len(maps) else [])
 
         with stream(self._backbone, [self._block], look):
-            images = _sample(self._backbone, prompts, seeds, sampling)
+            images = sample_images(self._backbone, prompts, seeds, sampling)
         names = [self._words or prompt_words(prompt) for prompt in prompts]
         found = [find_names(prompt, own, range(len(own))) for prompt, own in zip(prompts, names, strict=True)]
         grid = self._backbone.token_grid(*sampling.size)
@@ -92,6 +94,7 @@ def draw(
     for scale in dict.fromkeys(request.scale for request in requests):
         with scaled_lora(backbone, scale):
             pass  # tried before the first image is drawn
+    guided(backbone, sampling)
     own = missing_batches(requests, at_once, share)
     return (drawn for batch in own for drawn in _draw_batch(backbone, batch, sampling, reader))
 
@@ -102,7 +105,7 @@ def _draw_batch(backbone: Backbone, batch: Sequence[Request], sampling: Sampling
     with scaled_lora(backbone, batch[0].scale):
         words: Sequence[Segmentation | None] = [None] * len(batch)
         if reader is None:
-            images = _sample(backbone, prompts, seeds, sampling)
+            images = sample_images(backbone, prompts, seeds, sampling)
         else:
             images, words = reader.sample(prompts, seeds, sampling)
     return [
@@ -112,5 +115,15 @@ def _draw_batch(backbone: Backbone, batch: Sequence[Request], sampling: Sampling
     ]
 
 
-def _sample(backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> list[Image.Image]:
-    return backbone.sample(prompts, seeds=seeds, steps=sampling.steps, guidance=sampling.guidance, size=sampling.size)
+def guided(backbone: Backbone, sampling: Sampling) -> AbstractContextManager[None]:
+    """The perturbed-I2T guidance that a way to sample asks for. Raises UserError if the block does not exist."""
+    block, scale = sampling.perturbed_block, sampling.perturbed_guidance
+    return nullcontext() if block is None or scale is None else perturbed_guidance(backbone, block, scale)
+
+
+def sample_images(
+    backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling, on_step: OnStep | None = None
+) -> list[Image.Image]:
+    """Images, one for each prompt and seed, drawn together; see `Backbone.sample`."""
+    with guided(backbone, sampling):
+        return backbone.sample(prompts, seeds=seeds, steps=sampling.steps, guidance=sampling.guidance, size=sampling.size, on_step=on_step)

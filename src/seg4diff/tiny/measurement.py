@@ -11,7 +11,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import has_lora
 from seg4diff.errors import UserError
 from seg4diff.generation.requests import Request, Sampling, batches
-from seg4diff.generation.sampler import draw
+from seg4diff.generation.sampler import draw, guided
 from seg4diff.pictures import sheet
 from seg4diff.tiny.drawing import answers_of, by_prompt, images_of
 from seg4diff.tiny.prompts import held_out_prompts
@@ -31,6 +31,8 @@ class GenerationEvaluation:
         seeds: images of each prompt.
         steps: sampling steps.
         guidance: guidance scale.
+        perturbed_guidance: scale of perturbed-I2T guidance, see `Model.draw`; 0 = without it.
+        perturbed_block: block that it perturbs.
         size: (height, width) in pixels.
         lora_scale: factor on the LoRA: 1 = as it was trained.
         at_once: images that are drawn together. Another number may change the last bit of an image.
@@ -50,6 +52,8 @@ class GenerationEvaluation:
         seeds: int,
         steps: int,
         guidance: float,
+        perturbed_guidance: float,
+        perturbed_block: int,
         size: tuple[int, int],
         lora_scale: float,
         at_once: int,
@@ -60,7 +64,10 @@ class GenerationEvaluation:
         if resamples < 1:
             raise UserError(f"`resamples` must be at least 1, found {resamples}.")
         self._backbone, self._seeds, self._at_once = backbone, seeds, at_once
-        self._prompts, self._sampling = held_out_prompts(prompts, seed), Sampling(guidance=guidance, steps=steps, size=(size[0], size[1]))
+        perturbed: dict[str, Any] = {"perturbed_guidance": perturbed_guidance, "perturbed_block": perturbed_block}
+        self._sampling = Sampling(guidance=guidance, steps=steps, size=(size[0], size[1]), **perturbed)
+        guided(backbone, self._sampling)  # names a block that does not exist at once
+        self._prompts = held_out_prompts(prompts, seed)
         backbone.token_grid(*self._sampling.size)
         self._scales = {"base": 0.0} | ({"lora": lora_scale} if has_lora(backbone) else {})
         self._base_from, self._resamples, self._seed = base_from, resamples, seed
@@ -91,8 +98,9 @@ class GenerationEvaluation:
                 drawn = answers_of(self._backbone, self._prompts, self._seeds, self._sampling, **options)
                 record.add(variant, track(drawn, f"drawing, {variant}", missing))
         found = {variant: by_prompt(record.of(variant), self._prompts, self._seeds) for variant in self._scales}
-        about = {"prompts": len(self._prompts), "seeds": self._seeds, "steps": self._sampling.steps, "guidance": self._sampling.guidance}
-        return GenerationReport.of(found, self._resamples, self._seed, lora_scale=self._scales.get("lora"), **about)
+        about = {name: getattr(self._sampling, name) for name in ("steps", "guidance", "perturbed_guidance")}
+        about |= {"prompts": len(self._prompts), "seeds": self._seeds, "lora_scale": self._scales.get("lora")}
+        return GenerationReport.of(found, self._resamples, self._seed, **about)
 
     def _settings(self) -> dict[str, Any]:
         own = {"prompts": len(self._prompts), "seeds": self._seeds, "seed": self._seed, "at_once": self._at_once}

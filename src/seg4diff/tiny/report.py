@@ -40,6 +40,7 @@ class GenerationReport:
         seeds: images of each prompt.
         steps: sampling steps.
         guidance: guidance scale.
+        perturbed_guidance: scale of perturbed-I2T guidance; None = without it.
         lora_scale: factor on the LoRA; None = there is none.
         variants: by "base", and with a LoRA also "lora" and "gain", the estimate of each category that the prompts ask about.
     """
@@ -48,6 +49,7 @@ class GenerationReport:
     seeds: int
     steps: int
     guidance: float
+    perturbed_guidance: float | None
     lora_scale: float | None
     variants: dict[str, dict[str, Estimate]]
 
@@ -77,7 +79,8 @@ def print_report(report: GenerationReport) -> None:
     """Print the table."""
     variants = report.variants
     scale = "" if report.lora_scale in (None, 1) else f", LoRA scale {report.lora_scale:g}"
-    heading = f"right answers in {report.prompts} prompts x {report.seeds} seeds, {report.steps} steps{scale} (%)"
+    perturbed = f", perturbed guidance {report.perturbed_guidance:g}" if report.perturbed_guidance else ""
+    heading = f"right answers in {report.prompts} prompts x {report.seeds} seeds, {report.steps} steps{scale}{perturbed} (%)"
     table = Table("", *(Column(title(variant), justify="right", no_wrap=True) for variant in variants), title=heading)
     for name in _asked(report):
         own = {variant: variants[variant].get(name) for variant in variants}
