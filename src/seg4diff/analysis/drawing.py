@@ -104,8 +104,7 @@ def draw_lines(
 
 def draw_depth(axes: "Axes", depth: np.ndarray, values: np.ndarray, ringed: int | None, label: str, style: tuple[str, str]) -> None:
     """A line over the depth of the blocks, with a ring around one of them."""
-    missing = "" if np.isfinite(values).any() else " (missing)"
-    axes.plot(depth, values, label=label + missing, color=style[0], marker=style[1], markersize=3.5, linewidth=1.4)
+    axes.plot(depth, values, label=label, color=style[0], marker=style[1], markersize=3.5, linewidth=1.4)
     if ringed is not None and np.isfinite(values[ringed]):
         axes.plot(depth[ringed], values[ringed], marker="o", markersize=10, fillstyle="none", color=INK, linestyle="none", clip_on=False)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
