@@ -12,11 +12,11 @@ from tests.hosts import random_sd3
 
 from seg4diff.analysis.atlas import atlas_rows, draw_atlas
 from seg4diff.analysis.catalogue import STUDIES
-from seg4diff.analysis.figures import draw
+from seg4diff.analysis.figures import draw, levels_of
 from seg4diff.analysis.page import write_report
 from seg4diff.analysis.plans import Heat, Lines, plans
 from seg4diff.analysis.showed import best_two
-from seg4diff.analysis.stored import read_analysis
+from seg4diff.analysis.stored import Table, read_analysis
 from seg4diff.errors import UserError
 
 NASTY = ("<script>alert(1)</script>", '"a" & $b$')
@@ -113,7 +113,7 @@ def test_drawn_values_are_those_of_the_table(folder):
         for plan in plans(study, table).values():
             panels = iter(draw(analysis, study, plan).axes)
             for row in plan:
-                for sigma, panel in zip(SIGMAS, panels, strict=False):
+                for sigma, panel in zip(levels_of(analysis, study, plan), panels, strict=False):
                     expected = drawn_by(row, table, sigma)
                     np.testing.assert_allclose(values_in(panel, row), expected, equal_nan=True)
 
@@ -139,6 +139,18 @@ def test_what_is_missing_is_no_zero(tmp_path):
     shown, absent = figure.axes[0].lines[:2]
     assert np.isnan(shown.get_ydata()[1])
     assert absent.get_label() == "T2I (missing)" and np.isnan(absent.get_ydata()).all()
+
+
+def test_causal_effects_while_generating_have_no_noise_level(tmp_path):
+    row = {"head": None, "perturbation": "blur", "maps": None}
+    segmenting = [row | {"sigma": SIGMAS[0], "block": k, "task": "segmenting", "quantity": "velocity", "value": 0.1 * k} for k in (1, 2)]
+    generating = [row | {"sigma": None, "block": k, "task": "generating", "quantity": "CLIP-T", "value": -0.1 * k} for k in (1, 2)]
+    analysis = read_analysis(small(tmp_path, [0.5, 0.5, 0.5]))
+    analysis.tables["causal"] = Table(segmenting + generating, 3)
+    first, second = (draw(analysis, "causal", plan) for plan in plans("causal", analysis.tables["causal"]).values())
+    assert [len(figure.axes) for figure in (first, second)] == [2, 1]
+    np.testing.assert_allclose(second.axes[0].lines[0].get_ydata(), [np.nan, -0.1, -0.2], equal_nan=True)
+    assert second.axes[0].get_ylabel() == "change of\nCLIP-T"
 
 
 def test_heat_maps_begin_at_zero(folder):

@@ -58,7 +58,7 @@ def new_figure(rows: int, columns: int, blocks: int, heights: Sequence[float]) -
     """A figure of panels whose x axis are blocks, as wide as they need; heights in inches."""
     panel = max((WIDTH - MARGIN) / columns, 0.09 * blocks, 2.4)
     figure = empty(panel * columns + MARGIN, sum(heights) + 0.5)
-    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey="row", height_ratios=heights)
     for own in axes.flat:
         own.patch.set_alpha(0)
         own.tick_params(labelsize=SMALL, colors=INK)
@@ -118,13 +118,6 @@ def draw_points(axes: "Axes", series: Mapping[str, np.ndarray], intervals: Mappi
         axes.errorbar(range(len(values)), values, ends, fmt="o", markersize=4, color=STYLES[0][0], ecolor=GREY, elinewidth=1.2, capsize=2)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def share_y(panels: Sequence["Axes"]) -> None:
-    """One range of the y axis for the panels of a row."""
-    ends = np.array([panel.get_ylim() for panel in panels])
-    for panel in panels:
-        panel.set_ylim(ends[:, 0].min(), ends[:, 1].max())
 
 
 def add_legend(axes: "Axes") -> None:

@@ -49,7 +49,8 @@ def _draw_lines(
     panels: Sequence["Axes"],
     styles: Mapping[str, tuple[str, str]],
 ) -> None:
-    table = analysis.tables[study]
+    """A row of panels, which share the y axis."""
+    table, positive = analysis.tables[study], False
     for panel, sigma in zip(panels, sigmas, strict=True):
         series, dotted = values_of(table, row.series, sigma, row.factor), values_of(table, row.dotted, sigma, row.factor)
         bands = {}
@@ -59,12 +60,12 @@ def _draw_lines(
             drawing.draw_bars(panel, next(iter(series.values())))
         else:
             drawing.draw_lines(panel, series, dotted, bands, styles)
-        if row.log and any((values > 0).any() for values in series.values()):
-            drawing.use_log(panel)
         if row.level is not None:
             panel.axhline(row.level, color=drawing.GREY, linestyle=":", linewidth=1.2)
-        panel.set_ylim(*row.limits)
-    drawing.share_y(panels)
+        positive = positive or any((values > 0).any() for values in series.values())
+    if row.log and positive:
+        drawing.use_log(panels[0])
+    panels[0].set_ylim(*row.limits)
     panels[0].set_ylabel(row.axis, fontsize=drawing.SMALL, color=drawing.INK)
     if not row.bars:
         drawing.add_legend(panels[-1])

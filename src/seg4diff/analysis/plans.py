@@ -185,16 +185,15 @@ def _causal_plans(table: Table) -> dict[str, Plan]:
         for quantity in quantities:
             maps = {row["maps"] for row in own.rows if row["quantity"] == quantity and row["maps"] != "own"}
             series = _quantity(quantity, "perturbation", kinds, task=task, maps=next(iter(maps)))
-            gain = quantity == "gain"
-            signed = gain or (task == "generating" and quantity not in axes)  # what judges say is a change
-            zero = 0 if signed else None
-            limits = (None, None) if signed else (0, None)
-            plan.append(Lines(axes.get(quantity, quantity), series, PERCENT if gain else 1.0, limits=limits, level=zero))
+            change = quantity == "gain" or (task == "generating" and quantity not in axes)  # up or down: of the mIoU, of what a judge says
+            kind: dict[str, Any] = {"limits": (None, None), "level": 0} if change else {"limits": (None, None), "log": True, "note": LOG}
+            plan.append(Lines(axes.get(quantity, f"change of\n{quantity}"), series, PERCENT if quantity == "gain" else 1.0, **kind))
         if plan:
             found[f"causal-{task}"] = plan
     return found
 
 
+LOG = "Logarithmic: a 0 lies below the panel."
 CAUSAL = {
     "segmenting": {
         "velocity": "change of the\nvelocity (relative)",

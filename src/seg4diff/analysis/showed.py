@@ -150,14 +150,14 @@ def affinity(analysis: Analysis) -> str:
 def causal(analysis: Analysis) -> str:
     """Which blocks matter most."""
     sentences = []
-    for task, quantity, form in (("segmenting", "velocity", ".2f"), ("generating", "pixels", ".3f")):
+    for task, quantity in (("segmenting", "velocity"), ("generating", "pixels")):
         own = analysis.tables["causal"].where({"task": task, "quantity": quantity})
         sigma = analysis.sigma if task == "segmenting" else None
         kinds = dict.fromkeys(row["perturbation"] for row in own.rows)
         values = {kind: own.where({"perturbation": kind}).of_blocks(sigma) for kind in kinds}
-        parts = [f"{kind}: {best_two(found, form)}" for kind, found in values.items() if ranked(found)]
+        parts = [f"{kind} at block {order[0]} ({found[order[0]]:.3f})" for kind, found in values.items() if (order := ranked(found))]
         if parts:
-            sentences.append(f"While {task}, the change of the {quantity} is, by perturbation, {'; '.join(parts)}.")
+            sentences.append(f"While {task}, the change of the {quantity} is largest for {', '.join(parts)}.")
     return " ".join(sentences)
 
 
