@@ -40,7 +40,7 @@ class Features(Reader):
         case, shares = look.case, look.case.shares
         kept = torch.ones(case.grid[0] * case.grid[1], dtype=torch.bool) if shares is None else shares.sum(dim=1) > 0.5
         places = torch.cartesian_prod(*(torch.arange(own) for own in case.grid)).view(-1, 2)[kept]
-        axes = torch.cat([one_hot(own) for own in places.unbind(dim=1)], dim=1)
+        axes = torch.cat([one_hot(own, side) for own, side in zip(places.unbind(dim=1), case.grid, strict=True)], dim=1)
         bases = [basis_of(places), basis_of(axes), None if shares is None else basis_of(shares[kept])]
         found: list[float] = []
         for part in PARTS:
