@@ -7,8 +7,9 @@ from seg4diff.analysis.album import Album
 from seg4diff.analysis.catalogue import STUDIES
 from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.module import show
+from seg4diff.analysis.report import PICTURES, write_analysis
 from seg4diff.analysis.scene import LabelledScene
-from seg4diff.analysis.study import Setting
+from seg4diff.analysis.study import Findings, Setting
 from seg4diff.analysis.trials import Trials
 from seg4diff.data.sample import IGNORE, Batch, Vocabulary
 from seg4diff.generation.requests import Sampling
@@ -72,3 +73,30 @@ def studied(setting, *scenes, names=tuple(STUDIES)):
     for scene in scenes:
         show(scene, list(studies.values()))
     return studies
+
+
+ABOUT = {
+    "model": {"model": "some/model", "revision": None, "weights": "0123", "lora": None},
+    "settings": {"expert_layer": 1, "analysis": {"sigmas": list(SIGMAS)}, "sigma": 0.3, "split": "validation"},
+    "images": 3,
+}
+"""What `write_analysis` is told of the model and the settings."""
+
+
+def stored(backbone, folder, skipped=None, words=("apple", "leaf")):
+    """The folder of a small analysis with one example, whose prompt has these words."""
+    setting = setting_of(backbone, folder / PICTURES, examples=[0])
+    studies = studied(setting, labelled(backbone, range(3)), names=[name for name in STUDIES if name not in (skipped or {})])
+    image, labels = torch.zeros(32, 48, 3, dtype=torch.uint8), torch.zeros(32, 48, dtype=torch.uint8)
+    setting.album.introduce(0, image, labels, " ".join(words), words)
+    setting.album.save()
+    write_analysis(folder, {name: study.result() for name, study in studies.items()}, skipped or {}, ABOUT)
+    return folder
+
+
+def small(folder, values, quantity="relative", **about):
+    """The folder of an analysis with one study, which found one I2T value for each block at the first noise level."""
+    more = {"head": None, "quadrant": "i2t", "quantity": quantity}
+    rows = [{"sigma": SIGMAS[0], "block": block, **more, "value": value} for block, value in enumerate(values)]
+    write_analysis(folder, {"budget": Findings(rows)}, {}, ABOUT | about)
+    return folder

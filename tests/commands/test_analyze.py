@@ -47,6 +47,7 @@ def test_a_folder_holds_tables_evidence_pictures_and_the_model(whole):
         assert {row["head"] for row in csv.DictReader(file)} == {"", "0", "1"}
     assert sorted(file.name for file in (folder / "pictures").iterdir())[0] == "empty_prompt-0.safetensors"
     assert not (folder / "progress").exists()
+    assert "Prompt: " in (folder / "report.html").read_text() and (folder / "figures" / "budget.png").is_file()
     logged = next((folder / "csv").rglob("metrics.csv")).read_text().splitlines()[0].split(",")
     assert "segmentation/i2t/joint/minmax/miou/3" in logged
 
@@ -89,7 +90,8 @@ def prompts(tmp_path):
 def test_generated_images_need_no_data_set(given, prompts, tmp_path, caplog):
     caplog.set_level("INFO")
     arguments = [own for own in given if not own.startswith("data.")]
-    content = analyze(compose_config("analyze", tmp_path / "out", *arguments, prompts, "generation.at_once=1"))
+    content = analyze(compose_config("analyze", tmp_path / "out", *arguments, prompts, "generation.at_once=1", "logger=tensorboard"))
+    assert any(b"norms-heads" in file.read_bytes() for file in (tmp_path / "out").rglob("events.*")), "figures reach the loggers"
     assert content["images"] == 2 and list(content["studies"]) == ["budget", "norms", "features", "granularity", "causal"]
     assert "the study segmentation is skipped: it needs images with label maps, and these have none." in caplog.text
     assert content["settings"]["prompts"] == ["an apple on grass", "two stars"] and set(content["skipped"]) > {"affinity"}

@@ -12,4 +12,8 @@ How it is built:
   saved. So several processes count every image once, and a stopped analysis goes on. Pictures go to disk at once (`album.py`).
 - `Study.result` returns *findings*: a tidy table, and as evidence the values of each image, from which intervals can be drawn.
 - `module.py` is the test loop of Lightning around it. `report.py` writes tables, evidence and analysis.json.
+- The report is made of what lies in the folder, so it can be drawn again without the model. `stored.py` reads the folder, `plans.py` says
+  which numbers stand in which figure, `figures.py` and `sheets.py` draw with the parts in `drawing.py`; `sections.py` and `showed.py` hold
+  the words, `verdict.py` the finder's part, and `page.py` puts everything into report.html with the parts in `html.py`. `atlas.py` lays
+  several folders side by side.
 """

@@ -110,7 +110,7 @@ class AnalysisModule(L.LightningModule):
         show(scene, list(self.studies.values()))
         for case, image in zip(scene.cases, scene.pictures(), strict=True):
             if self._album.wants(case.number):
-                self._album.add("images", case.number, "image", image)
+                self._album.introduce(case.number, image, case.labels(), case.prompt.text, case.prompt.names())
         self._album.save()
         if self._progress is not None:
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])

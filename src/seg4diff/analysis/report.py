@@ -9,9 +9,11 @@ from safetensors.torch import save_file
 
 from seg4diff.analysis.catalogue import STUDIES
 from seg4diff.analysis.study import Findings, Row
-from seg4diff.disk import follow_umask, whole_file, write_json
+from seg4diff.disk import follow_umask, read_json, whole_file, write_json
 
 RESULT = "analysis.json"
+VERSION = 1
+"""Of what is written: raised when a program that reads it has to be changed."""
 EVIDENCE = "evidence.safetensors"
 PICTURES = "pictures"
 """Folder of the album, see `Album`."""
@@ -33,12 +35,13 @@ def write_analysis(folder: Path, findings: Mapping[str, Findings], skipped: Mapp
     follow_umask(folder)
     blocks = {name: [row for row in own.rows if row["head"] is None] for name, own in findings.items()}
     content = {
+        "version": VERSION,
         **about,
         "studies": {name: {"title": STUDIES[name].title, "rows": rows} for name, rows in blocks.items()},
         "skipped": dict(skipped),
     }
     write_json(folder / RESULT, content)
-    return content
+    return read_json(folder / RESULT)  # as whoever reads it later has it: what is missing is None, and not NaN
 
 
 def _write_table(path: Path, rows: list[Row]) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from seg4diff.analysis.album import NO_WORD
 from seg4diff.attention.joint import Joint
 from seg4diff.attention.seam import Visit, stream
 from seg4diff.backbones.base import Backbone, TextCondition
@@ -41,6 +42,15 @@ class Case:
     grid: Size
     mask: Tensor | None = None
     frame: Frame | None = None
+
+    def labels(self) -> Tensor | None:
+        """The mask with positions in the prompt in place of class ids, (H, W) uint8, `NO_WORD` elsewhere; None without a mask."""
+        if self.mask is None:
+            return None
+        labels = torch.full_like(self.mask, NO_WORD, dtype=torch.uint8)
+        for position, k in enumerate(self.prompt.classes):
+            labels[self.mask == k] = position
+        return labels
 
     @cached_property
     def shares(self) -> Tensor | None:

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from seg4diff.analysis.display import print_verdict
 from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.module import AnalysisModule
+from seg4diff.analysis.page import PAGE, write_report
 from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
-from seg4diff.analysis.sheets import feature_sheets
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
@@ -26,7 +26,7 @@ from seg4diff.commands.run import build_all, load_lora, record, seed_everything
 from seg4diff.commands.sweep import trained_blocks
 from seg4diff.commands.trainers import build, open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
-from seg4diff.disk import read_json, save_picture, to_json, write_json
+from seg4diff.disk import read_json, to_json, write_json
 from seg4diff.errors import UserError, rename
 from seg4diff.evaluation.progress import Progress
 from seg4diff.generation.requests import prompts_of_file
@@ -106,13 +106,12 @@ def _run(
     if trainer.is_global_zero:
         verdict = find_expert(module.findings, module.setting, trained)
         log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
-        for name, picture in feature_sheets(folder / PICTURES, about["settings"]["analysis"]["sigmas"]):
-            save_picture(picture, folder / PICTURES / f"{name}.png")
-            log_picture(trainer.loggers, name, picture, trainer.global_step)
         content = write_analysis(folder, module.findings, module.skipped, about | {"finder": verdict})
         shutil.rmtree(folder / "progress", ignore_errors=True)
+        for name, picture in write_report(folder).items():
+            log_picture(trainer.loggers, name, picture, trainer.global_step)
         print_verdict(verdict)
-        log.info("tables, evidence, pictures and %s are in %s", RESULT, folder)
+        log.info("tables, evidence, figures and %s are in %s; open %s", RESULT, folder, folder / PAGE)
     return content
 
 

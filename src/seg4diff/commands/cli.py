@@ -180,6 +180,25 @@ def sweep(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, wi
     summarise_folder(folder)
 
 
+@app.command(cls=Command, epilog="Example: seg4diff atlas outputs/analyze/<time> outputs/analyze/<another time> --out atlas")
+def atlas(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of analyze.py, of one model or of several.", metavar="FOLDER...")],
+    out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/atlas/<time>.")] = None,
+) -> None:
+    """Lay stored analyses of several models side by side, over the depth of their blocks: a table and a figure. Loads no model."""
+    from seg4diff.commands.atlas import lay_side_by_side
+
+    lay_side_by_side(folders, out)
+
+
+@app.command(cls=Command, epilog="Example: seg4diff report outputs/analyze/<time>")
+def report(folder: Annotated[Path, typer.Argument(help="The folder of a run of analyze.py.")]) -> None:
+    """Draw the report of a stored analysis again: report.html and its figures. Loads no model."""
+    from seg4diff.commands.atlas import redraw
+
+    redraw(folder)
+
+
 @app.command(
     cls=Command, epilog="Example: seg4diff export geneval --prompts evaluation_metadata.jsonl --model sd3_medium --out geneval --seeds 0-3"
 )

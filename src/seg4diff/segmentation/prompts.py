@@ -25,6 +25,10 @@ class Prompt:
     classes: list[int]
     spans: list[list[tuple[int, int]]]
 
+    def names(self) -> list[str]:
+        """The name of each class, as the prompt has it."""
+        return [self.text[slice(*mentions[0])] for mentions in self.spans]
+
 
 def list_names(names: Sequence[str], classes: Sequence[int]) -> Prompt:
     """The prompt that an image is segmented with: class names joined by spaces, no template (paper, section 3.4).

@@ -1,0 +1,223 @@
+"""The report of a stored analysis: drawn from its folder alone, one page that opens offline, and nothing in it but what was measured."""
+
+import json
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from tests.analyses import SIGMAS, small, stored
+from tests.hosts import random_sd3
+
+from seg4diff.analysis.atlas import atlas_rows, draw_atlas
+from seg4diff.analysis.catalogue import STUDIES
+from seg4diff.analysis.figures import draw
+from seg4diff.analysis.page import write_report
+from seg4diff.analysis.plans import Heat, Lines, plans
+from seg4diff.analysis.showed import best_two
+from seg4diff.analysis.stored import read_analysis
+from seg4diff.errors import UserError
+
+NASTY = ("<script>alert(1)</script>", '"a" & $b$')
+REASON = "the study norms is skipped: there was no time."
+
+
+class Reader(HTMLParser):
+    """What a browser makes of a page: its tags with their attributes, and its texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.texts = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def tags_of(page):
+    reader = Reader()
+    reader.feed(page)
+    return reader.tags
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_sd3(blocks=3)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = stored(model, tmp_path_factory.mktemp("analysis"), {"norms": REASON}, NASTY)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_every_study_has_its_section(page):
+    for study in STUDIES.keys() - {"norms"}:
+        section = page.split(f'<section id="{study}">')[1].split("</section>")[0]
+        assert "On this model: " in section and "<svg" in section and "<caption>" in section
+
+
+def test_a_study_that_was_skipped_is_named_with_its_reason(page):
+    assert REASON in page and '<section id="norms">' not in page
+
+
+def test_the_page_needs_nothing_from_elsewhere(page):
+    assert "http" not in page
+    for tag, attributes in tags_of(page):
+        assert tag not in ("script", "link", "iframe", "object")
+        assert all(attributes.get(name, "#").startswith(("#", "data:image/png;base64,")) for name in ("src", "href", "srcset"))
+    assert not re.search(r"@import|url\((?!#)", page)
+
+
+def test_prompts_and_names_are_text(page):
+    reader = Reader()
+    reader.feed(page)
+    assert " ".join(NASTY) in reader.texts
+    assert f"Its masks: {', '.join(NASTY)}" in reader.texts
+
+
+def test_every_picture_and_figure_has_a_description(page):
+    pictures = [attributes for tag, attributes in tags_of(page) if tag in ("img", "svg")]
+    assert pictures
+    assert all(own.get("alt") or own.get("aria-label") for own in pictures)
+
+
+def test_ids_are_unique(page):
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_text_of_figures_has_the_colour_of_the_page(page):
+    assert "currentColor" in page and "#1a1c1f" not in page.split("</style>")[1]
+
+
+def test_figures_are_png_and_svg(folder):
+    names = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert {"budget", "segmentation-heads", "pca-0", "maps-0", "tokens-0"} <= names
+    for name in names:
+        ElementTree.parse(folder / "figures" / f"{name}.svg")
+
+
+def test_drawn_values_are_those_of_the_table(folder):
+    analysis = read_analysis(folder)
+    for study, table in analysis.tables.items():
+        for plan in plans(study, table).values():
+            panels = iter(draw(analysis, study, plan).axes)
+            for row in plan:
+                for sigma, panel in zip(SIGMAS, panels, strict=False):
+                    expected = drawn_by(row, table, sigma)
+                    np.testing.assert_allclose(values_in(panel, row), expected, equal_nan=True)
+
+
+def drawn_by(row, table, sigma):
+    if isinstance(row, Heat):
+        return row.factor * table.where(row.columns).of_heads(sigma)
+    return [row.factor * table.where(columns).of_blocks(sigma) for columns in row.series.values()]
+
+
+def values_in(panel, row):
+    if isinstance(row, Heat):
+        return panel.images[0].get_array().filled(np.nan)
+    if row.bars:
+        return [[bar.get_height() for bar in panel.patches if bar.get_label() != "_expert"]]
+    lines = {line.get_label(): line.get_ydata() for line in panel.lines}
+    return [lines[label] if label in lines else lines[f"{label} (missing)"] for label in row.series]
+
+
+def test_what_is_missing_is_no_zero(tmp_path):
+    analysis = read_analysis(small(tmp_path, [0.25, float("nan"), 0.5]))
+    figure = draw(analysis, "budget", [Lines("share", {"I2T": {"quadrant": "i2t"}, "T2I": {"quadrant": "t2i"}})])
+    shown, absent = figure.axes[0].lines[:2]
+    assert np.isnan(shown.get_ydata()[1])
+    assert absent.get_label() == "T2I (missing)" and np.isnan(absent.get_ydata()).all()
+
+
+def test_heat_maps_begin_at_zero(folder):
+    analysis = read_analysis(folder)
+    figure = draw(analysis, "segmentation", [Heat("mIoU", {"quantity": "miou"})])
+    assert figure.axes[0].images[0].get_clim()[0] == 0
+
+
+def test_fifty_seven_blocks_have_ticks_that_do_not_touch(tmp_path):
+    analysis = read_analysis(small(tmp_path, [k / 57 for k in range(57)]))
+    figure = draw(analysis, "budget", plans("budget", analysis.tables["budget"])["budget"])
+    figure.canvas.draw()
+    boxes = [tick.get_window_extent() for tick in figure.axes[0].get_xticklabels()]
+    assert len(boxes) > 5
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+def test_a_sentence_names_the_two_best_blocks():
+    values, intervals = np.array([50.0, float("nan"), 73.4]), np.array([[49, 51], [0, 0], [72.1, 74.8]])
+    assert best_two(values, ".1f", intervals) == "highest at block 2 (73.4 [72.1, 74.8]), next block 0 (50.0 [49.0, 51.0])"
+
+
+def test_the_verdict_of_the_finder_comes_first_and_its_expert_is_marked(tmp_path):
+    ranking = [{"block": 2, "score": 0.7, "interval": [0.6, 0.8], "wins": 0.97, "evidence": {"grounding": 0.7, "t2i": None}}]
+    ranking += [{"block": 0, "score": 0.2, "interval": [0.1, 0.3], "wins": 0.03, "evidence": {"grounding": 0.2, "t2i": 0.1}}]
+    finder = {
+        "expert": 2,
+        "sentence": "Block 2 is the expert.",
+        "rule": "masks",
+        "confidence": 0.95,
+        "ranking": ranking,
+        "rivals": {"one": 0.1},
+    }
+    correlations = {"names": ["a", "b"], "spearman": [[1.0, None], [None, 1.0]]}
+    write_report(small(tmp_path, [0.25, 0.5, 0.5], finder=finder | {"correlations": correlations}))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index("Block 2 is the expert.") < page.index('<section id="budget">')
+    assert read_analysis(tmp_path).marked == 2
+
+
+def test_a_study_without_words_of_its_own_is_shown_with_its_numbers(folder, tmp_path):
+    own = small(tmp_path, [0.25, 0.5, 0.125])
+    content = json.loads((own / "analysis.json").read_text())
+    content["studies"]["novel"] = content["studies"].pop("budget")
+    (own / "analysis.json").write_text(json.dumps(content))
+    (own / "budget.csv").rename(own / "novel.csv")
+    assert list(write_report(own)) == ["novel"]
+    assert "highest at block 1 (0.5), next block 0 (0.25)" in (own / "report.html").read_text()
+
+
+def test_a_report_is_drawn_again_without_a_difference(folder, page):
+    write_report(folder)
+    assert (folder / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_models_of_different_depth_lie_side_by_side(tmp_path):
+    analyses = [read_analysis(small(tmp_path / str(n), [k / n for k in range(n)], "relative")) for n in (2, 5)]
+    rows = atlas_rows(analyses)
+    assert [row["depth"] for row in rows] == [0, 1, 0, 0.25, 0.5, 0.75, 1]
+    assert [row["i2t_per_key"] for row in rows] == pytest.approx([0, 0.5, 0, 0.2, 0.4, 0.6, 0.8])
+    assert all(row["miou"] is None for row in rows)
+    assert rows[0]["model"] == "some/model (2)" and rows[1]["expert"]
+    short, long = (line for line in draw_atlas(analyses).axes[0].lines if line.get_label().startswith("some"))
+    assert list(short.get_xdata()) == [0, 1] and len(long.get_xdata()) == 5
+
+
+def test_a_folder_without_an_analysis_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no finished analysis \(analysis.json\)"):
+        read_analysis(tmp_path)
+
+
+def test_another_version_is_refused(tmp_path):
+    file = small(tmp_path, [0.5]) / "analysis.json"
+    file.write_text(file.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(UserError, match="has version 99, but this package reads version 1"):
+        read_analysis(tmp_path)
+
+
+def test_a_table_that_is_gone_is_named(tmp_path):
+    (small(tmp_path, [0.5]) / "budget.csv").unlink()
+    with pytest.raises(UserError, match=r"budget.csv is missing"):
+        read_analysis(tmp_path)
