@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from seg4diff.commands.arguments import for_hydra
 from seg4diff.commands.cli import app
+from seg4diff.commands.expert import AUTO
 from seg4diff.commands.values import check_values
 from tests.conf import CONF, keys
 from tests.conftest import REPO
@@ -59,6 +60,8 @@ def understand(program: str, arguments: str) -> None:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose(program, typed, return_hydra_config=(hydra := any(word.startswith("hydra") for word in typed)))
         if not hydra:
+            if config.expert_layer == AUTO:
+                config.expert_layer = 0  # the program asks a stored analysis first
             check_values(config)
     elif program == "seg4diff" and "--help" not in given:
         typer.main.get_command(app).commands[given[0]].make_context(given[0], given[1:])

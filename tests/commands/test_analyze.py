@@ -39,7 +39,9 @@ def tables(folder):
 def test_a_folder_holds_tables_evidence_pictures_and_the_model(whole):
     folder, content = whole
     assert json.loads((folder / "analysis.json").read_text()) == content
-    assert list(content["studies"]) == list(STUDIES) and content["images"] == 6 and content["skipped"] == {}
+    assert list(content["studies"]) == list(STUDIES) and content["images"] == 6
+    assert set(content["skipped"]) == {"causal/similarity by CLIP", "causal/similarity by DINO"}, "no weights are named"
+    assert content["finder"]["rule"] == "masks" and {row["block"] for row in content["finder"]["ranking"]} == set(range(4))
     assert content["model"]["model"].endswith("tiny-sd3") and content["settings"]["split"] == "validation"
     with (folder / "norms.csv").open(newline="") as file:
         assert {row["head"] for row in csv.DictReader(file)} == {"", "0", "1"}
@@ -90,9 +92,10 @@ def test_generated_images_need_no_data_set(given, prompts, tmp_path, caplog):
     arguments = [own for own in given if not own.startswith("data.")]
     content = analyze(compose_config("analyze", tmp_path / "out", *arguments, prompts, "generation.at_once=1", "logger=tensorboard"))
     assert any(b"norms-heads" in file.read_bytes() for file in (tmp_path / "out").rglob("events.*")), "figures reach the loggers"
-    assert content["images"] == 2 and list(content["studies"]) == ["budget", "norms", "features", "granularity"]
+    assert content["images"] == 2 and list(content["studies"]) == ["budget", "norms", "features", "granularity", "causal"]
     assert "the study segmentation is skipped: it needs images with label maps, and these have none." in caplog.text
     assert content["settings"]["prompts"] == ["an apple on grass", "two stars"] and set(content["skipped"]) > {"affinity"}
+    assert content["finder"]["rule"] == "no masks" and content["settings"]["analysis"]["trials"]["exact"] is None
 
 
 @pytest.mark.parametrize(

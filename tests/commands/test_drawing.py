@@ -46,9 +46,9 @@ def test_a_folder_keeps_the_number_of_threads_it_began_with(file):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"guidance": 4.0, "lora": None}, "images with guidance 7.5, and here it is 4.0"),
-        ({"guidance": 7.5, "lora": None, "steps": 28}, "images with steps null, and here it is 28"),
-        ({"guidance": 7.5, "lora": "4711"}, 'images with lora null, and here it is "4711"'),
+        ({"guidance": 4.0, "lora": None}, "results with guidance 7.5, and here it is 4.0"),
+        ({"guidance": 7.5, "lora": None, "steps": 28}, "results with steps null, and here it is 28"),
+        ({"guidance": 7.5, "lora": "4711"}, 'results with lora null, and here it is "4711"'),
     ],
 )
 def test_other_settings_are_refused(file, settings, said):

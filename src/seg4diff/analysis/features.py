@@ -39,9 +39,9 @@ class Features(Reader):
         """Count a look."""
         case, shares = look.case, look.case.shares
         kept = torch.ones(case.grid[0] * case.grid[1], dtype=torch.bool) if shares is None else shares.sum(dim=1) > 0.5
-        places = torch.cartesian_prod(*(torch.arange(own) for own in case.grid)).view(-1, 2)[kept]
+        places = torch.cartesian_prod(*(torch.arange(own) for own in case.grid)).view(-1, 2)
         axes = torch.cat([one_hot(own) for own in places.unbind(dim=1)], dim=1)
-        bases = [basis_of(places), basis_of(axes), None if shares is None else basis_of(shares[kept])]
+        bases = [None if own is None else basis_of(own[kept]) for own in (places, axes, shares)]
         found: list[float] = []
         for part in PARTS:
             features = getattr(look.joint, f"image_{part}")[0].transpose(0, 1).flatten(1).float()

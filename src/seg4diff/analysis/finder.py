@@ -111,7 +111,7 @@ def find_expert(
         {
             "block": block,
             "score": float(contest.score[block]),
-            "interval": percentile_interval(contest.resampled[:, block]),
+            "interval": list(percentile_interval(contest.resampled[:, block])),
             "wins": float(contest.wins[block]),
             "evidence": {name: own[block] * (MEASURES[name].sign if name in MEASURES else 1) for name, own in values.items()},
         }

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from seg4diff.analysis.catalogue import STUDIES
 from seg4diff.analysis.study import Findings, Row
-from seg4diff.disk import follow_umask, whole_file, write_json
+from seg4diff.disk import follow_umask, read_json, whole_file, write_json
 
 RESULT = "analysis.json"
 VERSION = 1
@@ -41,7 +41,7 @@ def write_analysis(folder: Path, findings: Mapping[str, Findings], skipped: Mapp
         "skipped": dict(skipped),
     }
     write_json(folder / RESULT, content)
-    return content
+    return read_json(folder / RESULT)  # as whoever reads it later has it: what is missing is None, and not NaN
 
 
 def _write_table(path: Path, rows: list[Row]) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from seg4diff.generation.requests import Sampling
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable  # a configuration may hold null in its place
 class ExactJudge(Protocol):
     """Judges images of its own prompts without a network.
 
