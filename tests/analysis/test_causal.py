@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.analyses import NAMES, SIGMAS, generated, labelled, setting_of, studied
-from tests.families import FAMILIES
-from tests.hosts import random_sd3
 
 from seg4diff.analysis.causal import PERTURBATIONS, estimate
 from seg4diff.analysis.trials import Trials, pixel_distances
 from seg4diff.attention.perturb import remove
 from seg4diff.data.sample import Vocabulary
 from seg4diff.errors import UserError
+from tests.analyses import NAMES, SIGMAS, generated, labelled, setting_of, studied
+from tests.families import FAMILIES
+from tests.hosts import random_sd3
 
 
 class Brightness:

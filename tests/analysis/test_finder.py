@@ -5,9 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.analyses import NAMES, labelled, setting_of, studied
-from tests.conftest import REPO
-from tests.hosts import random_flux, random_flux2, random_sd3, scatter
 
 from seg4diff.analysis.evidence import rank_correlations
 from seg4diff.analysis.finder import contest_without_masks, find_expert, resampled_iou
@@ -18,6 +15,9 @@ from seg4diff.data.sample import collate
 from seg4diff.data.toyworld.dataset import ToyWorld
 from seg4diff.evaluation.bootstrap import times_drawn
 from seg4diff.evaluation.metrics import mean_iou
+from tests.analyses import NAMES, labelled, setting_of, studied
+from tests.conftest import REPO
+from tests.hosts import random_flux, random_flux2, random_sd3, scatter
 
 IMAGES, PIXELS = 30, 60
 RANDOM = {"sd3": random_sd3, "flux": random_flux, "flux2": random_flux2}

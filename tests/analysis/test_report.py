@@ -7,8 +7,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from tests.analyses import SIGMAS, small, stored
-from tests.hosts import random_sd3
 
 from seg4diff.analysis.atlas import atlas_rows, draw_atlas
 from seg4diff.analysis.catalogue import STUDIES
@@ -18,6 +16,8 @@ from seg4diff.analysis.plans import Heat, Lines, plans
 from seg4diff.analysis.showed import best_two
 from seg4diff.analysis.stored import Table, read_analysis
 from seg4diff.errors import UserError
+from tests.analyses import SIGMAS, small, stored
+from tests.hosts import random_sd3
 
 NASTY = ("<script>alert(1)</script>", '"a" & $b$')
 REASON = "the study norms is skipped: there was no time."

@@ -4,9 +4,6 @@ import math
 
 import pytest
 import torch
-from tests.analyses import NAMES, SIGMAS, batch_of, generated, labelled, setting_of, studied
-from tests.families import FAMILIES
-from tests.hosts import random_sd3
 from torchmetrics import Metric
 
 from seg4diff.analysis.album import read_album
@@ -15,6 +12,9 @@ from seg4diff.analysis.study import OwnPasses
 from seg4diff.analysis.tallies import counts_per_image
 from seg4diff.data.sample import Vocabulary
 from seg4diff.evaluation.metrics import mean_iou
+from tests.analyses import NAMES, SIGMAS, batch_of, generated, labelled, setting_of, studied
+from tests.families import FAMILIES
+from tests.hosts import random_sd3
 
 
 def table(study):
