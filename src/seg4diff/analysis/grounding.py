@@ -31,7 +31,8 @@ class Grounding(Reader):
         super().__init__(setting)
         own: Way = ("i2t", setting.readout.scores, setting.readout.normalisation)
         every: list[Way] = [("i2t", scores, kind) for scores in ("logits", "joint") for kind in NORMALISATIONS]
-        every += [("t2i", "joint", kind) for kind in NORMALISATIONS]
+        own_first = sorted(NORMALISATIONS, key=lambda kind: kind != own[2])  # the first line of each direction is read as the model is
+        every += [("t2i", "joint", kind) for kind in own_first]
         self.ways = list(dict.fromkeys([own, *every]))
         self._readouts = {kind: normalised(setting.readout, kind) for kind in NORMALISATIONS}
         self.blocks, self.heads = BlockCounts(setting, len(self.ways)), BlockCounts(setting, setting.heads)
