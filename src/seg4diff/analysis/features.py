@@ -70,7 +70,7 @@ class Features(Reader):
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Sum over the images (N, L, B) of what is there; NaN where nothing is."""
+    """Sum over the images of (N, L, B) without the values that are NaN; NaN where all are."""
     return values.nansum(dim=0).masked_fill(values.isnan().all(dim=0), float("nan"))
 
 

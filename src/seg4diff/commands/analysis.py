@@ -19,7 +19,7 @@ from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
 from seg4diff.commands.expert import identity_of
-from seg4diff.commands.inherit import chosen, inherit
+from seg4diff.commands.inherit import inherit, refuse_idle
 from seg4diff.commands.keys import keys_named, naming
 from seg4diff.commands.outputs import run_folder
 from seg4diff.commands.run import build_all, load_lora, record, seed_everything
@@ -53,9 +53,8 @@ def analyze(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of analysis.json.
     """
-    if config.prompts is not None and (idle := [own.key_or_group for own in chosen(config) if own.key_or_group.split(".")[0] in IDLE]):
-        raise UserError(f"{idle[0]} has no effect on images that are generated: leave it out with prompts=.")
     if config.prompts is not None:
+        refuse_idle(config, IDLE, "images that are generated: leave it out with prompts=")
         config.analysis.trials.exact = None  # it knows prompts of its own alone
     trained = {} if config.layer_sweep is None else trained_blocks(Path(config.layer_sweep))
     lora, trained_for = inherit(config)

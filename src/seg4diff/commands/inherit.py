@@ -1,7 +1,7 @@
 """What an evaluation takes over: from the run that a LoRA belongs to, and from the authors' release where that is asked for."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ def inherit(config: DictConfig) -> tuple[Path | None, int | None]:
         take_from_release(config)
     settle_expert(config, lora)
     return lora, trained_for
+
+
+def refuse_idle(config: DictConfig, groups: Sequence[str], where: str) -> None:
+    """Refuse keys of these groups on the command line, because they have no effect.
+
+    Args:
+        config: with the command line in `chosen`.
+        groups: first parts of the keys.
+        where: what they have no effect on, and what to do.
+    """
+    for own in chosen(config):
+        if own.key_or_group.split(".")[0] in groups:
+            raise UserError(f"{own.key_or_group} has no effect on {where}.")
 
 
 def find_lora(ckpt: str) -> Path | None:

@@ -11,7 +11,7 @@ from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.drawing import lora_hash
-from seg4diff.commands.inherit import chosen, inherit
+from seg4diff.commands.inherit import inherit, refuse_idle
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import process_share, run_folder
 from seg4diff.commands.run import load_lora, record, seed_everything
@@ -40,8 +40,7 @@ def evaluate_generation(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
-    if idle := [own.key_or_group for own in chosen(config) if own.key_or_group.split(".")[0] in IDLE]:
-        raise UserError(f"{idle[0]} has no effect on images that are drawn: leave it out with this evaluation, which needs no data set.")
+    refuse_idle(config, IDLE, "images that are drawn: leave it out with this evaluation, which needs no data set")
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
