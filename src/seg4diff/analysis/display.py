@@ -5,11 +5,12 @@ from typing import Any
 
 from rich.table import Table
 
+from seg4diff.analysis.evidence import MEASURES
 from seg4diff.screen import screen
 
 
 def print_verdict(finder: Mapping[str, Any]) -> None:
-    """Print the ranking of the blocks with the evidence, and the verdict.
+    """Print the ranking of the blocks and the verdict; the numbers of all studies would not fit, and the report shows them.
 
     Args:
         finder: see `seg4diff.analysis.finder.find_expert`.
@@ -17,14 +18,15 @@ def print_verdict(finder: Mapping[str, Any]) -> None:
     console = screen()
     if finder["ranking"]:
         by_masks = finder["rule"] == "masks"
-        table = Table(title="blocks, the best first", padding=(0, 0), show_edge=False)
-        for column in ("block", "mIoU (%)" if by_masks else "mean rank", "wins (%)", *finder["ranking"][0]["evidence"]):
-            table.add_column(column.replace(" ", "\n"), justify="right")
+        trained = [name for name in finder["ranking"][0]["evidence"] if name not in MEASURES]
+        table = Table(title="blocks, the best first")
+        for column in ("block", "mIoU (%)" if by_masks else "mean rank", "wins (%)", *trained):
+            table.add_column(column, justify="right")
         for row in finder["ranking"]:
             factor = 100 if by_masks else 1
             low, high = (factor * end for end in row["interval"])
-            score = f"{factor * row['score']:.1f}\n[{low:.1f}, {high:.1f}]"
-            table.add_row(str(row["block"]), score, f"{100 * row['wins']:.0f}", *map(_short, row["evidence"].values()))
+            score = f"{factor * row['score']:.1f} [{low:.1f}, {high:.1f}]"
+            table.add_row(str(row["block"]), score, f"{100 * row['wins']:.0f}", *(_short(row["evidence"][name]) for name in trained))
         console.print(table)
     console.print(finder["sentence"])
     if other := finder.get("without_masks"):
