@@ -97,23 +97,23 @@ class Search:
         shape = (height + 2 * _MARGIN, width + 2 * _MARGIN)
         own_bank = bank(thing, shape, self.sizes)
         spectra = rfft2(np.pad(_compared(own * free, free), ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN))))
-        scores = irfft2((own_bank.layers * spectra[:-1]).sum(axis=1), shape)
-        for own_scores, pose in zip(scores, own_bank.poses, strict=True):  # the tile lies in the image, give or take a pixel
-            own_scores[: _MARGIN - 1], own_scores[:, : _MARGIN - 1] = -np.inf, -np.inf
-            own_scores[_MARGIN + height - pose.size + 2 :], own_scores[:, _MARGIN + width - pose.size + 2 :] = -np.inf, -np.inf
+        # The tile lies in the image, give or take a pixel: places are counted from -1.
+        places = (..., *[slice(_MARGIN - 1, _MARGIN + length - self.sizes[0] + 2) for length in (height, width)])
+        scores = irfft2((own_bank.layers * spectra[:-1]).sum(axis=1), shape)[places]
+        for own_scores, pose in zip(scores, own_bank.poses, strict=True):
+            own_scores[height - pose.size + 3 :], own_scores[:, width - pose.size + 3 :] = -np.inf, -np.inf
         whole = own_bank.areas @ most_of
         able = np.flatnonzero(scores.max(axis=(1, 2)) >= 0.7 * FIT * SEEN * whole)
         if not len(able):
             return None
-        scores, whole = scores[able], whole[able, None, None]
         weighted = (own_bank.layers[able, :-1] * most_of[:, None, None].astype(np.float32)).sum(axis=1)
-        most = irfft2(weighted * spectra[-1], shape)
+        scores, most = scores[able], irfft2(weighted * spectra[-1], shape)[places]
         fits = scores / np.maximum(most, 1e-6)
-        scores = np.where((fits >= 0.7 * FIT) & (most >= SEEN * whole), scores, -np.inf)
-        best = tuple(int(place) for place in np.unravel_index(scores.argmax(), scores.shape))
+        scores = np.where((fits >= 0.7 * FIT) & (most >= SEEN * whole[able, None, None]), scores, -np.inf)
+        best = pose, top, left = tuple(int(place) for place in np.unravel_index(scores.argmax(), scores.shape))
         if not np.isfinite(scores[best]):
             return None
-        return Match(float(scores[best]), float(fits[best]), thing, own_bank.poses[able[best[0]]], best[1] - _MARGIN, best[2] - _MARGIN)
+        return Match(float(scores[best]), float(fits[best]), thing, own_bank.poses[able[pose]], top - 1, left - 1)
 
     def _refine(self, match: Match) -> Match:
         """The best match near this one at full resolution."""

@@ -36,8 +36,7 @@ def template(thing: Thing, pose: Pose) -> np.ndarray:
 def framed(thing: Thing, pose: Pose) -> np.ndarray:
     """The template with `pose.reach` pixels around it, and as the last layer what lies just outside: (parts + 1, side, side) in [0, 1]."""
     layers = []
-    for part in parts_of(thing):
-        layer = Image.fromarray(part.mask.astype(np.uint8) * 255).rotate(pose.turn, resample=Image.Resampling.BILINEAR)
+    for layer in _turned(thing, pose.turn):
         if pose.mirrored:
             layer = layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         layers.append(np.asarray(layer.resize((pose.size, pose.size), Image.Resampling.BOX), dtype=np.float32) / 255)
@@ -46,6 +45,13 @@ def framed(thing: Thing, pose: Pose) -> np.ndarray:
     silhouette = tile.sum(axis=0).clip(0, 1)
     outside = (grow(silhouette, pose.reach) - np.pad(silhouette, around)).clip(0, 1)
     return np.concatenate([np.pad(tile, ((0, 0), *around)), outside[None]])
+
+
+@lru_cache(maxsize=512)
+def _turned(thing: Thing, turn: int) -> list[Image.Image]:
+    """The painted tile of each part, turned by some degrees."""
+    layers = [Image.fromarray(part.mask.astype(np.uint8) * 255) for part in parts_of(thing)]
+    return [layer.rotate(turn, resample=Image.Resampling.BILINEAR) for layer in layers]
 
 
 def grow(mask: np.ndarray, reach: int) -> np.ndarray:
