@@ -50,11 +50,11 @@ def parts_of(thing: Thing) -> tuple[Part, ...]:
     """Paint the thing in its darkest and its brightest colour: pixels that change alike are one part, the largest first."""
     tiles = [_painted(thing, colour) for colour in (thing.darkest, thing.brightest)]
     inside = tiles[0][..., 3] > 0
-    pairs = np.concatenate([tile[..., :3] for tile in tiles], axis=-1)
-    colours, inverse = np.unique(pairs[inside], axis=0, return_inverse=True)
+    pairs = np.concatenate([tile[inside][:, :3] for tile in tiles], axis=-1)
+    _, first, inverse = np.unique(pairs @ 256 ** np.arange(6)[::-1], return_index=True, return_inverse=True)
     numbers = np.full(inside.shape, -1)
-    numbers[inside] = inverse.ravel()
-    parts = [Part(numbers == k, pair[:3].astype(float), pair[3:].astype(float)) for k, pair in enumerate(colours)]
+    numbers[inside] = inverse
+    parts = [Part(numbers == k, pair[:3].astype(float), pair[3:].astype(float)) for k, pair in enumerate(pairs[first])]
     return tuple(sorted(parts, key=lambda part: -part.mask.sum()))
 
 
