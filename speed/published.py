@@ -27,9 +27,9 @@ CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.
 SHRINK = 32
 """By what `quick` divides widths."""
 WIDTHS = ("caption_projection_dim", "joint_attention_dim", "pooled_projection_dim", "hidden_size", "intermediate_size", "projection_dim")
-WIDTHS += ("d_model", "d_ff")
+WIDTHS += ("d_model", "d_ff", "cap_feat_dim")
 HEADS = ("num_attention_heads", "num_heads", "num_key_value_heads")
-LAYERS = ("num_layers", "num_single_layers")
+LAYERS = ("num_layers", "num_single_layers", "n_layers")
 QUICK = {"attention_head_dim": 16, "d_kv": 16, "head_dim": 16, "block_out_channels": [32, 32, 32, 32]}
 
 
@@ -104,6 +104,8 @@ def _shrink(facts: dict[str, Any]) -> dict[str, Any]:
             small[key] = max(1, value // 8)
         elif key in LAYERS:
             small[key] = min(value, 3)
+    if "axes_dims" in facts:
+        small |= {"dim": 32, "n_heads": 2, "n_kv_heads": 2, "axes_dims": [4, 6, 6]}
     if "axes_dims_rope" in facts:
         axes = len(facts["axes_dims_rope"])
         small["axes_dims_rope"] = [4] * 4 if axes == 4 else [4, 6, 6]

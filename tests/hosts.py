@@ -9,13 +9,26 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.flux2 import Flux2Backbone
 from seg4diff.backbones.scratch import new_sd3_pipeline
 from seg4diff.backbones.sd3 import SD3Backbone
+from seg4diff.backbones.z_image import ZImageBackbone
 from seg4diff.data.toyworld.captions import lexicon
 from seg4diff.tiny.tokenizer import build_clip_tokenizer, byte_characters
 
@@ -42,6 +55,26 @@ def scatter(module, seed):
     for weight in module.parameters():
         weight.data = torch.randn(weight.shape, generator=generator) * 0.2
     return module
+
+
+def byte_tokenizer() -> Qwen2Tokenizer:
+    """Every byte is a token."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer({piece: k for k, piece in enumerate([*byte_characters(), *specials])}, [], chat_template=CHAT)
+    tokenizer.add_special_tokens({"additional_special_tokens": specials[1:]})
+    return tokenizer
+
+
+def small_qwen3(tokenizer) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
 
 
 def random_sd3(*, qk_norm=None, dual=(), blocks=3, heads=2, t5_length=0, **options) -> SD3Backbone:
@@ -115,21 +148,10 @@ def random_flux(*, double=2, single=2, guided=True, text_length=24, **options) -
 
 
 def random_flux2(*, double=2, single=2, text_length=48, **options) -> Flux2Backbone:
-    alphabet = byte_characters()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Qwen2Tokenizer({piece: k for k, piece in enumerate([*alphabet, *specials])}, [], chat_template=CHAT)
-    tokenizer.add_special_tokens({"additional_special_tokens": specials[1:]})
+    tokenizer = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        text = Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=8,
-            intermediate_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-        )
+        text = small_qwen3(tokenizer)
         transformer = Flux2Transformer2DModel(
             in_channels=16,
             num_layers=double,
@@ -152,3 +174,28 @@ def random_flux2(*, double=2, single=2, text_length=48, **options) -> Flux2Backb
             transformer=scatter(transformer, 1),
         )
     return Flux2Backbone(pipeline, text_length=text_length, text_layers=(1, 2, 3), **options).eval()
+
+
+def random_z_image(*, blocks=3, text_length=80, **options) -> ZImageBackbone:
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = ZImageTransformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=blocks,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=8,
+            axes_dims=[4, 6, 6],
+            axes_lens=[256, 16, 16],
+        )
+        pipeline = ZImagePipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=AutoencoderKL(**VAE, shift_factor=0.1, scaling_factor=0.5),
+            text_encoder=Qwen3Model(small_qwen3(tokenizer)),
+            tokenizer=tokenizer,
+            transformer=scatter(transformer, 1),
+        )
+    return ZImageBackbone(pipeline, text_length=text_length, **options).eval()

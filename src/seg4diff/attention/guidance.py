@@ -55,7 +55,7 @@ class _Copies:
     """The copies of the prompted rows in the present pass: the last rows of its batch."""
 
     def __init__(self, backbone: Backbone, passes: Passes, scale: float) -> None:
-        self._unbatched, self._passes, self._scale = backbone.unbatched, passes, scale
+        self._backbone, self._passes, self._scale = backbone, passes, scale
         self._batch, self._shift = 0, torch.zeros(0)
 
     @property
@@ -70,8 +70,8 @@ class _Copies:
 
     def add(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the pass with the copies behind the rows of every batched tensor."""
-        self._batch = len(arguments["hidden_states"])
-        batched = {name: value for name, value in arguments.items() if name not in self._unbatched}
+        self._batch = len(arguments[self._backbone.tokens])
+        batched = {name: value for name, value in arguments.items() if name not in self._backbone.unbatched}
         return {name: self._with_copies(value) for name, value in batched.items()} if self.count else {}
 
     def _with_copies(self, value: Any) -> Any:
@@ -79,6 +79,8 @@ class _Copies:
             return torch.cat([value, value[self._passes.prompted]])
         if isinstance(value, dict):
             return {name: self._with_copies(part) for name, part in value.items()}
+        if isinstance(value, list) and len(value) == self._batch:  # one entry for each row
+            return value + value[self._passes.prompted]
         return [self._with_copies(part) for part in value] if isinstance(value, list | tuple) else value
 
     def guide(self, _: dict[str, Any], output: Any) -> Any:
@@ -87,9 +89,11 @@ class _Copies:
         Classifier-free guidance weighs its predictions by weights that sum to 1. So a shift of all of them is a shift of the result.
         A prediction without the prompt that has a pass of its own comes later in the step, and is shifted by what the earlier pass found.
         """
-        velocity = output[0]
+        listed = isinstance(output[0], list)
+        velocity = torch.stack(output[0]) if listed else output[0]
         own = velocity[: self._batch]
         if self.count:
             self._shift = self._scale * (own[self._passes.prompted] - velocity[self.copies])
         guided = own + self._shift.repeat(len(own) // len(self._shift), *[1] * (own.ndim - 1))
-        return (guided,) if isinstance(output, tuple) else type(output)(sample=guided)
+        found = list(guided) if listed else guided
+        return (found,) if isinstance(output, tuple) else type(output)(sample=found)

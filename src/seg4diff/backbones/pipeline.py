@@ -175,12 +175,16 @@ class PipelineBackbone(Backbone):
     def _encode_image(self, images: Tensor) -> Tensor:
         with self._encoding("vae") as pipeline:
             latents = pipeline.vae.encode(images.to(self.device, pipeline.vae.dtype)).latent_dist.mean
-        return (latents - self._vae_config["shift_factor"]) * self._vae_config["scaling_factor"]
+        return (latents - self._vae_shift) * self._vae_config["scaling_factor"]
+
+    @property
+    def _vae_shift(self) -> float:
+        return self._vae_config["shift_factor"] or 0.0
 
     @torch.no_grad()
     def decode_image(self, latents: Tensor) -> Tensor:
         with self._encoding("vae") as pipeline:
-            unscaled = latents / self._vae_config["scaling_factor"] + self._vae_config["shift_factor"]
+            unscaled = latents / self._vae_config["scaling_factor"] + self._vae_shift
             return pipeline.vae.decode(unscaled.to(self.device, pipeline.vae.dtype)).sample.clamp(-1, 1)
 
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
@@ -194,6 +198,7 @@ class PipelineBackbone(Backbone):
         different = list(dict.fromkeys(prompts))
         rows = [different.index(prompt) for prompt in prompts]
         embeddings, pooled = (part[rows] for part in self._embeddings(different))
+        embeddings = embeddings[:, : self._text_axis(max(map(len, offsets)))]
         padding = torch.ones(embeddings.shape[:2], dtype=torch.bool)
         for row, pairs in enumerate(offsets):
             padding[row, : len(pairs)] = torch.tensor([start == end for start, end in pairs])
@@ -241,6 +246,10 @@ class PipelineBackbone(Backbone):
     @abstractmethod
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         """For each token of the prompt, uncut, the (start, end) characters it stands for; (0, 0) where it stands for none."""
+
+    def _text_axis(self, longest: int) -> int | None:
+        """Text tokens of a batch whose longest prompt has so many; None = always as many as `_embed` gives."""
+        return None
 
     @abstractmethod
     def _embed(self, pipeline: DiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
