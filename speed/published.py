@@ -27,7 +27,7 @@ CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.
 SHRINK = 32
 """By what `quick` divides widths."""
 WIDTHS = ("caption_projection_dim", "joint_attention_dim", "pooled_projection_dim", "hidden_size", "intermediate_size", "projection_dim")
-WIDTHS += ("d_model", "d_ff", "cap_feat_dim")
+WIDTHS += ("d_model", "d_ff", "cap_feat_dim", "approximator_hidden_dim")
 HEADS = ("num_attention_heads", "num_heads", "num_key_value_heads")
 LAYERS = ("num_layers", "num_single_layers", "n_layers")
 QUICK = {"attention_head_dim": 16, "d_kv": 16, "head_dim": 16, "block_out_channels": [32, 32, 32, 32]}

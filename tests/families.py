@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from seg4diff.attention.capture import capture
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from tests.hosts import random_flux, random_flux2, random_sd3, random_z_image
+from tests.hosts import random_chroma, random_flux, random_flux2, random_sd3, random_z_image
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Family:
     block: int
     text_first: bool
     targets: tuple[str, ...]
+    by_length: bool = False
+    """Whether what stands behind a prompt is told from it by the prompt's length."""
     extra: int = 0
     """Tokens before the text that are neither image nor text, for the 24 image tokens of `inputs`."""
 
@@ -44,7 +46,9 @@ FAMILIES = {
     "flux single": Family(random_flux, {}, 2, True, QK),
     "flux2 double": Family(random_flux2, {}, 1, True, QK),
     "flux2 single": Family(random_flux2, {}, 3, True, ("to_qkv_mlp_proj",)),
-    "z-image": Family(random_z_image, {}, 1, False, QK, extra=8),
+    "chroma double": Family(random_chroma, {}, 1, True, QK, by_length=True),
+    "chroma single": Family(random_chroma, {}, 2, True, QK, by_length=True),
+    "z-image": Family(random_z_image, {}, 1, False, QK, by_length=True, extra=8),
 }
 PROMPTS = ("apple leaf", "two stars")
 

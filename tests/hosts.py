@@ -4,6 +4,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
@@ -24,6 +26,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from seg4diff.backbones.chroma import ChromaBackbone
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.flux2 import Flux2Backbone
 from seg4diff.backbones.scratch import new_sd3_pipeline
@@ -77,6 +80,16 @@ def small_qwen3(tokenizer) -> Qwen3Config:
     )
 
 
+def small_t5_tokenizer() -> T5Tokenizer:
+    words = [f"▁{word}" for word in lexicon()]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -2.0) for word in words), ("▁", -5.0)]
+    return T5Tokenizer([*pieces, *((letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789")], extra_ids=0)
+
+
+def small_t5(tokenizer) -> T5Config:
+    return T5Config(vocab_size=len(tokenizer), d_model=12, d_kv=6, d_ff=16, num_layers=1, num_heads=2)
+
+
 def random_sd3(*, qk_norm=None, dual=(), blocks=3, heads=2, t5_length=0, **options) -> SD3Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -107,9 +120,7 @@ def random_sd3(*, qk_norm=None, dual=(), blocks=3, heads=2, t5_length=0, **optio
 
 
 def random_flux(*, double=2, single=2, guided=True, text_length=24, **options) -> FluxBackbone:
-    words = [f"▁{word}" for word in lexicon()]
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -2.0) for word in words), ("▁", -5.0)]
-    t5_tokenizer = T5Tokenizer([*pieces, *((letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789")], extra_ids=0)
+    t5_tokenizer = small_t5_tokenizer()
     clip_tokenizer = build_clip_tokenizer(lexicon(), 16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -123,7 +134,7 @@ def random_flux(*, double=2, single=2, guided=True, text_length=24, **options) -
             bos_token_id=clip_tokenizer.bos_token_id,
             eos_token_id=clip_tokenizer.eos_token_id,
         )
-        t5 = T5Config(vocab_size=len(t5_tokenizer), d_model=12, d_kv=6, d_ff=16, num_layers=1, num_heads=2)
+        t5 = small_t5(t5_tokenizer)
         transformer = FluxTransformer2DModel(
             in_channels=16,
             num_layers=double,
@@ -199,3 +210,29 @@ def random_z_image(*, blocks=3, text_length=80, **options) -> ZImageBackbone:
             transformer=scatter(transformer, 1),
         )
     return ZImageBackbone(pipeline, text_length=text_length, **options).eval()
+
+
+def random_chroma(*, double=2, single=2, text_length=24, **options) -> ChromaBackbone:
+    tokenizer = small_t5_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = ChromaTransformer2DModel(
+            in_channels=16,
+            num_layers=double,
+            num_single_layers=single,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            axes_dims_rope=(4, 6, 6),
+            approximator_num_channels=16,
+            approximator_hidden_dim=16,
+            approximator_layers=1,
+        )
+        pipeline = ChromaPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            vae=AutoencoderKL(**VAE, shift_factor=0.1, scaling_factor=0.5),
+            text_encoder=T5EncoderModel(small_t5(tokenizer)),
+            tokenizer=tokenizer,
+            transformer=scatter(transformer, 1),
+        )
+    return ChromaBackbone(pipeline, text_length=text_length, **options).eval()

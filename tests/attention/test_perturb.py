@@ -32,9 +32,11 @@ def dense(joint, factor=1.0, blur=None):
     )
     keys, values = torch.cat([text_key, image_key], dim=2), torch.cat([text_value, image_value], dim=2)
     tokens, outputs = text_key.shape[2], []
-    for query, own_factor, own_blur in ((image_query, factor, blur), (text_query, 1.0, None)):
+    for name, query, own_factor, own_blur in (("image", image_query, factor, blur), ("text", text_query, 1.0, None)):
         scores = query @ keys.transpose(-1, -2) * joint.scale
         scores[..., :tokens] *= own_factor
+        if joint.bias is not None:
+            scores = scores + torch.cat([joint.bias_between(name, kind) for kind in ("text", "image")], dim=-1)
         weights = scores.softmax(dim=-1)
         if own_blur is not None:
             weights[..., :tokens] = own_blur(weights[..., :tokens])

@@ -13,7 +13,6 @@ from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.hooks import change_output
 from seg4diff.backbones.lora import base_model
 from seg4diff.backbones.runtime import Runtime
-from seg4diff.backbones.z_image import ZImageBackbone
 from seg4diff.errors import UserError
 from seg4diff.segmentation.prompts import list_names, token_sets
 
@@ -147,7 +146,7 @@ class TestFamily:
         model = family.model()
         noisy, sigma, condition = inputs(model)
         axis = condition.embeddings.shape[1]
-        free = min(map(len, condition.offsets)) if isinstance(model, ZImageBackbone) else axis  # it pads each prompt for itself
+        free = min(map(len, condition.offsets)) if family.by_length else axis
         order = torch.arange(axis)
         order[:free] = torch.randperm(free, generator=torch.Generator().manual_seed(3))
         permuted = TextCondition(condition.embeddings[:, order], condition.pooled, condition.offsets, condition.padding[:, order])

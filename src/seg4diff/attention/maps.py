@@ -159,4 +159,4 @@ def _text_bias(joint: Joint) -> Tensor | None:
 
 
 def _biased(scores: Tensor, bias: Tensor | None) -> Tensor:
-    return scores if bias is None else scores + bias
+    return scores if bias is None else scores + bias.to(scores)
