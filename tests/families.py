@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from seg4diff.attention.capture import capture
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from tests.hosts import random_chroma, random_flux, random_flux2, random_sd3, random_z_image
+from tests.hosts import random_chroma, random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ FAMILIES = {
     "flux2 single": Family(random_flux2, {}, 3, True, ("to_qkv_mlp_proj",)),
     "chroma double": Family(random_chroma, {}, 1, True, QK, by_length=True),
     "chroma single": Family(random_chroma, {}, 2, True, QK, by_length=True),
+    "qwen-image": Family(random_qwen_image, {}, 1, True, QK, by_length=True),
     "z-image": Family(random_z_image, {}, 1, False, QK, by_length=True, extra=8),
 }
 PROMPTS = ("apple leaf", "two stars")

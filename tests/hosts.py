@@ -4,6 +4,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -11,12 +12,16 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -29,6 +34,7 @@ from transformers import (
 from seg4diff.backbones.chroma import ChromaBackbone
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.flux2 import Flux2Backbone
+from seg4diff.backbones.qwen_image import QwenImageBackbone
 from seg4diff.backbones.scratch import new_sd3_pipeline
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.backbones.z_image import ZImageBackbone
@@ -236,3 +242,42 @@ def random_chroma(*, double=2, single=2, text_length=24, **options) -> ChromaBac
             transformer=scatter(transformer, 1),
         )
     return ChromaBackbone(pipeline, text_length=text_length, **options).eval()
+
+
+def random_qwen_image(*, blocks=3, text_length=192, **options) -> QwenImageBackbone:
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = {"vocab_size": len(tokenizer), "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2}
+        text |= {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 0]},
+        }
+        vision = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 8}
+        transformer = QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=8,
+            axes_dims_rope=(4, 6, 6),
+        )
+        vae = AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[0.5, 1.5, 1.0, 2.0],
+        )
+        pipeline = QwenImagePipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            vae=vae,
+            text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
+            tokenizer=tokenizer,
+            transformer=scatter(transformer, 1),
+        )
+    return QwenImageBackbone(pipeline, text_length=text_length, **options).eval()

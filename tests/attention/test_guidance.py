@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.families import FAMILIES, PROMPTS, adapted, exact, exact_velocity, inputs
-from tests.hosts import random_flux, random_flux2, random_sd3, random_z_image
+from tests.hosts import random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
 
 from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import i2t
@@ -47,8 +47,8 @@ class TestFamily:
     def test_a_step_of_the_plain_pipeline_is_made_of_separate_passes(self, family, guidance):
         """v_u + g (v_c - v_u) + s (v_c - v_perturbed): latents are linear in the prediction, and g = 1 is that with the prompt alone."""
         model, blocks = exact(family.model()), [0, family.block]
-        # Flux.1 takes its guidance as an input instead; Z-Image counts from 0: v_c + g (v_c - v_u)
-        alone = {random_flux: guidance, random_z_image: 0.0}.get(family.make, 1.0)
+        # Flux.1 takes its guidance as an input, Qwen-Image as another argument; Z-Image counts from 0: v_c + g (v_c - v_u)
+        alone = {random_flux: guidance, random_qwen_image: guidance, random_z_image: 0.0}.get(family.make, 1.0)
         with blur_text(model, blocks):
             perturbed = draw(model, guidance=alone)
         plain, with_prompt = draw(model, guidance=guidance), draw(model, guidance=alone)

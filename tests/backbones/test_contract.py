@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline, ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, processors, read
 
 from seg4diff.attention.capture import capture
@@ -18,9 +19,16 @@ from seg4diff.segmentation.prompts import list_names, token_sets
 
 
 def number_text_by(order, monkeypatch):
-    """Flux.2 and Z-Image number their text tokens: let the numbers move with the tokens."""
+    """Flux.2, Qwen-Image and Z-Image number their text tokens: let the numbers move with the tokens."""
     numbers = Flux2KleinPipeline._prepare_text_ids
     monkeypatch.setattr(Flux2KleinPipeline, "_prepare_text_ids", lambda embeddings: numbers(embeddings)[:, order])
+    places = QwenEmbedRope.forward
+
+    def placed(*arguments, **options):
+        image, text = places(*arguments, **options)
+        return image, text[order]
+
+    monkeypatch.setattr(QwenEmbedRope, "forward", placed)
     padded = ZImageTransformer2DModel._pad_with_ids
 
     def moved(model, tokens, size, start, *arguments):
@@ -233,6 +241,14 @@ class TestFamily:
         ours, theirs = (i2t(read(m, [family.block], arguments)[family.block], "joint") for m in (model, loaded))
         torch.testing.assert_close(theirs, ours, atol=1e-6, rtol=1e-5)
 
+    def test_a_saved_adapter_gives_the_same_velocity_in_the_plain_pipeline(self, family, tmp_path):
+        model, plain = adapted(family), family.model()
+        model.save_lora(tmp_path)
+        plain._pipeline.load_lora_weights(tmp_path)
+        arguments = inputs(model)
+        with torch.no_grad():
+            torch.testing.assert_close(plain.predict_velocity(*arguments), model.predict_velocity(*arguments), atol=1e-5, rtol=1e-4)
+
     def test_blocks_before_the_adapter_keep_nothing_for_the_backward_pass(self, family):
         model = adapted(family).train()
         arguments = inputs(model)
@@ -285,7 +301,7 @@ def test_an_unknown_kind_of_map_is_refused(backbone):
         i2t(record[1], "softmax")
 
 
-@pytest.mark.parametrize("name", ["z-image"])
+@pytest.mark.parametrize("name", ["qwen-image", "z-image"])
 def test_masked_tokens_of_a_shorter_prompt_have_no_map_and_no_mass(name):
     """A batch gives each of its prompts what it has alone, however long the others are."""
     family = FAMILIES[name]

@@ -55,7 +55,9 @@ def test_the_noise_level_is_step_8_of_28_of_the_published_schedule(model):
         levels = {} if isinstance(backbone, SD3Backbone) else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         scheduler.set_timesteps(steps, **levels)
     else:
-        mu = compute_empirical_mu(tokens, steps) if name.startswith("flux2") else calculate_shift(tokens)
+        own = scheduler.config
+        flux = calculate_shift(tokens, own.base_image_seq_len, own.max_image_seq_len, own.base_shift, own.max_shift)
+        mu = compute_empirical_mu(tokens, steps) if name.startswith("flux2") else flux
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
     assert float(scheduler.sigmas[steps - 8]) == pytest.approx(config.backbone.readout.sigma, abs=1e-7)
 

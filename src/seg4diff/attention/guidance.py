@@ -72,15 +72,14 @@ class _Copies:
         """The arguments of the pass with the copies behind the rows of every batched tensor."""
         self._batch = len(arguments[self._backbone.tokens])
         batched = {name: value for name, value in arguments.items() if name not in self._backbone.unbatched}
-        return {name: self._with_copies(value) for name, value in batched.items()} if self.count else {}
+        listed = {name: value + value[self._passes.prompted] for name, value in batched.items() if name in self._backbone.listed}
+        return {name: self._with_copies(value) for name, value in batched.items()} | listed if self.count else {}
 
     def _with_copies(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.shape[:1] == (self._batch,):
             return torch.cat([value, value[self._passes.prompted]])
         if isinstance(value, dict):
             return {name: self._with_copies(part) for name, part in value.items()}
-        if isinstance(value, list) and len(value) == self._batch:  # one entry for each row
-            return value + value[self._passes.prompted]
         return [self._with_copies(part) for part in value] if isinstance(value, list | tuple) else value
 
     def guide(self, _: dict[str, Any], output: Any) -> Any:

@@ -94,6 +94,8 @@ class Backbone(nn.Module, ABC):
     """Argument of the transformer and of its blocks that holds the image: one row, or one entry of a list, for each image of a batch."""
     prompted_first: ClassVar[bool] = False
     """In a pass with both predictions of classifier-free guidance: whether the rows that see the prompt come first."""
+    listed: ClassVar[frozenset[str]] = frozenset()
+    """Arguments of the transformer that are lists with one entry for each image of a batch."""
     unbatched: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the transformer that all rows of a batch share, whatever their shape."""
     _predicting = False

@@ -29,6 +29,7 @@ FAMILIES = {
     "FluxPipeline": "flux1_dev or flux1_schnell",
     "Flux2KleinPipeline": "flux2_klein",
     "ChromaPipeline": "chroma",
+    "QwenImagePipeline": "qwen_image",
     "ZImagePipeline": "z_image or z_image_turbo",
 }
 """Pipelines that have an adapter, and the files of conf/backbone that read them."""

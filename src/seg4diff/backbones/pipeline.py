@@ -269,11 +269,16 @@ class PipelineBackbone(Backbone):
     ) -> list[Image.Image]:
         if len(prompts) != len(seeds):
             raise UserError(f"every image needs a seed of its own: found {len(prompts)} prompts and {len(seeds)} seeds.")
-        options = {"height": size[0], "width": size[1], "num_inference_steps": steps, "guidance_scale": guidance, **self._text_options}
+        options = {"height": size[0], "width": size[1], "num_inference_steps": steps, **self._text_options}
+        options |= self._guidance_options(guidance, len(prompts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         options |= {"latents": noise, "callback_on_step_end": after_step(on_step)}
         with self._encoding(*self.encoders) as pipeline:
             return pipeline(prompt=list(prompts), generator=generators, **options).images
+
+    def _guidance_options(self, guidance: float, count: int) -> dict[str, Any]:
+        """Arguments of the pipeline for this guidance scale and so many prompts."""
+        return {"guidance_scale": guidance}
 
     def sampling_step(self) -> SamplingStep | None:
         return None if self._predicting else current_step(self._pipeline, both_halves=self.guides_in_one_pass)

@@ -40,6 +40,7 @@ class ZImageBackbone(PipelineBackbone):
     guides_in_one_pass = True
     prompted_first = True
     tokens = "x"
+    listed = frozenset({"x", "cap_feats"})
 
     def __init__(self, pipeline: ZImagePipeline, *, text_length: int, runtime: Runtime | None = None, source: Source | None = None) -> None:
         if not 1 <= text_length <= LONGEST_TEXT:
