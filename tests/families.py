@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from seg4diff.attention.capture import capture
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from tests.hosts import random_chroma, random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
+from tests.hosts import random_aura_flow, random_chroma, random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ FAMILIES = {
     "flux single": Family(random_flux, {}, 2, True, QK),
     "flux2 double": Family(random_flux2, {}, 1, True, QK),
     "flux2 single": Family(random_flux2, {}, 3, True, ("to_qkv_mlp_proj",)),
+    "auraflow double": Family(random_aura_flow, {}, 1, True, QK, extra=8),
+    "auraflow single": Family(random_aura_flow, {}, 2, True, QK, extra=8),
     "chroma double": Family(random_chroma, {}, 1, True, QK, by_length=True),
     "chroma single": Family(random_chroma, {}, 2, True, QK, by_length=True),
     "qwen-image": Family(random_qwen_image, {}, 1, True, QK, by_length=True),

@@ -2,6 +2,8 @@
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
@@ -29,8 +31,11 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
 )
 
+from seg4diff.backbones.aura_flow import AuraFlowBackbone
 from seg4diff.backbones.chroma import ChromaBackbone
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.flux2 import Flux2Backbone
@@ -281,3 +286,29 @@ def random_qwen_image(*, blocks=3, text_length=192, **options) -> QwenImageBackb
             transformer=scatter(transformer, 1),
         )
     return QwenImageBackbone(pipeline, text_length=text_length, **options).eval()
+
+
+def random_aura_flow(*, double=2, single=2, text_length=24, **options) -> AuraFlowBackbone:
+    tokenizer = small_t5_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = UMT5Config(vocab_size=len(tokenizer), d_model=12, d_kv=6, d_ff=16, num_layers=1, num_heads=2)
+        transformer = AuraFlowTransformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            num_mmdit_layers=double,
+            num_single_dit_layers=single,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            caption_projection_dim=32,
+            pos_embed_max_size=144,
+        )
+        pipeline = AuraFlowPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+            vae=AutoencoderKL(**VAE, scaling_factor=0.5),
+            text_encoder=UMT5EncoderModel(text),
+            tokenizer=tokenizer,
+            transformer=scatter(transformer, 1),
+        )
+    return AuraFlowBackbone(pipeline, text_length=text_length, **options).eval()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, processors
-from tests.hosts import random_chroma, random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
+from tests.hosts import random_aura_flow, random_chroma, random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t, quadrant_mass
@@ -175,13 +175,14 @@ class TestFamily:
         (random_sd3, 1, 2),
         (random_flux, 1, 1),
         (random_flux2, 2, 1),
+        (random_aura_flow, 1, 2),
         (random_chroma, 2, 1),
         (random_qwen_image, 2, 1),
         (random_z_image, 1, 2),
     ],
 )
 def test_the_unconditional_half_of_guidance_is_known(make, passes, rows):
-    """SD3 and Z-Image double the batch; Flux.2, Chroma and Qwen-Image run a second pass; for Flux.1 it is an input of the model.
+    """SD3, AuraFlow and Z-Image double the batch; Flux.2, Chroma and Qwen-Image run a second pass; Flux.1 has an input for it.
 
     In the first step, the text keys of the rows that see the prompt differ between two prompts, and those of the others do not.
     """

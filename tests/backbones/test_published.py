@@ -13,6 +13,7 @@ from speed.published import build, read_facts
 from tests.conftest import REPO
 from tests.runs import compose_config
 
+from seg4diff.backbones.aura_flow import AuraFlowBackbone
 from seg4diff.backbones.lora import add_lora, lora_weights
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
@@ -51,8 +52,8 @@ def test_the_noise_level_is_step_8_of_28_of_the_published_schedule(model):
     name, facts, config, backbone = model
     scheduler, steps, tokens = FlowMatchEulerDiscreteScheduler(**facts["scheduler"]), 28, 64 * 64
     if not scheduler.config.use_dynamic_shifting:
-        # SD3 spaces the levels before the shift over those of training, of which the last is 1 / 1000; Z-Image down to 1 / steps.
-        levels = {} if isinstance(backbone, SD3Backbone) else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        # SD3 and AuraFlow space the levels before the shift over those of training, down to 1 / 1000; the others down to 1 / steps.
+        levels = {} if isinstance(backbone, SD3Backbone | AuraFlowBackbone) else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
         scheduler.set_timesteps(steps, **levels)
     else:
         own = scheduler.config
