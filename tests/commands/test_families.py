@@ -17,7 +17,6 @@ MAKERS = {
     "flux2_klein": random_flux2,
     "qwen_image": random_qwen_image,
     "z_image": random_z_image,
-    "z_image_turbo": random_z_image,
 }
 OTHER = {"flux2_klein": {"text_layers": (1, 2, 3)}}
 """What depends on the size of a text encoder."""
