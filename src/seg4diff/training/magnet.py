@@ -1,5 +1,7 @@
 """The training module: a frozen MM-DiT with a LoRA on its expert block, trained to keep generating and to align its maps."""
 
+from typing import Literal, get_args
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
 from seg4diff.backbones.base import Backbone, TextCondition
-from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
+from seg4diff.backbones.lora import LoraSpec, add_lora, base_model, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.metrics import by_name
@@ -20,6 +22,8 @@ from seg4diff.training.checks import AlignedCheck, check_finite
 from seg4diff.training.objective import MaskAlignment
 from seg4diff.training.prompts import PromptKind, training_prompt
 from seg4diff.training.schedule import sample_ids, warmup_cosine
+
+FlowTarget = Literal["data", "base"]
 
 
 class MagnetModule(L.LightningModule):
@@ -40,6 +44,8 @@ class MagnetModule(L.LightningModule):
         align: "names" aligns the map of each class name with that class's mask. The others use no name and give each mask a map of its own,
             those that fit best together: "regions" one of all heads x tokens maps (the paper for SA-1B), "tokens" that of a token of the
             prompt, mean over the heads, as it is read.
+        flow_target: what the flow term draws the velocity to: "data", that of the image (the paper), or "base", that of the model without
+            the LoRA for the same input, so that the masks alone change the model; it takes one more pass without gradient.
         lr: peak learning rate (AdamW, warm-up then cosine).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
@@ -59,6 +65,7 @@ class MagnetModule(L.LightningModule):
         protocol: PromptProtocol,
         prompt: PromptKind,
         align: AlignBy,
+        flow_target: FlowTarget = "data",
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -68,10 +75,12 @@ class MagnetModule(L.LightningModule):
         if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
             found = f"{lr}, {weight_decay}, {warmup_steps}"
             raise UserError(f"`lr` must be above 0, `weight_decay` and `warmup_steps` 0 or more, found {found}.")
+        if flow_target not in get_args(FlowTarget):
+            raise UserError(f"`flow_target` must be one of {', '.join(get_args(FlowTarget))}, found '{flow_target}'.")
         backbone.select_sites([expert_layer])
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.vocabulary = backbone, expert_layer, vocabulary
-        self._objective, self._sigma = objective, sigma
+        self._objective, self._sigma, self._flow_target = objective, sigma, flow_target
         self._make_prompt = training_prompt(prompt, vocabulary, backbone.fits)
         self._align = alignment_by(align, objective, backbone.text_window)
         self._readout_prompts = PromptMaker(protocol, vocabulary, backbone.fits)
@@ -110,10 +119,14 @@ class MagnetModule(L.LightningModule):
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         prompts, latents, condition = self._encode(batch)
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
+        noisy, target = interpolate(latents, noise, sigma), velocity(latents, noise)
+        if self._flow_target == "base":
+            with torch.no_grad(), base_model(self.backbone):
+                target = self.backbone.predict_velocity(noisy, sigma, condition)
         with capture(self.backbone, [self.expert_layer]) as record:
-            predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
+            predicted = self.backbone.predict_velocity(noisy, sigma, condition)
         maps, regions = self._align(ExpertPass(record[self.expert_layer], grid, condition, prompts), batch)
-        return self._objective(predicted, velocity(latents, noise), maps, regions)
+        return self._objective(predicted, target, maps, regions)
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> tuple[list[Prompt], Tensor, TextCondition]:
