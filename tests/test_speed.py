@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t
+from seg4diff.backbones.layout import Layout
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
@@ -95,7 +96,7 @@ def test_pairs_are_compared_one_by_one():
 @pytest.mark.parametrize("heads", [1, 3])
 def test_the_dense_reference_is_the_joint_softmax(heads):
     query, key, value = (torch.randn(2, heads, 15 + 4, 8, dtype=torch.float64) for _ in range(3))
-    joint = Joint.split(query, key, value, 8**-0.5, text=4, text_first=False)
+    joint = Joint.split(query, key, value, 8**-0.5, Layout(text=4, text_first=False))
     torch.testing.assert_close(dense_i2t(joint).float(), i2t(joint, "joint").float())
 
 
