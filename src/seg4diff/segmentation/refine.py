@@ -1,6 +1,6 @@
-"""Class maps sharpened at the edges of the picture: after upsampling, before the argmax. No protocol of the paper has this step."""
+"""Class maps refined at the pixels of the picture: after upsampling, before the argmax. No protocol of the paper has this step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -11,12 +11,25 @@ from seg4diff.errors import UserError, above_zero, at_least
 
 ROWS = 16
 """Rows that are averaged at a time: few enough that their weights stay in the processor's cache for all classes."""
+TILE = 1024
+"""Longest side in pixels that is refined at once; what is larger is cut into tiles, with the same result."""
 
 
 class Refiner(Protocol):
-    """Takes class maps (C, H, W) and the picture (3, H, W) in [0, 1] that they belong to; returns class maps (C, H, W)."""
+    """Takes class maps (C, H, W) and the picture (3, H, W) in [0, 1] that they belong to; returns class maps (C, H, W).
+
+    Which class is largest at a pixel must not depend on the unit of the maps: c * maps + d, c > 0, gives the same labels.
+    """
 
     def __call__(self, maps: Tensor, picture: Tensor) -> Tensor: ...
+
+
+class Unrefined:
+    """Maps as they are (the paper)."""
+
+    def __call__(self, maps: Tensor, picture: Tensor) -> Tensor:
+        """The same maps."""
+        return maps
 
 
 class PixelAdaptive:
@@ -29,7 +42,7 @@ class PixelAdaptive:
     Args:
         iterations: how often the mean is taken.
         dilations: distances in pixels of the eight neighbours of a pixel; there are eight for each distance.
-        temperature: of the softmax over the classes. Class maps that are scaled to [0, 1] need one well below 1.
+        temperature: of the softmax over the classes, for maps whose lowest value is 0 and whose highest is 1.
     """
 
     def __init__(self, *, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8), temperature: float = 0.2) -> None:
@@ -37,24 +50,28 @@ class PixelAdaptive:
         above_zero(temperature=temperature)
         if not dilations or min(dilations) < 1:
             raise UserError(f"`dilations` must be distances of at least 1 pixel, found {list(dilations)}.")
-        self.iterations, self.temperature, self._reach = iterations, temperature, max(dilations)
+        self._iterations, self._temperature, self._reach = iterations, temperature, max(dilations)
         steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
         self._offsets = [(dy * far, dx * far) for far in dilations for dy, dx in steps]
 
     @torch.no_grad()
     def __call__(self, maps: Tensor, picture: Tensor) -> Tensor:
         """Refine: probabilities (C, H, W) in [0, 1]."""
-        refined = (maps.float() / self.temperature).softmax(dim=0)
-        if not len(maps) or not self.iterations:
-            return refined
+        if not maps.numel():
+            return maps
+        low, high = maps.amin(), maps.amax()
+        refined = ((maps.float() - low) / ((high - low).clamp_min(1e-12) * self._temperature)).softmax(dim=0)
+        return by_tiles(self._iterate, refined, picture.float(), self._iterations * self._reach)
+
+    def _iterate(self, maps: Tensor, picture: Tensor) -> Tensor:
         weights = self.affinity(picture)
-        for _ in range(self.iterations):
-            refined = self._mean(refined, weights)
-        return refined
+        for _ in range(self._iterations):
+            maps = self._mean(maps, weights)
+        return maps
 
     def affinity(self, picture: Tensor) -> Tensor:
         """Weight of each neighbour of each pixel, (neighbours, H, W) with sums of 1 over the neighbours."""
-        colours, around = picture.float(), self._pad(picture.float())
+        colours, around = picture, self._pad(picture)
         total, squares = colours.clone(), colours.square()
         for offset in self._offsets:
             neighbour = self._shifted(around, offset, 0, colours.shape[1])
@@ -104,6 +121,24 @@ class Guided:
     @torch.no_grad()
     def __call__(self, maps: Tensor, picture: Tensor) -> Tensor:
         """Refine: class maps (C, H, W) on the scale of the given ones."""
-        if not len(maps):
+        if not maps.numel():
             return maps
-        return self._filter(picture[None].float(), maps[None].float(), self._size, self._eps)[0]
+        return by_tiles(self._blur, maps.float(), picture.float(), 2 * self._size)
+
+    def _blur(self, maps: Tensor, picture: Tensor) -> Tensor:
+        return self._filter(picture[None], maps[None], self._size, self._eps, border_type="replicate", separable=True)[0]
+
+
+def by_tiles(refine: Callable[[Tensor, Tensor], Tensor], maps: Tensor, picture: Tensor, reach: int) -> Tensor:
+    """Refine maps (C, H, W) tile by tile, each with what lies within `reach` pixels around it, further than which no pixel matters."""
+    height, width = maps.shape[1:]
+    refined = torch.empty_like(maps)
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            rows = slice(max(0, top - reach), top + TILE + reach)
+            columns = slice(max(0, left - reach), left + TILE + reach)
+            tile = refine(maps[:, rows, columns], picture[:, rows, columns])
+            place = refined[:, top : top + TILE, left : left + TILE]
+            first, second = top - rows.start, left - columns.start
+            place.copy_(tile[:, first : first + place.shape[1], second : second + place.shape[2]])
+    return refined

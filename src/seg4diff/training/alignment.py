@@ -13,8 +13,7 @@ from seg4diff.backbones.base import TextCondition
 from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import Batch, present_classes
 from seg4diff.errors import UserError
-from seg4diff.segmentation.prompts import Prompt
-from seg4diff.segmentation.readout import pool_words
+from seg4diff.segmentation.prompts import Prompt, pool_words
 from seg4diff.training.objective import MaskAlignment, Regions, named_regions
 
 AlignBy = Literal["names", "regions", "tokens"]
