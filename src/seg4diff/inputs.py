@@ -51,7 +51,8 @@ class CanvasPicture:
             unlabelled: label where no map reaches the level of the readout; None = every pixel has a word.
         """
         chosen = list(range(len(names)) if competing is None else competing)
-        return self.result(names, readout.segment(maps[chosen], chosen, self.frame, unlabelled), minmax(maps, self.frame))
+        picture = (image_to_tensor(self.picture.crop(self.shown.corners), None) / 2 + 0.5).to(maps.device)
+        return self.result(names, readout.segment(maps[chosen], chosen, self.frame, unlabelled, picture), minmax(maps, self.frame))
 
     def result(self, names: Sequence[str], labels: Tensor, maps: Tensor) -> Segmentation:
         """The result from labels of the shown part and maps on the token grid."""

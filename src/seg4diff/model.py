@@ -19,7 +19,9 @@ from seg4diff.presets import Preset
 from seg4diff.results import BlockAttention, Generated, Segmentation, by_size
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.proposals import ProposalReadout, label_proposals
+from seg4diff.segmentation.readers.base import Reader
 from seg4diff.segmentation.readout import Readout
+from seg4diff.segmentation.refine import Refiner
 
 
 class Model:
@@ -36,6 +38,7 @@ class Model:
     Attributes:
         backbone: the model.
         block: block that is read.
+        preset: how models of its kind are read.
         readout: how it is read.
         lora: file or folder that its LoRA was loaded from; None = there is none, or it came with a pipeline.
         image_size: (height, width) that the model sees; pictures of another shape are padded.
@@ -62,8 +65,7 @@ class Model:
         self.backbone, self.block, self.lora = backbone, chosen, lora
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._samples = preset.samples | ({} if image_size is None else {"size": self.image_size})
-        self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
-        self._merging, self.readout = preset.merging, Readout(**self._reading)
+        self.preset, self.readout = preset, Readout(**preset.readout | ({} if sigma is None else {"sigma": sigma}))
         if not 0 <= chosen < (blocks := len(backbone.attention_sites())):
             raise UserError(f"`block` must be one of this model's joint-attention blocks, 0 to {blocks - 1}, found {chosen}.")
         backbone.token_grid(*self.image_size)
@@ -77,6 +79,8 @@ class Model:
         geometry: Geometry = "letterbox",
         background: float | None = None,
         threshold: float | None = None,
+        reader: str | Reader = "expert",
+        refine: str | Refiner = "none",
     ) -> Segmentation | list[Segmentation]:
         """Find words in pictures, or regions without words.
 
@@ -86,6 +90,8 @@ class Model:
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
             background: with words, the level in [0, 1] that the map of some word, scaled to [0, 1], must reach where a pixel gets a label.
                 None: every pixel has the word whose map is highest there.
+            reader: with words, how their maps are read: the name of a file in conf/reader, or a reader.
+            refine: with words, what becomes of their maps at the pixels of the picture: the name of a file in conf/refine, or a refiner.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
         Returns:
@@ -101,17 +107,20 @@ class Model:
             raise UserError("`threshold` is for regions without words, and words are given: leave one of them out.")
         if background is not None and words is None:
             raise UserError("`background` is for the maps of words, and there are none: give words, or leave it out.")
+        if words is None and (reader, refine) != ("expert", "none"):
+            raise UserError("`reader` and `refine` are for the maps of words, and there are none: give words, or leave them out.")
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
-        found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
+        found = self._regions(placed, threshold) if words is None else self._words(placed, asked, self._read_by(reader, refine, background))
         return found if isinstance(pictures, list | tuple) else found[0]
 
-    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
-        readout = self.readout
-        if background is not None:
-            readout = Readout(**self._reading | {"background": background})
+    def _read_by(self, reader: str | Reader, refine: str | Refiner, background: float | None) -> Readout:
+        parts = {"reader": self.preset.part("reader", reader), "refine": self.preset.part("refine", refine)}
+        return self.readout.changed(**parts, **({} if background is None else {"background": background}))
+
+    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], readout: Readout) -> list[Segmentation]:
         prompts = [split_names(names, range(len(names)), self.backbone.fits) for names in asked]
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
         maps = readout.class_maps(self.backbone, images, prompts, [0] * len(placed), [self.block])[self.block]
@@ -119,7 +128,7 @@ class Model:
         return [one.of_words(own_names, own, readout, unlabelled=level) for one, own_names, own in zip(placed, asked, maps, strict=True)]
 
     def _regions(self, placed: Sequence[CanvasPicture], threshold: float | None) -> list[Segmentation]:
-        merging = self._merging | ({} if threshold is None else {"threshold": threshold})
+        merging = self.preset.merging | ({} if threshold is None else {"threshold": threshold})
         proposals = ProposalReadout(readout=self.readout, **merging)
         images = torch.stack([one.image for one in placed]).to(self.backbone.device)
         found = proposals.proposals(self.backbone, images, [0] * len(placed), [self.block])[self.block]

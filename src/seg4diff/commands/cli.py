@@ -65,6 +65,9 @@ def segment(
     geometry: Annotated[str, typer.Option(help="letterbox (whole, padded), stretch, or crop (the centre).")] = "letterbox",
     background: Annotated[float | None, typer.Option(help="Level in [0, 1]; pixels where no word's map reaches it get no label.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Without words: divergence below which two maps are one region.")] = None,
+    reader: Annotated[str, typer.Option(help="How the maps of words are read: expert, propagated, ... (conf/reader).")] = "expert",
+    refine: Annotated[str, typer.Option(help="Refine the maps at the pixels: none, guided, pamr or sam.")] = "none",
+    sam_weights: Annotated[str | None, typer.Option(help="With --refine sam: folder or hub id of a SAM or SAM 2 model.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1]; default: that of the model.")] = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width that the model sees.")] = None,
     device: Device = None,
@@ -95,6 +98,9 @@ def segment(
         geometry=geometry,
         background=background,
         threshold=threshold,
+        reader=reader,
+        refine=refine,
+        sam_weights=sam_weights,
         load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )
 

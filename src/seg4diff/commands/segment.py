@@ -42,6 +42,9 @@ def segment_files(
     geometry: str = "letterbox",
     background: float | None = None,
     threshold: float | None = None,
+    reader: str = "expert",
+    refine: str = "none",
+    sam_weights: str | None = None,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
     """Segment a picture, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
@@ -55,6 +58,9 @@ def segment_files(
         geometry: see `Model.segment`.
         background: see `Model.segment`.
         threshold: see `Model.segment`.
+        reader: see `Model.segment`.
+        refine: see `Model.segment`.
+        sam_weights: folder or hub id of the model for `refine="sam"`.
         load_options: arguments of `seg4diff.load`.
 
     Returns:
@@ -67,6 +73,8 @@ def segment_files(
         if words:
             raise UserError("give words or a file of words, not both.")
         words = read_classes(words_file, "words_file")
+    if sam_weights is not None and refine != "sam":
+        raise UserError(f"`sam_weights` are for `refine=sam`, found '{refine}': leave one of them out.")
     asked = None if words is None else check_words(words)
     placing = next((own for own in GEOMETRIES if own == geometry), None)
     if placing is None:
@@ -78,10 +86,20 @@ def segment_files(
     quiet_hosts()
     model = load(**load_options or {})
     settings = {"pictures": str(path.resolve()), "recursive": recursive, "words": asked, "geometry": geometry, "background": background}
-    settings |= {"threshold": threshold, "image_size": model.image_size, "block": model.block, **identify(model)}
+    settings |= {
+        "reader": reader,
+        "refine": refine,
+        "sam_weights": sam_weights,
+        "threshold": threshold,
+        "image_size": model.image_size,
+        "block": model.block,
+        **identify(model),
+    }
+
+    refiner = refine if sam_weights is None else model.preset.part("refine", refine, weights=sam_weights)
 
     def read(file: Path) -> Segmentation:
-        found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold)
+        found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold, reader=reader, refine=refiner)
         assert isinstance(found, Segmentation), "one picture has one result"
         return found
 

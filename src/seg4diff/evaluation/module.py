@@ -25,7 +25,9 @@ from seg4diff.finite import require_finite
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.frame import frames
 from seg4diff.segmentation.prompts import cut_to_fit
+from seg4diff.segmentation.readers.base import Reader
 from seg4diff.segmentation.readout import Readout
+from seg4diff.segmentation.refine import Refiner
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +186,11 @@ class EvaluationModule(SplitEvaluation):
         backbone: see `SplitEvaluation`.
         vocabulary: see `SplitEvaluation`.
         readout: how maps are read.
+        reader: how class maps are read from a pass; None = that of the readout.
+        refine: what becomes of them at the pixels of the mask; None = that of the readout.
         protocol: which prompts an image gets, "oracle" or "vocabulary".
         expert_layer: see `SplitEvaluation`.
-        base_blocks: see `SplitEvaluation`.
+        base_blocks: see `SplitEvaluation`; a reader that chooses its blocks itself has one score.
         sigma: distribution of the noise level of the flow loss, which is that of the captions, cut to what the model takes (training
             may use another distribution and other prompts, so its own validation loss is another figure).
         resamples: see `SplitEvaluation`.
@@ -207,14 +211,17 @@ class EvaluationModule(SplitEvaluation):
         resamples: int,
         seed: int,
         progress: Progress | None = None,
+        reader: Reader | None = None,
+        refine: Refiner | None = None,
     ) -> None:
+        readout = readout.changed(reader=reader or readout.reader, refine=refine or readout.refine)
         super().__init__(
             backbone=backbone,
             vocabulary=vocabulary,
             protocol=protocol,
             matching=None,
             expert_layer=expert_layer,
-            base_blocks=base_blocks,
+            base_blocks=base_blocks if readout.reader.per_block else [],
             resamples=resamples,
             seed=seed,
             progress=progress,

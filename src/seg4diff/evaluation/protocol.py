@@ -80,8 +80,8 @@ class PromptedSegmenter:
         maps = self._readout.class_maps(backbone, batch.images, prompts, batch.indices, blocks)
         return {
             block: [
-                self._readout.segment(own, ids, frame, self._make_prompts.background)
-                for own, ids, frame in zip(maps[block], classes, frames(batch), strict=True)
+                self._readout.segment(own, ids, frame, self._make_prompts.background, frame.picture(image))
+                for own, ids, frame, image in zip(maps[block], classes, frames(batch), batch.images, strict=True)
             ]
             for block in blocks
         }
