@@ -1,0 +1,123 @@
+"""Every reader gives the class maps of its definition, for every kind of block, and stops the pass where it can."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.families import FAMILIES, exact
+
+from seg4diff.attention.capture import capture
+from seg4diff.segmentation.prompts import list_names
+from seg4diff.segmentation.readers import base
+from seg4diff.segmentation.readers.expert import Expert
+from seg4diff.segmentation.readers.propagated import Propagated
+from seg4diff.segmentation.readers.t2i import TextToImage
+from seg4diff.segmentation.readout import Readout
+
+NAMES = ("cup", "night sky", "gem")
+PROMPTS = [[list_names(NAMES, [1])], [list_names(NAMES, [2, 0])]]
+
+
+def images(count=2):
+    return torch.rand(count, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1  # a grid of 4 x 6 tokens
+
+
+def readout(**changes) -> Readout:
+    return Readout(**{"sigma": 0.3, "scores": "joint", "normalisation": "none", "seed": 0} | changes)
+
+
+def class_maps(model, blocks, **changes):
+    return readout(**changes).class_maps(model, images(), PROMPTS, [3, 5], blocks)
+
+
+def dense(joint, queries, keys):
+    """Head-mean attention of these queries to these keys among all of them, in float64."""
+    query = torch.cat([getattr(joint, f"{part}_query") for part in queries], dim=2)
+    key = torch.cat([getattr(joint, f"{part}_key") for part in keys], dim=2)
+    return (query.double() @ key.double().transpose(-1, -2) * joint.scale).softmax(dim=-1).mean(dim=1)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+def joints(model, blocks):
+    """What enters the attention of these blocks in the pass that `class_maps` makes."""
+    read = readout()
+    condition = model.encode_text([own[0].text for own in PROMPTS])
+    with torch.no_grad(), capture(model, blocks) as record:
+        model.predict_velocity(*read.noisy(model, images(), [3, 5]), condition)
+    return record, condition
+
+
+def test_the_expert_is_the_default_and_stops_at_its_block(family):
+    model = family.model()
+    plain, chosen = class_maps(model, [family.block]), class_maps(model, [family.block], reader=Expert())
+    assert all(torch.equal(*pair) for pair in zip(plain[family.block], chosen[family.block], strict=True))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_propagated_maps_are_the_dense_operator_times_those_of_the_expert(family, order):
+    model = family.model()
+    operator = dense(joints(model, [0])[0][0], ["image"], ["image"])
+    plain = class_maps(model, [family.block])[family.block]
+    found = class_maps(model, [family.block], reader=Propagated(block=0, order=order))[family.block]
+    for matrix, own, before in zip(operator, found, plain, strict=True):
+        expected = torch.linalg.matrix_power(matrix, order) @ before.double().flatten(1).T
+        torch.testing.assert_close(own.double().flatten(1).T, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_maps_are_spread_by_the_block_itself_where_none_is_named(family):
+    model, block = family.model(), family.block
+    named, own = class_maps(model, [block], reader=Propagated(block=block)), class_maps(model, [block], reader=Propagated())
+    assert all(torch.equal(*pair) for pair in zip(named[block], own[block], strict=True))
+
+
+def test_t2i_maps_are_what_the_tokens_of_a_name_see(family):
+    model, block = family.model(), family.block
+    record, condition = joints(model, [block])
+    seen = dense(record[block], ["text"], ["image", "text"])[..., :24]
+    tokens = condition.tokens_between(0, 0, len("night sky"))
+    found = class_maps(model, [block], reader=TextToImage())[block][0][0]
+    torch.testing.assert_close(found.double().flatten(), seen[0, tokens].mean(dim=0), atol=1e-5, rtol=1e-4)
+
+
+READERS = {"expert": Expert(), "t2i": TextToImage(), "propagated": Propagated(block=0), "propagated by the block": Propagated()}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_pass_that_stops_early_has_the_bits_of_a_whole_one(family, name, monkeypatch):
+    """And no block after the last one that is needed computes anything."""
+    model, block, reached = family.model(), family.block, []
+    stopped = class_maps(model, [block], reader=READERS[name])
+    hooks = [site.block.register_forward_hook(lambda *_, site=site: reached.append(site.index)) for site in model.attention_sites()]
+    class_maps(model, [block], reader=READERS[name])
+    assert all(index < block for index in reached)
+    for hook in hooks:
+        hook.remove()
+    monkeypatch.setattr(base, "capture", lambda *given, stop: capture(*given, stop=False))
+    whole = class_maps(model, [block], reader=READERS[name])
+    assert all(torch.equal(*pair) for pair in zip(stopped[block], whole[block], strict=True))
+
+
+def test_the_gradient_of_propagated_maps_is_that_of_the_dense_operator(family):
+    model = exact(family.model())
+    joint, grads = joints_with_grad(model, family.block)
+    maps = torch.rand(1, 3, 24, dtype=torch.float64)
+    weights = torch.rand(1, 3, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (spread,) = Propagated().spread(joint, [maps[0].unflatten(-1, (4, 6))])
+    found = torch.autograd.grad((spread.flatten(1) * weights[0]).sum(), grads)
+    operator = dense(joint, ["image"], ["image"])
+    expected = torch.autograd.grad(((operator @ maps.transpose(1, 2)).transpose(1, 2) * weights).sum(), grads)
+    for pair in zip(found, expected, strict=True):
+        torch.testing.assert_close(*pair, atol=1e-6, rtol=1e-5)
+
+
+def joints_with_grad(model, block):
+    """Queries and keys of one image as leaves."""
+    with torch.no_grad(), capture(model, [block]) as record:
+        noisy, sigma = readout().noisy(model, images(1).double(), [3])
+        model.predict_velocity(noisy.double(), sigma.double(), model.encode_text([PROMPTS[0][0].text]))
+    leaves = {name: getattr(record[block], name).clone().requires_grad_() for name in ("image_query", "image_key")}
+    return replace(record[block], **leaves), list(leaves.values())
