@@ -68,6 +68,7 @@ def segment(
     reader: Annotated[str, typer.Option(help="How the maps of words are read: expert, propagated, ... (conf/reader).")] = "expert",
     refine: Annotated[str, typer.Option(help="Refine the maps at the pixels: none, guided, pamr or sam.")] = "none",
     sam_weights: Annotated[str | None, typer.Option(help="With --refine sam: folder or hub id of a SAM or SAM 2 model.")] = None,
+    instances: Annotated[bool, typer.Option("--instances", help="Also write the connected parts of each word as COCO JSON.")] = False,
     sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1]; default: that of the model.")] = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width that the model sees.")] = None,
     device: Device = None,
@@ -101,6 +102,7 @@ def segment(
         reader=reader,
         refine=refine,
         sam_weights=sam_weights,
+        instances=instances,
         load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )
 

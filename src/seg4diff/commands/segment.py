@@ -19,8 +19,8 @@ from seg4diff.data.geometry import GEOMETRIES
 from seg4diff.data.reading import UnreadableError, read_labels
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.vocabularies import read_classes
-from seg4diff.disk import write_text
-from seg4diff.errors import MissingFileError, UserError
+from seg4diff.disk import write_json, write_text
+from seg4diff.errors import MissingFileError, UserError, renamed
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
 from seg4diff.results import Segmentation
@@ -45,6 +45,7 @@ def segment_files(
     reader: str = "expert",
     refine: str = "none",
     sam_weights: str | None = None,
+    instances: bool = False,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
     """Segment a picture, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
@@ -61,6 +62,7 @@ def segment_files(
         reader: see `Model.segment`.
         refine: see `Model.segment`.
         sam_weights: folder or hub id of the model for `refine="sam"`.
+        instances: whether instances/<picture>.json holds the connected parts of each word.
         load_options: arguments of `seg4diff.load`.
 
     Returns:
@@ -90,13 +92,17 @@ def segment_files(
         "reader": reader,
         "refine": refine,
         "sam_weights": sam_weights,
+        "instances": instances,
         "threshold": threshold,
         "image_size": model.image_size,
         "block": model.block,
         **identify(model),
     }
 
-    refiner = refine if sam_weights is None else model.preset.part("refine", refine, weights=sam_weights)
+    with renamed({"weights": "`sam_weights`"}.get):
+        refiner = model.preset.part("refine", refine, **({} if sam_weights is None else {"weights": sam_weights}))
+    if words is None and refine == "none":
+        refiner = "none"
 
     def read(file: Path) -> Segmentation:
         found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold, reader=reader, refine=refiner)
@@ -112,6 +118,8 @@ def segment_files(
     with results_folder(out, "segment", "labels" if resumed else None) as folder:
         claim_settings(folder / SETTINGS, settings, "")
         for stem, found in chain(first, results):
+            if instances:
+                write_json(folder / "instances" / f"{stem}.json", {"annotations": [part.coco() for part in found.instances()]})
             found.save(folder, stem)
         _write_lists({stem: file for stem, file in pictures.items() if stem not in unreadable}, asked, folder)
         for reason in unreadable.values():
