@@ -5,10 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.families import FAMILIES, exact
+from tests.hosts import random_flux2
+from torch.nn.functional import scaled_dot_product_attention
 
 from seg4diff.attention.capture import capture
+from seg4diff.attention.concepts import concept_outputs, entering_text
+from seg4diff.attention.seam import edit, stream
 from seg4diff.segmentation.prompts import list_names
 from seg4diff.segmentation.readers import base
+from seg4diff.segmentation.readers.aggregated import Aggregated, agreement, principal_components
+from seg4diff.segmentation.readers.bounce import Bounce
 from seg4diff.segmentation.readers.expert import Expert
 from seg4diff.segmentation.readers.propagated import Propagated
 from seg4diff.segmentation.readers.t2i import TextToImage
@@ -83,7 +89,13 @@ def test_t2i_maps_are_what_the_tokens_of_a_name_see(family):
     torch.testing.assert_close(found.double().flatten(), seen[0, tokens].mean(dim=0), atol=1e-5, rtol=1e-4)
 
 
-READERS = {"expert": Expert(), "t2i": TextToImage(), "propagated": Propagated(block=0), "propagated by the block": Propagated()}
+READERS = {
+    "expert": Expert(),
+    "t2i": TextToImage(),
+    "propagated": Propagated(block=0),
+    "propagated by the block": Propagated(),
+    "bounce": Bounce(),
+}
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -121,3 +133,72 @@ def joints_with_grad(model, block):
         model.predict_velocity(noisy.double(), sigma.double(), model.encode_text([PROMPTS[0][0].text]))
     leaves = {name: getattr(record[block], name).clone().requires_grad_() for name in ("image_query", "image_key")}
     return replace(record[block], **leaves), list(leaves.values())
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_walk_is_a_power_of_the_whole_attention_matrix(family, steps):
+    model, block = family.model(), family.block
+    record, condition = joints(model, [block])
+    chain = torch.linalg.matrix_power(dense(record[block], ["image", "text"], ["image", "text"]), steps)
+    tokens = [24 + token for token in condition.tokens_between(0, 0, len("night sky"))]
+    found = class_maps(model, [block], reader=Bounce(steps=steps))[block][0][0]
+    torch.testing.assert_close(found.double().flatten(), chain[0, :24, tokens].mean(dim=-1), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_blocks_are_what_the_dense_matrices_give(family):
+    model, every = family.model(), range(3)
+    record, _ = joints(model, every)
+    feature = principal_components(record[1])
+    for block in every:
+        similar = feature.double() @ feature.double().transpose(1, 2)
+        expected = (dense(record[block], ["image"], ["image"]) * similar).sum(dim=(1, 2)) / 24
+        torch.testing.assert_close(agreement(record[block], feature).double(), expected, atol=1e-5, rtol=1e-4)
+    maps = class_maps(model, [family.block], reader=Aggregated(reference=1))[family.block]
+    assert [tuple(own.shape) for own in maps] == [(1, 4, 6), (2, 4, 6)]
+
+
+def concepts_beside(model, block, condition):
+    """Two concepts per image through the model, of which the second image uses one; and the inputs of the pass."""
+    noisy, sigma = readout().noisy(model, images(), [3, 5])
+    names = model.encode_text(["cup gem", "gem"])
+    vectors = entering_text(model, noisy, sigma, names)[:, 1:3]
+    with torch.no_grad():
+        found = concept_outputs(model, [block], vectors, torch.tensor([2, 1]), lambda: model.predict_velocity(noisy, sigma, condition))
+    return found, names.embeddings[:, 1:3], noisy, sigma
+
+
+def test_image_and_text_do_not_see_the_concepts(family):
+    model, block = family.model(), family.block
+    _, condition = joints(model, [block])
+    outputs = []
+    ((_, image, _), *_), _, noisy, sigma = concepts_beside(model, block, condition)
+    with torch.no_grad(), stream(model, [block], lambda visit: outputs.append(visit.output[0]), stop=True):
+        model.predict_velocity(noisy, sigma, condition)
+    assert torch.equal(image, outputs[0]) and image.shape[2] == 24
+
+
+def test_concepts_are_what_a_masked_pass_with_all_tokens_gives(family):
+    """Text and concepts as one text, in which image and text do not see the concepts, and concepts do not see the text."""
+    if family.make is random_flux2:
+        return  # text tokens have positions there, so that of a concept would be another
+    model, block = family.model(), family.block
+    _, condition = joints(model, [block])
+    found, vectors, noisy, sigma = concepts_beside(model, block, condition)
+    text, seen = condition.embeddings.shape[1], []
+
+    def masked(visit):
+        joint, kept = visit.joint, torch.zeros(2, 24 + text + 2, 24 + text + 2, dtype=torch.bool)
+        kept[:, : 24 + text, : 24 + text] = True
+        kept[:, 24 + text :, :24] = kept[:, 24 + text :, 24 + text :] = True
+        kept[1, :, -1] = False
+        query, key, value = joint.join(text_first=False)
+        whole = scaled_dot_product_attention(query, key, value, attn_mask=kept[:, None], scale=joint.scale)
+        seen.append(whole[:, :, -2:])
+        return whole[:, :, :24], whole[:, :, 24:]
+
+    joined = replace(condition, embeddings=torch.cat([condition.embeddings, vectors], dim=1))
+    with torch.no_grad(), edit(model, range(block + 1), attention=masked):
+        model.predict_velocity(noisy, sigma, joined)
+    ((_, _, concepts),) = found
+    torch.testing.assert_close(concepts[0], seen[block][0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(concepts[1, :, :1], seen[block][1, :, :1], atol=1e-5, rtol=1e-4)

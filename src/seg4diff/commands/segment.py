@@ -100,9 +100,7 @@ def segment_files(
     }
 
     with renamed({"weights": "`sam_weights`"}.get):
-        refiner = model.preset.part("refine", refine, **({} if sam_weights is None else {"weights": sam_weights}))
-    if words is None and refine == "none":
-        refiner = "none"
+        refiner = refine if refine != "sam" else model.preset.part("refine", refine, weights=sam_weights)
 
     def read(file: Path) -> Segmentation:
         found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold, reader=reader, refine=refiner)

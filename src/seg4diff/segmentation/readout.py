@@ -15,6 +15,7 @@ from seg4diff.errors import UserError, at_least
 from seg4diff.finite import require_finite
 from seg4diff.flow import draw, interpolate
 from seg4diff.segmentation.frame import Frame
+from seg4diff.segmentation.presence import Presence, Unknown
 from seg4diff.segmentation.prompts import Prompt
 from seg4diff.segmentation.readers.base import Pass, Reader
 from seg4diff.segmentation.readers.expert import Expert
@@ -35,6 +36,7 @@ class Readout:
             vocabularies that have such a class. It has no map of its own, because its name describes nothing.
         heads: attention heads whose mean the I2T maps are; None = all of them (the paper).
         reader: how class maps are read from a pass; None = the expert's I2T maps (the paper).
+        presence: which of the classes are in the image; None = any may be (the paper).
         refine: what becomes of them at the pixels of the picture; None = nothing (the paper).
     """
 
@@ -48,6 +50,7 @@ class Readout:
         background: float | None = None,
         heads: Sequence[int] | None = None,
         reader: Reader | None = None,
+        presence: Presence | None = None,
         refine: Refiner | None = None,
     ) -> None:
         if not 0 <= sigma <= 1:
@@ -62,7 +65,7 @@ class Readout:
             raise UserError("`heads` must name at least one attention head; leave it out for all of them.")
         self.sigma, self.scores, self.normalisation, self.seed, self.background = sigma, scores, normalisation, seed, background
         self.heads = None if heads is None else list(heads)
-        self.reader, self.refine = reader or Expert(), refine or Unrefined()
+        self.reader, self.presence, self.refine = reader or Expert(), presence or Unknown(), refine or Unrefined()
 
     def changed(self, **changes: Any) -> Self:
         """The same readout with other values of some arguments."""
@@ -136,7 +139,7 @@ class Readout:
     def segment(
         self, maps: Tensor, classes: Sequence[int], frame: Frame, background: int | None = None, picture: Tensor | None = None
     ) -> Tensor:
-        """Class maps (classes, h, w) -> label map (H, W) of class ids: normalise, upsample, refine, argmax.
+        """Class maps (classes, h, w) -> label map (H, W) of class ids: normalise, weigh by presence, upsample, refine, argmax.
 
         Args:
             maps: one map per class, over the canvas.
@@ -147,8 +150,9 @@ class Readout:
         """
         if not classes:
             return torch.full(frame.size, IGNORE if background is None else background, device=maps.device)
-        scaled = minmax(maps, frame)
-        pixels = frame.upsample(scaled if self.normalisation == "minmax" else maps)
+        present = self.presence(maps, classes, frame)[:, None, None]
+        scaled = minmax(maps, frame) * present
+        pixels = frame.upsample(scaled if self.normalisation == "minmax" else maps * present)
         ids = torch.tensor(list(classes), device=maps.device)
         labels = ids[self._refined(pixels, picture).max(dim=0).indices]  # argmax takes ten times as long on a CPU
         if background is None:
