@@ -15,8 +15,10 @@ from seg4diff.data.reading import read_image
 from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, tensor_to_image
 from seg4diff.errors import UserError
 from seg4diff.finite import require_finite
+from seg4diff.presets import Preset
 from seg4diff.results import Segmentation, WordMaps
 from seg4diff.segmentation.frame import Frame
+from seg4diff.segmentation.presence import Calibration, Presence
 from seg4diff.segmentation.readout import Readout, minmax
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -79,6 +81,23 @@ def to_size(size: Any) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise UserError(f"`image_size` must be (height, width) in pixels, or one number for a square, found {size!r}.")
     return pair
+
+
+def to_presence(presence: str | Path | Presence, preset: Preset, read: Sequence[dict[str, str]]) -> Presence:
+    """A presence, the name of one, or a calibration or its file, which must be of the very maps that are read.
+
+    Args:
+        presence: see `Model.segment`.
+        preset: knows the names.
+        read: of each picture, what its maps depend on, see `Calibration`.
+    """
+    if presence in ("none", "words"):
+        return preset.part("presence", presence)
+    found = Calibration.load(Path(presence)) if isinstance(presence, str | Path) else presence
+    if isinstance(found, Calibration):
+        for about in read:
+            found.check(about)
+    return found
 
 
 def check_words(words: Sequence[str], parameter: str = "words") -> Sequence[str]:

@@ -36,7 +36,7 @@ class Preset:
         merging: arguments of `ProposalReadout` besides the readout.
         samples: guidance, steps and size (height, width) with which images are generated.
         known_by: values of the transformer's configuration by which the model is recognised.
-        parts: files of conf/reader and conf/refine for this model, by group and name.
+        parts: files of conf/reader, conf/presence and conf/refine for this model, by group and name.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Preset:
     @classmethod
     def of(cls, name: str, backbone: Any) -> Self:
         """The preset of a `backbone` node."""
-        groups = {group: {file.stem: OmegaConf.load(file) for file in files(group)} for group in ("reader", "refine")}
+        groups = {group: {file.stem: OmegaConf.load(file) for file in files(group)} for group in ("reader", "presence", "refine")}
         places = {"backbone": backbone, "runtime": None, "paths": {"assets_dir": str(assets_dir())}, "parts": groups}
         whole = plain(OmegaConf.create(places))
         node = whole["backbone"]
@@ -93,7 +93,7 @@ class Preset:
         )
 
     def part(self, group: str, chosen: Any, **options: Any) -> Any:
-        """A reader or a refinement: by the name of its file in conf/, with these options; an object stays as it is.
+        """A reader, a presence or a refinement: by the name of its file in conf/, with these options; an object stays as it is.
 
         Raises:
             UserError: there is none of this name, or the file has no such option.

@@ -101,6 +101,7 @@ FIELDS = (
     ("callbacks*", APPLIED, "pictures, checkpoints and progress bars from here on"),
     ("evaluation*", APPLIED, "what the test counts"),
     ("reader*", APPLIED, "the test reads with it"),
+    ("presence*", APPLIED, "the test weighs classes with it"),
     ("refine*", APPLIED, "the test refines with it"),
     ("backbone.affinity_layer", APPLIED, "the test reads with it"),
     ("validate_first", FREE, "it is over"),

@@ -128,7 +128,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     output_dir = Path(config.paths.output_dir)
     with keys_named(config), run_folder(output_dir):
         seed_everything(config.seed)
-        (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+        splits = [config.split] if calibration_images(config) is None else [config.split, "train"]
+        (data,), backbone = build_all([config.data], config.backbone.model, splits)
         load_lora(config, backbone, lora, trained_for)
         with open_trainer(config) as trainer:
             record(config, output_dir)
@@ -202,7 +203,8 @@ def evaluate_module(
     """
     progress = None if progress_folder is None else Progress(progress_folder, trainer.global_rank, trainer.world_size)
     data.test_from(0 if progress is None else progress.images)
-    evaluation = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary, progress=progress)
+    given = {} if calibration_images(config) is None else {"unlabelled": data.unlabelled(calibration_images(config))}
+    evaluation = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary, progress=progress, **given)
     trainer.test(evaluation, data, verbose=False)
     report = evaluation.report
     assert report is not None, "the test loop is over"
@@ -215,6 +217,11 @@ def evaluate_module(
         if picture is not None:
             log_picture(trainer.loggers, "blocks", picture, trainer.global_step)
     return report
+
+
+def calibration_images(config: DictConfig) -> int | None:
+    """How many training images the presence of classes is calibrated on; None where it is not."""
+    return (config.evaluation.get("presence") or {}).get("images")
 
 
 def build_all(

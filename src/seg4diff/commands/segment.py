@@ -12,10 +12,11 @@ import numpy as np
 from rich.progress import track
 
 from seg4diff.backbones.loading import quiet_hosts
-from seg4diff.commands.drawing import claim_settings, identify
+from seg4diff.calibration import calibrate
+from seg4diff.commands.drawing import claim_settings, file_hash, identify
 from seg4diff.commands.outputs import check_output_dir, results_folder
 from seg4diff.data.files import walk
-from seg4diff.data.geometry import GEOMETRIES
+from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.reading import UnreadableError, read_labels
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.vocabularies import read_classes
@@ -43,6 +44,7 @@ def segment_files(
     background: float | None = None,
     threshold: float | None = None,
     reader: str = "expert",
+    presence: str = "none",
     refine: str = "none",
     sam_weights: str | None = None,
     instances: bool = False,
@@ -60,6 +62,7 @@ def segment_files(
         background: see `Model.segment`.
         threshold: see `Model.segment`.
         reader: see `Model.segment`.
+        presence: see `Model.segment`.
         refine: see `Model.segment`.
         sam_weights: folder or hub id of the model for `refine="sam"`.
         instances: whether instances/<picture>.json holds the connected parts of each word.
@@ -71,16 +74,9 @@ def segment_files(
     Raises:
         UserError: there is no picture, no picture can be read, the words are no words, or the folder holds results of other settings.
     """
-    if words_file is not None:
-        if words:
-            raise UserError("give words or a file of words, not both.")
-        words = read_classes(words_file, "words_file")
     if sam_weights is not None and refine != "sam":
         raise UserError(f"`sam_weights` are for `refine=sam`, found '{refine}': leave one of them out.")
-    asked = None if words is None else check_words(words)
-    placing = next((own for own in GEOMETRIES if own == geometry), None)
-    if placing is None:
-        raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+    asked, placing = _asked(words, words_file), _placing(geometry)
     pictures = find_pictures(path, recursive)
     resumed = out is not None and (out / SETTINGS).exists()
     if out is not None and not resumed:
@@ -90,6 +86,7 @@ def segment_files(
     settings = {"pictures": str(path.resolve()), "recursive": recursive, "words": asked, "geometry": geometry, "background": background}
     settings |= {
         "reader": reader,
+        "presence": presence if not Path(presence).is_file() else file_hash(Path(presence)),
         "refine": refine,
         "sam_weights": sam_weights,
         "instances": instances,
@@ -103,7 +100,9 @@ def segment_files(
         refiner = refine if refine != "sam" else model.preset.part("refine", refine, weights=sam_weights)
 
     def read(file: Path) -> Segmentation:
-        found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold, reader=reader, refine=refiner)
+        found = model.segment(
+            file, asked, geometry=placing, background=background, threshold=threshold, reader=reader, presence=presence, refine=refiner
+        )
         assert isinstance(found, Segmentation), "one picture has one result"
         return found
 
@@ -124,6 +123,50 @@ def segment_files(
             log.warning("left out: %s", reason)
         log.info("segmented %d of %d pictures, see %s", len(pictures) - len(unreadable), len(pictures), folder / "overlays")
     return folder
+
+
+def calibrate_files(
+    path: Path,
+    words: Sequence[str] | None,
+    *,
+    words_file: Path | None = None,
+    recursive: bool = False,
+    out: Path,
+    geometry: str = "letterbox",
+    reader: str = "expert",
+    load_options: dict[str, Any] | None = None,
+) -> None:
+    """Write a calibration of words over a folder of pictures; arguments as in `segment_files`, `out` is the file.
+
+    Raises:
+        UserError: there are fewer than two pictures, one cannot be read, the words are no words, or the file exists.
+    """
+    asked, placing = _asked(words, words_file), _placing(geometry)
+    if asked is None:
+        raise UserError("a calibration is of words: give them, or a file with one word per line (--words).")
+    if out.exists():
+        raise UserError(f"there is a file {out} already: choose another place with --out, or delete it.")
+    pictures = list(find_pictures(path, recursive).values())
+    quiet_hosts()
+    found = calibrate(load(**load_options or {}), track(pictures, "calibrating"), asked, reader=reader, geometry=placing)
+    found.save(out)
+    log.info("calibrated %d words on %d pictures: segment them with --presence %s", len(asked), len(pictures), out)
+
+
+def _asked(words: Sequence[str] | None, words_file: Path | None) -> Sequence[str] | None:
+    """The words, given or in a file; None where there are none."""
+    if words_file is not None:
+        if words:
+            raise UserError("give words or a file of words, not both.")
+        words = read_classes(words_file, "words_file")
+    return None if words is None else check_words(words)
+
+
+def _placing(geometry: str) -> Geometry:
+    placing = next((own for own in GEOMETRIES if own == geometry), None)
+    if placing is None:
+        raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+    return placing
 
 
 def _segmented(

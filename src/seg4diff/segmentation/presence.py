@@ -5,6 +5,7 @@ is the peak of the map, against the peaks that the word has over images whatever
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seg4diff.disk import whole_file
-from seg4diff.errors import MissingFileError, UserError
+from seg4diff.errors import MissingFileError, UserError, at_least
 from seg4diff.segmentation.frame import Frame
 
 SLOPE = 2.0
@@ -50,7 +51,7 @@ class Calibration:
     """The peak of a word against its peaks over unlabelled images.
 
     Args:
-        mean: (C,) mean peak of each class of the vocabulary.
+        mean: (C,) mean peak of each class, by its id.
         std: (C,) its standard deviation.
         about: what the statistics are of, by name: model, reader, vocabulary and whatever else the maps depend on.
     """
@@ -79,27 +80,35 @@ class Calibration:
             raise UserError(f"{file} is no calibration, or it is damaged: write it again with seg4diff calibrate.") from error
 
     @classmethod
-    def of_peaks(cls, found: Tensor, about: dict[str, str]) -> Self:
-        """From the peaks (images, C) of unlabelled images.
+    def of_peaks(cls, found: Sequence[Tensor], classes: Sequence[int], about: dict[str, str] | None = None) -> Self:
+        """From the peaks of unlabelled images.
+
+        Args:
+            found: for each image (classes,), see `peaks`.
+            classes: their ids.
+            about: see the class.
 
         Raises:
             UserError: there are fewer than two images.
         """
         if len(found) < 2:
             raise UserError(f"a calibration needs at least two images, found {len(found)}: give more.")
-        return cls(found.mean(dim=0), found.std(dim=0), about)
+        rows, known = torch.stack(list(found)), max(classes) + 1
+        mean, std = rows.new_zeros(known), rows.new_ones(known)
+        mean[list(classes)], std[list(classes)] = rows.mean(dim=0), rows.std(dim=0)
+        return cls(mean, std, about or {})
 
     def save(self, file: Path) -> None:
         """Write a safetensors file."""
         with whole_file(file) as partial:
             save_file({"mean": self.mean.contiguous(), "std": self.std.contiguous()}, partial, metadata=self.about)
 
-    def check(self, about: dict[str, str], file: Path) -> None:
+    def check(self, about: dict[str, str]) -> None:
         """Raises UserError if the statistics are of something else than what is read now."""
         for name, value in about.items():
             if self.about.get(name) != value:
                 raise UserError(
-                    f"the calibration {file} is of another {name} ({self.about.get(name)}) than the one that is read ({value}): "
+                    f"the calibration is of another {name} ({self.about.get(name)}) than what is read ({value}): "
                     "write one with seg4diff calibrate and the same settings."
                 )
 
@@ -112,3 +121,17 @@ def peaks(maps: Tensor, frame: Frame) -> Tensor:
 def probability(found: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Presence of classes from peaks (C,) and what peaks are otherwise: sigmoid(2 z), z in standard deviations."""
     return torch.sigmoid(SLOPE * (found - mean) / std.clamp_min(1e-12))
+
+
+@dataclass(frozen=True)
+class Uncalibrated:
+    """Stands for the `Calibration` that whoever evaluates makes from so many training images.
+
+    Attributes:
+        images: how many, evenly spaced over the split.
+    """
+
+    images: int
+
+    def __post_init__(self) -> None:
+        at_least(2, images=self.images)
