@@ -40,6 +40,8 @@ class MagnetModule(L.LightningModule):
         align: "names" aligns the map of each class name with that class's mask. The others use no name and give each mask a map of its own,
             those that fit best together: "regions" one of all heads x tokens maps (the paper for SA-1B), "tokens" that of a token of the
             prompt, mean over the heads, as it is read.
+        affinity_layer: with "names", block whose image-to-image attention spreads the maps before they are aligned, see
+            `seg4diff.segmentation.readers.propagated`; None = they are aligned as they are (the paper).
         lr: peak learning rate (AdamW, warm-up then cosine).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
@@ -59,6 +61,7 @@ class MagnetModule(L.LightningModule):
         protocol: PromptProtocol,
         prompt: PromptKind,
         align: AlignBy,
+        affinity_layer: int | None = None,
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -68,7 +71,10 @@ class MagnetModule(L.LightningModule):
         if lr <= 0 or weight_decay < 0 or warmup_steps < 0:
             found = f"{lr}, {weight_decay}, {warmup_steps}"
             raise UserError(f"`lr` must be above 0, `weight_decay` and `warmup_steps` 0 or more, found {found}.")
-        backbone.select_sites([expert_layer])
+        if affinity_layer is not None and align != "names":
+            raise UserError(f"`affinity_layer` spreads the maps of names: set `align=names` instead of '{align}', or leave it out.")
+        self._aligned = [expert_layer] if affinity_layer is None else [expert_layer, affinity_layer]
+        backbone.select_sites(self._aligned)
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.vocabulary = backbone, expert_layer, vocabulary
         self._objective, self._sigma = objective, sigma
@@ -110,9 +116,10 @@ class MagnetModule(L.LightningModule):
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         prompts, latents, condition = self._encode(batch)
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
-        with capture(self.backbone, [self.expert_layer]) as record:
+        with capture(self.backbone, self._aligned) as record:
             predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
-        maps, regions = self._align(ExpertPass(record[self.expert_layer], grid, condition, prompts), batch)
+        spread_by = record[self._aligned[1]] if len(self._aligned) > 1 else None
+        maps, regions = self._align(ExpertPass(record[self.expert_layer], grid, condition, prompts, spread_by), batch)
         return self._objective(predicted, velocity(latents, noise), maps, regions)
 
     @torch.no_grad()
