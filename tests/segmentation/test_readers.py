@@ -11,11 +11,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from seg4diff.attention.capture import capture
 from seg4diff.attention.concepts import concept_outputs, entering_text
 from seg4diff.attention.seam import edit, stream
+from seg4diff.errors import UserError
 from seg4diff.segmentation.prompts import list_names
 from seg4diff.segmentation.readers import base
 from seg4diff.segmentation.readers.aggregated import Aggregated, agreement, principal_components
 from seg4diff.segmentation.readers.bounce import Bounce
+from seg4diff.segmentation.readers.concepts import Concepts
 from seg4diff.segmentation.readers.expert import Expert
+from seg4diff.segmentation.readers.mixture import Mixture, scaled
 from seg4diff.segmentation.readers.propagated import Propagated
 from seg4diff.segmentation.readers.t2i import TextToImage
 from seg4diff.segmentation.readout import Readout
@@ -95,6 +98,7 @@ READERS = {
     "propagated": Propagated(block=0),
     "propagated by the block": Propagated(),
     "bounce": Bounce(),
+    "mixture": Mixture(weights={"0": [0.5, 0.5]}),
 }
 
 
@@ -202,3 +206,26 @@ def test_concepts_are_what_a_masked_pass_with_all_tokens_gives(family):
     ((_, _, concepts),) = found
     torch.testing.assert_close(concepts[0], seen[block][0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(concepts[1, :, :1], seen[block][1, :, :1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_mixture_of_one_head_is_the_map_of_that_head(family):
+    model, block = family.model(), family.block
+    mixed = class_maps(model, [0], reader=Mixture(weights={str(block): [0.0, 2.0]}))[0]
+    single = class_maps(model, [block], heads=[1])[block]
+    for own, plain in zip(mixed, single, strict=True):
+        torch.testing.assert_close(own, 2 * scaled(plain), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [None, {}, {"1": [0.0, 0.0]}, {"1": [0.5, -0.5]}])
+def test_a_mixture_without_weights_says_how_to_get_them(weights):
+    with pytest.raises(UserError, match=r"`weights` must hold, .* evaluation=mixture"):
+        Mixture(weights=weights)
+
+
+def test_a_mean_over_blocks_is_that_of_their_concept_maps(family):
+    model = family.model()
+    apart = class_maps(model, [0, family.block], reader=Concepts())
+    mean = class_maps(model, [0], reader=Concepts(blocks=[0, family.block]))[0]
+    for k in range(2):
+        torch.testing.assert_close(mean[k], (apart[0][k] + apart[family.block][k]) / 2)
+        torch.testing.assert_close(mean[k].sum(dim=0), torch.ones(4, 6))

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from seg4diff.commands.inherit import inherit, refuse_idle
@@ -13,6 +14,7 @@ from seg4diff.commands.run import build_all, load_lora, record, seed_everything
 from seg4diff.commands.trainers import build, open_trainer
 from seg4diff.commands.values import check_values
 from seg4diff.disk import save_picture, write_json
+from seg4diff.evaluation.mixture import MixtureFit
 from seg4diff.evaluation.reader_table import print_readers, write_readers
 from seg4diff.evaluation.readers import ReadersModule
 
@@ -25,6 +27,41 @@ IDLE = ("evaluation", "reader", "presence", "refine", "protocol")
 def compares_readers(config: DictConfig) -> bool:
     """Whether `config.benchmark` is the comparison of readers and no list of data sets."""
     return "readers" in (config.get("benchmark") or {})
+
+
+def fits_mixture(config: DictConfig) -> bool:
+    """Whether the evaluation that is chosen fits the weights of a mixture."""
+    return config.get("evaluation") is not None and get_object(config.evaluation._target_) is MixtureFit
+
+
+def fit_mixture(config: DictConfig) -> dict[str, Any]:
+    """Fit the weights of reader=mixture; of the LoRA, where there is one.
+
+    Args:
+        config: composed from conf/evaluate.yaml with evaluation=mixture.
+
+    Returns:
+        The content of metrics.json.
+    """
+    refuse_idle(config, ("reader", "presence", "refine"), "a fit of reader=mixture: leave it out with this evaluation")
+    lora, trained_for = inherit(config)
+    check_values(config)
+    config.callbacks = {"progress": (config.get("callbacks") or {}).get("progress")}
+    output_dir = Path(config.paths.output_dir)
+    with keys_named(config), run_folder(output_dir):
+        seed_everything(config.seed)
+        (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+        load_lora(config, backbone, lora, trained_for)
+        with open_trainer(config) as trainer:
+            record(config, output_dir)
+            module: MixtureFit = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary)
+            trainer.test(module, data, verbose=False)
+            metrics = {"ckpt": str(config.ckpt), "split": config.split, "weights": module.weights, "grid_miou": module.score}
+            if trainer.is_global_zero:
+                write_json(output_dir / "metrics.json", metrics)
+                shown = ",".join(f"{block}:[{','.join(f'{weight:g}' for weight in own)}]" for block, own in module.weights.items())
+                log.info("mIoU on the token grid %.1f %%: reader=mixture 'reader.weights={%s}'", 100 * module.score, shown)
+    return metrics
 
 
 def evaluate_readers(config: DictConfig) -> dict[str, Any]:
