@@ -312,3 +312,26 @@ def random_aura_flow(*, double=2, single=2, text_length=24, **options) -> AuraFl
             transformer=scatter(transformer, 1),
         )
     return AuraFlowBackbone(pipeline, text_length=text_length, **options).eval()
+
+
+def random_sam(folder) -> None:
+    """Write a random SAM, which sees pictures of 64 x 64 pixels."""
+    from transformers import (
+        SamConfig,
+        SamImageProcessor,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamProcessor,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+
+    sizes = {"hidden_size": 8, "mlp_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    image = {"image_size": 64, "patch_size": 16}
+    vision = SamVisionConfig(**sizes, **image, output_channels=8, num_pos_feats=4, window_size=2, global_attn_indexes=[0])
+    prompt, decoder = SamPromptEncoderConfig(hidden_size=8, **image), SamMaskDecoderConfig(**sizes, iou_head_hidden_dim=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+        SamModel(config).save_pretrained(folder)
+    SamProcessor(SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})).save_pretrained(folder)

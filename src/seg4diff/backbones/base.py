@@ -1,5 +1,6 @@
 """The one interface between the rest of the package and a multi-modal diffusion transformer."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,11 @@ class Backbone(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.transformer.parameters()).device
+
+    def fingerprint(self) -> str:
+        """Changes with the weights of the transformer, those of a LoRA included, and not with where they lie."""
+        parts = [f"{name}{weight.detach().flatten()[:16].float().tolist()}" for name, weight in self.transformer.named_parameters()]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
     @property
     @abstractmethod
