@@ -135,8 +135,20 @@ def dense_i2t(joint: Joint) -> Tensor:
     Beside the host's own attention it forms the softmax over all (N + T) x (N + T) pairs, takes the mean over the heads and cuts out the
     image rows and text columns.
     """
+    return _cut(_dense_scores(joint).softmax(dim=-1), joint)
+
+
+def dense_logits(joint: Joint) -> Tensor:
+    """Scores before the softmax (B, T, N) as the released code reads them in training: from the scores of all pairs."""
+    return _cut(_dense_scores(joint), joint)
+
+
+def _dense_scores(joint: Joint) -> Tensor:
     query = torch.cat([joint.image_query, joint.text_query], dim=2)
     key = torch.cat([joint.image_key, joint.text_key], dim=2)
+    return query @ key.transpose(-1, -2) * joint.scale
+
+
+def _cut(pairs: Tensor, joint: Joint) -> Tensor:
     image_tokens = joint.image_query.shape[2]
-    weights = (query @ key.transpose(-1, -2) * joint.scale).softmax(dim=-1)
-    return weights.mean(dim=1)[:, :image_tokens, image_tokens:].transpose(-1, -2)
+    return pairs.mean(dim=1)[:, :image_tokens, image_tokens:].transpose(-1, -2)

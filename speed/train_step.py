@@ -1,6 +1,6 @@
 """A MAGNET training step: what mask alignment adds to flow matching, the expert's LoRA against one on all blocks, cached encoders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from seg4diff.attention.capture import capture
+from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.base import Backbone, TextCondition
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
@@ -29,6 +30,10 @@ REPETITIONS = 7
 FLOW, ALIGNED, ALL = "flow matching, LoRA on the expert", "+ mask alignment, LoRA on the expert", "+ mask alignment, LoRA on all blocks"
 CACHED, UNCACHED = "encoders cached", "encoders run in the step"
 
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+Reading = Callable[[Joint], Tensor]
+LOGITS: Reading = partial(i2t, scores="logits")
+"""Mask alignment takes the scores before the softmax."""
 Encode = Callable[[], tuple[Tensor, TextCondition]]
 """Latents of the image and the encoded prompt."""
 
@@ -71,7 +76,7 @@ def run(settings: Settings) -> Table:
 
 @dataclass(frozen=True)
 class Example:
-    """One training image (1, 3, H, W) with its label map (H, W)."""
+    """Training images (B, 3, H, W) that share a label map (H, W)."""
 
     image: Tensor
     mask: Tensor
@@ -85,13 +90,13 @@ class Example:
     def encode(self, backbone: Backbone) -> tuple[Tensor, TextCondition]:
         """What a step takes."""
         prompt = list_names(WORDS, range(len(WORDS)))
-        return backbone.encode_image(self.image), backbone.encode_text([prompt.text])
+        return backbone.encode_image(self.image), backbone.encode_text([prompt.text] * len(self.image))
 
 
-def new_example(tokens: int, settings: Settings) -> Example:
-    """Noise as the image, one vertical stripe per class as the mask, `tokens` image tokens along one side."""
+def new_example(tokens: int, settings: Settings, batch: int = 1) -> Example:
+    """Noise as the images, one vertical stripe per class as the mask, `tokens` image tokens along one side."""
     side = tokens * PIXELS
-    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     stripes = torch.arange(side) * len(WORDS) // side
     return Example(image.to(settings.device), stripes.expand(side, side).contiguous().to(settings.device))
 
@@ -104,33 +109,37 @@ class Trainee:
         blocks: "expert" or "all": where the LoRA is.
         expert: the block that is aligned.
         rank: rank of the LoRA.
+        targets: projections with a LoRA.
     """
 
-    def __init__(self, backbone: Backbone, blocks: str = "expert", expert: int = EXPERT, rank: int = 16) -> None:
-        spec = LoraSpec(blocks=blocks, rank=rank, alpha=rank, targets=["to_q", "to_k", "to_v", "to_out.0"])
+    def __init__(
+        self, backbone: Backbone, blocks: str = "expert", expert: int = EXPERT, rank: int = 16, targets: Sequence[str] = TARGETS
+    ) -> None:
+        spec = LoraSpec(blocks=blocks, rank=rank, alpha=rank, targets=targets)
         add_lora(backbone, spec, expert, seed=0)
         self.backbone, self._expert = backbone, expert
         self._optimizer = torch.optim.AdamW(lora_weights(backbone).values(), lr=1e-4)
         self._objective = MaskAlignment(flow_weight=1.0, mask_weight=0.1, dice_weight=0.2)
         self._sigma = logit_normal(mean=0.0, std=0.5)
 
-    def loss(self, example: Example, encode: Encode, *, align: bool) -> Tensor:
-        """The loss of the forward pass, scalar."""
+    def loss(self, example: Example, encode: Encode, *, align: bool, reading: Reading = LOGITS) -> Tensor:
+        """The loss of the forward pass, scalar; `reading` makes the maps that are aligned."""
         prompt = list_names(WORDS, range(len(WORDS)))
         latents, condition = encode()
-        noise, sigma = draw(latents, [0], 0, self._sigma)
+        batch = len(latents)
+        noise, sigma = draw(latents, range(batch), 0, self._sigma)
         with capture(self.backbone, [self._expert] if align else []) as record:
             predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
         target = velocity(latents, noise)
         if not align:
             return mse_loss(predicted.float(), target.float())
         grid = self.backbone.token_grid(*example.mask.shape)
-        logits = pool_words(i2t(record[self._expert], "logits"), grid, condition, [prompt])
-        return self._objective(predicted, target, logits, [named_regions(example.mask, prompt.classes)])["loss"]
+        logits = pool_words(reading(record[self._expert]), grid, condition, [prompt] * batch)
+        return self._objective(predicted, target, logits, [named_regions(example.mask, prompt.classes)] * batch)["loss"]
 
-    def step(self, example: Example, encode: Encode, *, align: bool) -> None:
+    def step(self, example: Example, encode: Encode, *, align: bool, reading: Reading = LOGITS) -> None:
         """One optimiser step; gradients are gone afterwards, so that each step finds the same state."""
-        self.loss(example, encode, align=align).backward()
+        self.loss(example, encode, align=align, reading=reading).backward()
         self.update()
 
     def update(self) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from speed import counts, stream
 from speed.counts import Size
+from speed.dry_run import OURS, RELEASE
+from speed.dry_run import main as dry_run
 from speed.measure import Memory, Pairs, Settings, measure_memory
 from speed.models import Shape, dense_i2t, forward, new_backbone, new_inputs, read
 from speed.plan import Job
@@ -190,3 +192,29 @@ def test_a_plan_is_printed_for_every_number_of_images(capsys):
     with pytest.raises(SystemExit):
         print_plan(["--images", "1_000", "20_000"])
     assert "--gpus needs one number for each number of --images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sd3_medium", "flux2_klein"])
+def test_a_dry_run_measures_a_model_of_the_published_shape(tmp_path, name):
+    figures = tmp_path / "figures.jsonl"
+    dry_run([f"backbone={name}", "--quick", "--sizes", "64", "--batches", "2", "--json", str(figures)])
+    machine, *rows = [json.loads(line) for line in figures.read_text().splitlines()]
+    assert machine["quick"] and not [row for row in rows if "failed" in row]
+    ways = [(row["what"], row["way"]) for row in rows if "images/s" in row]
+    both = [("segment, end to end", OURS), ("segment, end to end", RELEASE), ("read", OURS), ("read", "all blocks"), ("read", RELEASE)]
+    assert ways == [*both, ("pass of a sampling step", OURS), ("training step", OURS), ("training step", RELEASE)]
+    assert rows[-1]["what"] == "end" and all(row["GiB with weights"] > row["GiB"] > 0 for row in rows if "images/s" in row)
+
+
+def test_a_dry_run_goes_on_after_a_size_that_the_model_cannot_take(tmp_path):
+    figures = tmp_path / "figures.jsonl"
+    dry_run(["backbone=sd3_medium", "--quick", "--sizes", "8", "64", "--json", str(figures)])
+    rows = [json.loads(line) for line in figures.read_text().splitlines()]
+    assert {row["side"] for row in rows if "failed" in row} == {0}
+    assert {row["side"] for row in rows if "images/s" in row} == {64} and rows[-1]["what"] == "end"
+
+
+def test_a_dry_run_whose_time_is_over_keeps_what_it_measured(tmp_path, capsys):
+    figures = tmp_path / "figures.jsonl"
+    dry_run(["backbone=sd3_medium", "--sizes", "64", "--quick", "--seconds", "0.01", "--json", str(figures)])
+    assert "0.01 seconds are over" in figures.read_text() and "dry_run: published size" in capsys.readouterr().out

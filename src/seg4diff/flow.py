@@ -81,6 +81,24 @@ def draw(latents: Tensor, sample_ids: Iterable[int], seed: int, sample_sigma: Si
     return noise.to(latents.device, wide), sigma.to(latents.device)
 
 
+def draw_together(latents: Tensor, sample_id: int, seed: int, sample_sigma: SigmaSampler) -> tuple[Tensor, Tensor]:
+    """As `draw`, from one random stream for the whole batch: many times faster, for batches that are never split otherwise.
+
+    Args:
+        latents: (B, C, h, w), for the shape, device and dtype.
+        sample_id: position in the run of the first sample of the batch.
+        seed: seed of the run.
+        sample_sigma: distribution of the noise level.
+
+    Returns:
+        noise (B, C, h, w), which depends on the kind of device too, and sigma (B,).
+    """
+    host = _generator(seed, sample_id)
+    sigma = torch.tensor([sample_sigma(host) for _ in range(len(latents))])
+    here = torch.Generator(latents.device).manual_seed(host.initial_seed())
+    return torch.randn(latents.shape, generator=here, device=latents.device), sigma.to(latents.device)
+
+
 def _generator(seed: int, sample_id: int) -> torch.Generator:
     state = np.random.SeedSequence((seed, sample_id)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) >> 1)

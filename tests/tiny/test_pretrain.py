@@ -12,7 +12,7 @@ from seg4diff.errors import UserError
 from seg4diff.flow import logit_normal
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readout import Readout
-from seg4diff.tiny.pretrain import PretrainModule
+from seg4diff.tiny.pretrain import Denoiser, PretrainModule
 from tests.hosts import random_sd3
 from tests.runs import compose_config
 
@@ -100,11 +100,31 @@ def test_values_below_what_they_may_be(name):
         pretraining(None, **{name: -1})
 
 
-def test_a_caption_that_does_not_fit_is_cut_after_a_word():
-    backbone = random_sd3()
+@pytest.fixture
+def drawn():
+    generator = torch.Generator().manual_seed(0)
+    latents, noise = (torch.randn(2, 4, 8, 12, generator=generator) for _ in range(2))
+    return latents, noise, torch.tensor([0.3, 0.8])
+
+
+def test_a_caption_that_does_not_fit_is_cut_after_a_word(drawn):
+    latents, noise, sigma = drawn
+    backbone = random_sd3(t5_length=0)
     module = pretraining(backbone)
-    latents = torch.randn(2, 4, 8, 12, generator=torch.Generator().manual_seed(0))
     caption = "a small cone, a leaf and a fish on the sand at a dark apple; " * 2 + "a large brick"
     cut = cut_to_fit(caption, backbone.fits)
     assert cut != caption
-    assert torch.equal(module.flow_loss(latents, [caption, "sand"], [0, 1]), module.flow_loss(latents, [cut, "sand"], [0, 1]))
+    long, short = (module.flow_loss(latents, [text, "sand"], noise, sigma) for text in (caption, cut))
+    assert torch.equal(long, short)
+
+
+def test_token_ids_give_the_velocity_of_their_prompts(drawn):
+    latents, _, sigma = drawn
+    backbone, prompts = random_sd3(t5_length=0), ["a cone on sand", ""]
+    velocity = backbone.predict_velocity(latents, sigma, backbone.encode_text(prompts))
+    torch.testing.assert_close(Denoiser(backbone)(latents, sigma, backbone.token_ids(prompts)), velocity)
+
+
+def test_loader_processes_draw_the_same_scenes(pretrain):
+    here, there = (weights(pretrain(str(count), f"data.num_workers={count}", "trainer.max_steps=2")) for count in (0, 2))
+    assert all(torch.equal(there[name], weight) for name, weight in here.items())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Self
 
+import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
@@ -88,6 +89,16 @@ class SD3Backbone(PipelineBackbone):
             **self._text_options,
         )
         return embeddings, pooled
+
+    def token_ids(self, prompts: Sequence[str]) -> Tensor:
+        """(B, T) token ids of prompts that fit, on the CPU; T is the text window."""
+        return self._pipeline.tokenizer(list(prompts), padding="max_length", return_tensors="pt").input_ids
+
+    def embed_ids(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, T, D) and pooled text (B, P) of token ids (B, T), as `encode_text` of their prompts without T5 tokens."""
+        outputs = [encoder(ids, output_hidden_states=True) for encoder in (self._pipeline.text_encoder, self._pipeline.text_encoder_2)]
+        embeddings = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return embeddings, torch.cat([output.text_embeds for output in outputs], dim=-1)
 
     def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         return self.transformer(

@@ -65,6 +65,7 @@ FIELDS = (
     ("model.prompt", REFUSED, "the loss"),
     ("model.align", REFUSED, "the loss"),
     ("model.affinity_layer", REFUSED, "the loss"),
+    ("model.flow_target", REFUSED, "the loss"),
     ("model.seed", REFUSED, "the noise and the first weights"),
     ("model.lr", REFUSED, "the optimiser's state belongs to the earlier rate"),
     ("model.muon_lr", REFUSED, "as model.lr"),

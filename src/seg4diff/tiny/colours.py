@@ -50,11 +50,11 @@ def parts_of(thing: Thing) -> tuple[Part, ...]:
     """Paint the thing in its darkest and its brightest colour: pixels that change alike are one part, the largest first."""
     tiles = [_painted(thing, colour) for colour in (thing.darkest, thing.brightest)]
     inside = tiles[0][..., 3] > 0
-    pairs = np.concatenate([tile[..., :3] for tile in tiles], axis=-1)
-    colours, inverse = np.unique(pairs[inside], axis=0, return_inverse=True)
+    pairs = np.concatenate([tile[inside][:, :3] for tile in tiles], axis=-1)
+    _, first, inverse = np.unique(pairs @ 256 ** np.arange(6)[::-1], return_index=True, return_inverse=True)
     numbers = np.full(inside.shape, -1)
-    numbers[inside] = inverse.ravel()
-    parts = [Part(numbers == k, pair[:3].astype(float), pair[3:].astype(float)) for k, pair in enumerate(colours)]
+    numbers[inside] = inverse
+    parts = [Part(numbers == k, pair[:3].astype(float), pair[3:].astype(float)) for k, pair in enumerate(pairs[first])]
     return tuple(sorted(parts, key=lambda part: -part.mask.sum()))
 
 
@@ -96,7 +96,7 @@ def _nearest(boxes: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return np.min([np.square(_cube() - _cube().clip(*box)).sum(axis=-1) for box in boxes], axis=0) / (2 * SPREAD**2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ground:
     """A kind of background as its pixels are: a colour, and how far it is lightened and darkened by its texture.
 
@@ -141,23 +141,41 @@ def _ground_table() -> np.ndarray:
     return np.stack([ground.distances(_cube()) for ground in grounds()]).astype(np.float32)
 
 
-def find_ground(pixels: np.ndarray) -> tuple[Ground, np.ndarray]:
+@lru_cache
+def _ground_likelihoods() -> np.ndarray:
+    """How well every cell of the colour cube fits every ground: (grounds, cells) in [0, 1]."""
+    return np.exp(-2 * _ground_table())
+
+
+def find_ground(codes: np.ndarray) -> tuple[Ground, np.ndarray]:
     """The ground that explains most pixels, and its distance from every cell of the colour cube.
 
     Args:
-        pixels: (H, W, 3) in [0, 255].
+        codes: (H, W) cells of the pixels, see `codes`.
     """
-    times = np.bincount(codes(pixels).ravel(), minlength=_CELLS**3)
-    best = int((np.exp(-2 * _ground_table()) @ times).argmax())
+    cells, times = np.unique(codes, return_counts=True)
+    best = int((_ground_likelihoods()[:, cells] @ times).argmax())
     return grounds()[best], _ground_table()[best]
 
 
-def evidence(thing: Thing, ground: np.ndarray) -> np.ndarray:
-    """How much a colour speaks for each part of a thing and against all else: (parts, cells) in [-MOST, MOST].
+def evidence(thing: Thing, ground: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """How much pixels speak for each part of a thing and against all else: (parts, H, W) in [-MOST, MOST].
 
     It is a log ratio of Gaussians; a colour that neither the thing nor the ground has is as unlikely as one `MOST` away.
+
+    Args:
+        thing: the thing.
+        ground: distance of the ground from every cell of the colour cube.
+        codes: (H, W) cells of the pixels, see `codes`.
     """
-    return (np.minimum(ground, MOST) - part_distances(thing)).clip(-MOST, MOST)
+    return (np.minimum(ground[codes], MOST) - part_distances(thing)[:, codes]).clip(-MOST, MOST)
+
+
+@lru_cache(maxsize=1024)
+def expected(thing: Thing, ground: Ground) -> np.ndarray:
+    """Evidence of one flawless pixel of each part of a thing before a ground: (parts,)."""
+    colours = np.stack([(part.darkest + part.brightest) / 2 for part in parts_of(thing)])
+    return ground.distances(colours).clip(0.05, MOST)
 
 
 def shrunk(image: Image.Image | np.ndarray, factor: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 from seg4diff.data.toyworld.captions import Placed
 from seg4diff.data.toyworld.scenes import RANDOM_SHARE, SIZES, lit_from_above
 from seg4diff.errors import UserError
-from seg4diff.tiny.colours import part_distances, parts_of
+from seg4diff.tiny.colours import evidence, expected, part_distances, parts_of
 from seg4diff.tiny.search import Match, Search
 from seg4diff.tiny.templates import majority, shrink, template
 
@@ -99,14 +99,14 @@ def _silhouette(match: Match, shape: tuple[int, int], of_parts: np.ndarray | Non
 
 def _structure(search: Search, match: Match, covered: np.ndarray) -> float:
     """IoU of the thing's pixels near the match with its silhouette; parts that look like the ground (white on snow) count for neither."""
-    clear = search.expected(match.thing) >= 1
+    clear = expected(match.thing, search.ground) >= 1
     reach, (height, width) = round(0.2 * match.pose.size), covered.shape
     counted = np.zeros(covered.shape, dtype=bool)
     rows = slice(max(0, match.top - reach), min(height, match.top + match.pose.size + reach))
     columns = slice(max(0, match.left - reach), min(width, match.left + match.pose.size + reach))
     counted[rows, columns] = True
     counted &= ~covered
-    own, level = search.tables[match.thing.name][:, search.codes], 0.5
+    own, level = evidence(match.thing, search.ground_table, search.codes), 0.5
     if clear.any():
         counted, own = counted & ~_silhouette(match, covered.shape, ~clear), own[clear]
     else:

@@ -1,5 +1,6 @@
 """Scenes of the toy world as latents: drawn and encoded when a run first meets them, read from one file from then on."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,9 +108,11 @@ class LatentDataModule(SegmentationDataModule):
         backbone = trainer.lightning_module.backbone
         with torch.no_grad():
             shape = backbone.encode_image(torch.zeros(1, 3, source.side, source.side)).shape[1:]
+        # loader processes encode what they draw, and may not touch an accelerator
+        encode = (copy.deepcopy(backbone).cpu() if self.num_workers else backbone).encode_image
         file = self._root / f"latents-{source.seed}-{source.side}-{_fingerprint(backbone)}.bin"
-        dataset = SceneLatents(file, size=self._scenes, seed=source.seed, side=source.side, shape=shape, encode=backbone.encode_image)
-        return DataLoader(dataset, batch_sampler=self.endless(len(dataset)), collate_fn=_as_it_is)
+        dataset = SceneLatents(file, size=self._scenes, seed=source.seed, side=source.side, shape=shape, encode=encode)
+        return DataLoader(dataset, batch_sampler=self.endless(len(dataset)), collate_fn=_as_it_is, num_workers=self.num_workers)
 
 
 def _fingerprint(backbone: Backbone) -> str:

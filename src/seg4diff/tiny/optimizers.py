@@ -37,17 +37,16 @@ class Muon(Optimizer):
                 if weight.grad is not None:
                     same_shape[tuple(weight.shape)].append(weight)
             for (rows, columns), weights in same_shape.items():
-                updates = orthogonalise(torch.stack([self._ahead(weight, group["momentum"]) for weight in weights]))
-                for weight, update in zip(weights, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+                updates = orthogonalise(torch.stack(self._ahead(weights, group["momentum"])))
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(weights, updates.unbind(), alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
-    def _ahead(self, weight: Tensor, momentum: float) -> Tensor:
-        """Take the gradient into its running mean; returns the mean as it will be once more of the same gradient came."""
-        assert weight.grad is not None
-        state = self.state[weight]
-        mean = state.setdefault("momentum", torch.zeros_like(weight)).lerp_(weight.grad, 1 - momentum)
-        return weight.grad.lerp(mean, momentum)
+    def _ahead(self, weights: list[Tensor], momentum: float) -> list[Tensor]:
+        """Take the gradients into their running means; returns the means as they will be once more of the same gradients came."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        means = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in weights]
+        torch._foreach_lerp_(means, gradients, 1 - momentum)
+        return list(torch._foreach_lerp(gradients, means, momentum))
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from scipy.fft import irfft2, rfft2
 
 from seg4diff.data.toyworld.scenes import SIZES
 from seg4diff.data.toyworld.things import THINGS, Thing
-from seg4diff.tiny.colours import MOST, codes, evidence, find_ground, parts_of, shrunk, thing_named
-from seg4diff.tiny.templates import Pose, bank, grow, just_outside, template
+from seg4diff.tiny.colours import codes, evidence, expected, find_ground, shrunk, thing_named
+from seg4diff.tiny.templates import Pose, bank, framed, grow, template
 
 FIT = 0.45
 """A thing is found where a template explains at least this share of the evidence that a flawless one would give."""
@@ -53,25 +55,21 @@ class Search:
     """One image while its things are found."""
 
     def __init__(self, image: np.ndarray) -> None:
-        self.full, half = shrunk(image, 1), shrunk(image, 2)
-        self.codes, self.half_codes = codes(self.full), codes(half)
-        self.ground, self.ground_table = find_ground(self.full)
+        self.full = shrunk(image, 1)
+        self.codes = codes(self.full)
+        self.ground, self.ground_table = find_ground(self.codes)
         self.free: np.ndarray = np.ones(self.full.shape[:2], dtype=np.float32)
         side = min(self.full.shape[:2])
         self.sizes = tuple(round(size / 2) for size in np.geomspace(SIZES[0] * side - 1, SIZES[1] * side + 1, 7))
-        self.tables: dict[str, np.ndarray] = {}
+        half_codes = codes(shrunk(image, 2))
+        self._evidence: dict[str, np.ndarray] = {}
         self._given_up: set[str] = set()
         self._matches: dict[str, Match | None] = {}
         for thing in THINGS:
-            table = evidence(thing, self.ground_table)
-            smallest = template(thing, Pose(self.sizes[0], 0, False)).sum(axis=(1, 2)) @ self.expected(thing)
-            if table[:, self.half_codes].max(axis=0).clip(min=0).sum() > FIT * SEEN * smallest:
-                self.tables[thing.name] = table
-
-    def expected(self, thing: Thing) -> np.ndarray:
-        """Evidence of one flawless pixel of each part before this ground."""
-        colours = np.stack([(part.darkest + part.brightest) / 2 for part in parts_of(thing)])
-        return self.ground.distances(colours).clip(0.05, MOST)
+            own = evidence(thing, self.ground_table, half_codes)
+            smallest = template(thing, Pose(self.sizes[0], 0, False)).sum(axis=(1, 2)) @ expected(thing, self.ground)
+            if own.max(axis=0).clip(min=0).sum() > FIT * SEEN * smallest:
+                self._evidence[thing.name] = own
 
     def all(self) -> list[Match]:
         """The matches, in the order in which they are found."""
@@ -87,55 +85,55 @@ class Search:
 
     def _best(self) -> Match | None:
         """The match with the highest score among those that may fit."""
-        for name in self.tables:
+        for name in self._evidence:
             if name not in self._given_up and name not in self._matches:
                 self._matches[name] = self._best_of(thing_named(name))
         return max((match for match in self._matches.values() if match is not None), key=lambda match: match.score, default=None)
 
     def _best_of(self, thing: Thing) -> Match | None:
-        height, width = self.half_codes.shape
+        own, most_of = self._evidence[thing.name], expected(thing, self.ground)
+        height, width = own.shape[1:]
         free = self.free.reshape(height, 2, width, 2).mean(axis=(1, 3))
-        own, expected = self.tables[thing.name][:, self.half_codes] * free, self.expected(thing)
         shape = (height + 2 * _MARGIN, width + 2 * _MARGIN)
         own_bank = bank(thing, shape, self.sizes)
-        around = ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN))
-        spectra = np.fft.rfft2(np.pad(own, ((0, 0), *around)))
-        beyond = np.fft.rfft2(np.pad(own.max(axis=0).clip(min=0), around))
-        seen = np.fft.rfft2(np.pad(free, around))
-        summed = (own_bank.parts * spectra).sum(axis=1) - OUTSIDE * own_bank.outside * beyond
-        scores = np.fft.irfft2(summed, shape)
-        weighted = (own_bank.parts * expected[:, None, None]).sum(axis=1)
-        most = np.fft.irfft2(weighted * seen, shape)
-        whole = (own_bank.areas * expected).sum(axis=1)[:, None, None]
+        spectra = rfft2(np.pad(_compared(own * free, free), ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN))))
+        # The tile lies in the image, give or take a pixel: places are counted from -1.
+        places = (..., *[slice(_MARGIN - 1, _MARGIN + length - self.sizes[0] + 2) for length in (height, width)])
+        scores = irfft2((own_bank.layers * spectra[:-1]).sum(axis=1), shape)[places]
+        for own_scores, pose in zip(scores, own_bank.poses, strict=True):
+            own_scores[height - pose.size + 3 :], own_scores[:, width - pose.size + 3 :] = -np.inf, -np.inf
+        whole = own_bank.areas @ most_of
+        able = np.flatnonzero(scores.max(axis=(1, 2)) >= 0.7 * FIT * SEEN * whole)
+        if not len(able):
+            return None
+        weighted = (own_bank.layers[able, :-1] * most_of[:, None, None].astype(np.float32)).sum(axis=1)
+        scores, most = scores[able], irfft2(weighted * spectra[-1], shape)[places]
         fits = scores / np.maximum(most, 1e-6)
-        scores = np.where((fits >= 0.7 * FIT) & (most >= SEEN * whole), scores, -np.inf)
-        for k, pose in enumerate(own_bank.poses):  # the tile lies in the image, give or take a pixel
-            scores[k, : _MARGIN - 1], scores[k, :, : _MARGIN - 1] = -np.inf, -np.inf
-            scores[k, _MARGIN + height - pose.size + 2 :], scores[k, :, _MARGIN + width - pose.size + 2 :] = -np.inf, -np.inf
-        best = tuple(int(place) for place in np.unravel_index(scores.argmax(), scores.shape))
+        scores = np.where((fits >= 0.7 * FIT) & (most >= SEEN * whole[able, None, None]), scores, -np.inf)
+        best = pose, top, left = tuple(int(place) for place in np.unravel_index(scores.argmax(), scores.shape))
         if not np.isfinite(scores[best]):
             return None
-        return Match(float(scores[best]), float(fits[best]), thing, own_bank.poses[best[0]], best[1] - _MARGIN, best[2] - _MARGIN)
+        return Match(float(scores[best]), float(fits[best]), thing, own_bank.poses[able[pose]], top - 1, left - 1)
 
     def _refine(self, match: Match) -> Match:
         """The best match near this one at full resolution."""
-        top, left, size = 2 * match.top, 2 * match.left, 2 * match.pose.size
-        border = 8
-        rows = slice(max(0, top - border), top + size + border)
-        columns = slice(max(0, left - border), left + size + border)
-        free = self.free[rows, columns]
-        own = self.tables[match.thing.name][:, self.codes[rows, columns]] * free
-        beyond, expected = own.max(axis=0).clip(min=0), self.expected(match.thing)
+        border, thing, most_of = 8, match.thing, expected(match.thing, self.ground)
+        size, top, left = 2 * match.pose.size, 2 * match.top, 2 * match.left
+        image, tile = Match(0, 0, thing, Pose(size + 2 * border, 0, False), top - border, left - border).window(self.free.shape)
+        free, room = self.free[image], Pose(size, 0, False).reach
+        values = np.zeros((len(most_of) + 2, *[size + 2 * (border + room)] * 2), dtype=np.float32)
+        values[:, room:-room, room:-room][:, *tile] = _compared(evidence(thing, self.ground_table, self.codes[image]) * free, free)
         found = []
         for change, turn in product((-3, -1, 1, 3), (-7, 0, 7)):
             pose = Pose(size + change, match.pose.turn + turn, match.pose.mirrored)
-            layers, reach = template(match.thing, pose), max(1, round(0.1 * pose.size))
-            around, whole = just_outside(layers.sum(axis=0).clip(0, 1), reach), np.tensordot(expected, layers, 1)
-            for down, right in product((-2, 0, 2), (-2, 0, 2)):
-                row, column = top - rows.start + down - change // 2, left - columns.start + right - change // 2
-                score = _overlap(layers, (row, column), own) - OUTSIDE * _overlap(around, (row - reach, column - reach), beyond)
-                fit = score / max(_overlap(whole, (row, column), free), 1e-6)
-                found.append(Match(score, fit, match.thing, pose, row + rows.start, column + columns.start))
+            layers, shift = framed(thing, pose), -2 - change // 2
+            places = slice(border + room + shift - pose.reach, border + room + shift - pose.reach + 5, 2)
+            windows = sliding_window_view(values, layers.shape[1:], axis=(1, 2))[:, places, places]
+            scores = np.tensordot(windows[:-1], layers, ((0, 3, 4), (0, 1, 2)))
+            best = down, right = divmod(int(scores.argmax()), 3)
+            most = np.tensordot(windows[-1][best], np.tensordot(most_of, layers[:-1], 1), 2)
+            fit = float(scores[best]) / max(float(most), 1e-6)
+            found.append(Match(float(scores[best]), fit, thing, pose, top + shift + 2 * down, left + shift + 2 * right))
         return max(found, key=lambda match: match.score)
 
     def _give_up(self, name: str) -> None:
@@ -153,9 +151,6 @@ class Search:
         self._matches = {name: other for name, other in self._matches.items() if name not in touched | {match.thing.name}}
 
 
-def _overlap(layers: np.ndarray, corner: tuple[int, int], values: np.ndarray) -> float:
-    """Sum of layers (..., h, w) times values (..., H, W), where the layers' top left corner lies at `corner`."""
-    (top, left), (height, width) = corner, layers.shape[-2:]
-    first, last = (max(0, top), max(0, left)), (min(values.shape[-2], top + height), min(values.shape[-1], left + width))
-    own = layers[..., first[0] - top : last[0] - top, first[1] - left : last[1] - left]
-    return float((own * values[..., first[0] : last[0], first[1] : last[1]]).sum())
+def _compared(own: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """What a template is compared with: evidence for its parts, and against it just outside; and what is free: (parts + 2, H, W)."""
+    return np.concatenate([own, -OUTSIDE * own.max(axis=0, keepdims=True).clip(min=0), free[None]])

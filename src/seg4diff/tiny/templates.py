@@ -5,6 +5,8 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
+from scipy.fft import rfft2
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from seg4diff.data.toyworld.things import Thing
 from seg4diff.tiny.colours import parts_of
@@ -18,31 +20,48 @@ class Pose:
     turn: int
     mirrored: bool
 
+    @property
+    def reach(self) -> int:
+        """Pixels around the tile in which nothing that looks like the thing should lie."""
+        return max(1, round(0.1 * self.size))
 
-@lru_cache(maxsize=8192)
+
 def template(thing: Thing, pose: Pose) -> np.ndarray:
     """Share of each pixel that each part covers: (parts, size, size) in [0, 1]."""
+    tile = slice(pose.reach, -pose.reach)
+    return framed(thing, pose)[:-1, tile, tile]
+
+
+@lru_cache(maxsize=8192)
+def framed(thing: Thing, pose: Pose) -> np.ndarray:
+    """The template with `pose.reach` pixels around it, and as the last layer what lies just outside: (parts + 1, side, side) in [0, 1]."""
     layers = []
-    for part in parts_of(thing):
-        layer = Image.fromarray(part.mask.astype(np.uint8) * 255).rotate(pose.turn, resample=Image.Resampling.BILINEAR)
+    for layer in _turned(thing, pose.turn):
         if pose.mirrored:
             layer = layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         layers.append(np.asarray(layer.resize((pose.size, pose.size), Image.Resampling.BOX), dtype=np.float32) / 255)
-    return np.stack(layers)
+    tile = np.stack(layers)
+    around = ((pose.reach, pose.reach), (pose.reach, pose.reach))
+    silhouette = tile.sum(axis=0).clip(0, 1)
+    outside = (grow(silhouette, pose.reach) - np.pad(silhouette, around)).clip(0, 1)
+    return np.concatenate([np.pad(tile, ((0, 0), *around)), outside[None]])
+
+
+@lru_cache(maxsize=512)
+def _turned(thing: Thing, turn: int) -> list[Image.Image]:
+    """The painted tile of each part, turned by some degrees."""
+    layers = [Image.fromarray(part.mask.astype(np.uint8) * 255) for part in parts_of(thing)]
+    return [layer.rotate(turn, resample=Image.Resampling.BILINEAR) for layer in layers]
 
 
 def grow(mask: np.ndarray, reach: int) -> np.ndarray:
     """The largest value within `reach` rows and columns: (side, side) -> (side + 2 reach, side + 2 reach)."""
-    grown = np.pad(mask, reach)
-    for axis in (0, 1):
-        grown = np.max([np.roll(grown, shift, axis) for shift in range(-reach, reach + 1)], axis=0)
-    return grown
+    return maximum_filter(np.pad(mask, reach), 2 * reach + 1, mode="constant")
 
 
 def shrink(mask: np.ndarray, reach: int) -> np.ndarray:
     """The smallest value within `reach` rows and columns; 0 lies around the mask (side, side) in [0, 1]."""
-    inner = slice(reach, reach + mask.shape[0])
-    return 1 - grow(1 - np.pad(mask, reach), reach)[reach : -reach or None, reach : -reach or None][inner, inner]
+    return minimum_filter(mask, 2 * reach + 1, mode="constant")
 
 
 def majority(mask: np.ndarray) -> np.ndarray:
@@ -52,25 +71,18 @@ def majority(mask: np.ndarray) -> np.ndarray:
     return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= 5
 
 
-def just_outside(silhouette: np.ndarray, reach: int) -> np.ndarray:
-    """Pixels within `reach` of a silhouette (side, side) and not of it: (side + 2 reach, side + 2 reach) in [0, 1]."""
-    return (grow(silhouette, reach) - np.pad(silhouette, reach)).clip(0, 1)
-
-
 @dataclass(frozen=True)
 class Bank:
     """The templates of a thing at half the resolution, as spectra.
 
     Attributes:
         poses: K poses.
-        parts: (K, parts, H, W') spectra of the parts.
-        outside: (K, H, W') spectra of what lies just outside.
+        layers: (K, parts + 1, H, W') spectra of the parts and of what lies just outside.
         areas: (K, parts) pixels of each part.
     """
 
     poses: tuple[Pose, ...]
-    parts: np.ndarray
-    outside: np.ndarray
+    layers: np.ndarray
     areas: np.ndarray
 
 
@@ -80,16 +92,10 @@ def bank(thing: Thing, shape: tuple[int, int], sizes: tuple[int, ...]) -> Bank:
     sides = [template(thing, Pose(sizes[-1], 0, mirror)) for mirror in (False, True)]
     mirrors = (False, True) if np.abs(sides[0] - sides[1]).sum(axis=0).mean() > 0.04 else (False,)
     poses = tuple(Pose(size, turn, mirror) for size in sizes for turn in (-14, 0, 14) for mirror in mirrors)
-    parts, outside, areas = [], [], []
-    for pose in poses:
-        layers, reach = template(thing, pose), max(1, round(0.1 * pose.size))
-        around = np.zeros((1, *shape), dtype=np.float32)
-        around[0, : pose.size + 2 * reach, : pose.size + 2 * reach] = just_outside(layers.sum(axis=0).clip(0, 1), reach)
-        inside = np.zeros((len(layers), *shape), dtype=np.float32)
-        inside[:, reach : reach + pose.size, reach : reach + pose.size] = layers
+    layers = np.zeros((len(poses), len(sides[0]) + 1, *shape), dtype=np.float32)
+    for own, pose in zip(layers, poses, strict=True):
+        own[:, : pose.size + 2 * pose.reach, : pose.size + 2 * pose.reach] = framed(thing, pose)
         # Tiles start at one corner, whatever lies around them, so that a place means the same for all of them.
-        spectra = np.fft.rfft2(np.roll(np.concatenate([inside, around]), (-reach, -reach), axis=(1, 2))).conj().astype(np.complex64)
-        parts.append(spectra[:-1])
-        outside.append(spectra[-1])
-        areas.append(layers.sum(axis=(1, 2)))
-    return Bank(poses, np.stack(parts), np.stack(outside), np.stack(areas))
+        own[:] = np.roll(own, (-pose.reach, -pose.reach), axis=(1, 2))
+    areas = np.stack([template(thing, pose).sum(axis=(1, 2)) for pose in poses])
+    return Bank(poses, rfft2(layers).conj(), areas)

@@ -41,8 +41,8 @@ class WeightAverage(L.Callback):
             return
         self._step = trainer.global_step
         decay = min(self._decay, (1 + self._step) / (10 + self._step))
-        for name, weight in self._weights.items():
-            self._average[name].lerp_(weight.detach(), 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_([self._average[name] for name in self._weights], list(self._weights.values()), 1 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -1,5 +1,7 @@
 """The training module: a frozen MM-DiT with a LoRA on its expert block, trained to keep generating and to align its maps."""
 
+from typing import Literal, get_args
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from seg4diff.attention.capture import capture
 from seg4diff.backbones.base import Backbone, TextCondition
-from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
+from seg4diff.backbones.lora import LoraSpec, add_lora, base_model, lora_weights
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
 from seg4diff.evaluation.metrics import by_name
@@ -20,6 +22,8 @@ from seg4diff.training.checks import AlignedCheck, check_finite
 from seg4diff.training.objective import MaskAlignment
 from seg4diff.training.prompts import PromptKind, training_prompt
 from seg4diff.training.schedule import sample_ids, warmup_cosine
+
+FlowTarget = Literal["data", "base"]
 
 
 class MagnetModule(L.LightningModule):
@@ -42,6 +46,8 @@ class MagnetModule(L.LightningModule):
             prompt, mean over the heads, as it is read.
         affinity_layer: with "names", block whose image-to-image attention spreads the maps before they are aligned, see
             `seg4diff.segmentation.readers.propagated`; None = they are aligned as they are (the paper).
+        flow_target: what the flow term draws the velocity to: "data", that of the image (the paper), or "base", that of the model without
+            the LoRA for the same input, so that the masks alone change the model; it takes one more pass without gradient.
         lr: peak learning rate (AdamW, warm-up then cosine).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
@@ -62,6 +68,7 @@ class MagnetModule(L.LightningModule):
         prompt: PromptKind,
         align: AlignBy,
         affinity_layer: int | None = None,
+        flow_target: FlowTarget = "data",
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -74,10 +81,12 @@ class MagnetModule(L.LightningModule):
         if affinity_layer is not None and align != "names":
             raise UserError(f"`affinity_layer` spreads the maps of names: set `align=names` instead of '{align}', or leave it out.")
         self._aligned = [expert_layer] if affinity_layer is None else [expert_layer, affinity_layer]
+        if flow_target not in get_args(FlowTarget):
+            raise UserError(f"`flow_target` must be one of {', '.join(get_args(FlowTarget))}, found '{flow_target}'.")
         backbone.select_sites(self._aligned)
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.vocabulary = backbone, expert_layer, vocabulary
-        self._objective, self._sigma = objective, sigma
+        self._objective, self._sigma, self._flow_target = objective, sigma, flow_target
         self._make_prompt = training_prompt(prompt, vocabulary, backbone.fits)
         self._align = alignment_by(align, objective, backbone.text_window)
         self._readout_prompts = PromptMaker(protocol, vocabulary, backbone.fits)
@@ -116,11 +125,15 @@ class MagnetModule(L.LightningModule):
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         prompts, latents, condition = self._encode(batch)
         noise, sigma = draw(latents, ids, self._seed, self._sigma)
+        noisy, target = interpolate(latents, noise, sigma), velocity(latents, noise)
+        if self._flow_target == "base":
+            with torch.no_grad(), base_model(self.backbone):
+                target = self.backbone.predict_velocity(noisy, sigma, condition)
         with capture(self.backbone, self._aligned) as record:
-            predicted = self.backbone.predict_velocity(interpolate(latents, noise, sigma), sigma, condition)
+            predicted = self.backbone.predict_velocity(noisy, sigma, condition)
         spread_by = record[self._aligned[1]] if len(self._aligned) > 1 else None
         maps, regions = self._align(ExpertPass(record[self.expert_layer], grid, condition, prompts, spread_by), batch)
-        return self._objective(predicted, velocity(latents, noise), maps, regions)
+        return self._objective(predicted, target, maps, regions)
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> tuple[list[Prompt], Tensor, TextCondition]:
