@@ -6,6 +6,7 @@ python -m speed.dry_run backbone=sd3_medium
 import argparse
 import gc
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.prompts import list_names
 from seg4diff.segmentation.readout import Readout, pool_words
 from speed import counts
+from speed.forecast import segment_bytes
 from speed.measure import Run, Settings, Table, interleave, machine, measure_memory, number, quiet, text, time_once
 from speed.models import WORDS, dense_i2t, dense_logits
 from speed.published import build, read_config, read_facts
@@ -181,6 +183,13 @@ def _rate(seconds: float, peak: int, case: Case) -> dict[str, float]:
     return {"seconds": seconds, "images/s": case.batch / seconds, "GiB": peak / 2**30, "GiB with weights": (peak + held) / 2**30}
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that is free now; on the CPU, that of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def weights_bytes(backbone: PipelineBackbone) -> int:
     """Bytes of all weights: transformer, autoencoder, text encoders."""
     return sum(weight.numel() * weight.element_size() for weight in backbone.parameters())
@@ -218,6 +227,10 @@ def run(name: str, options: argparse.Namespace, log: Log) -> None:
     count = sum(weight.numel() for weight in backbone.transformer.parameters())
     built = {"parameters": count, "blocks": len(backbone.attention_sites()), "seconds": time.perf_counter() - start}
     log.write(what="built", **built, GiB=weights_bytes(backbone) / 2**30)
+    room = free_bytes(options.device) + weights_bytes(backbone)
+    for side in options.sizes:
+        needed = segment_bytes(backbone, facts, side, settings.dtype)
+        log.write(what="forecast", side=side, **{"GiB to segment": needed / 2**30, "GiB here": room / 2**30, "fits": needed < room})
     expert = QUICK_EXPERT if options.quick else config.backbone.expert_layer
     readout = instantiate(config.backbone.readout)
     cases = []

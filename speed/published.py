@@ -52,7 +52,7 @@ def build(config: DictConfig, facts: dict[str, Any], device: torch.device, runti
     texts = [name for name in kind.encoders if name != "vae"]
     parts: dict[str, Any] = dict.fromkeys(kind.unused)
     parts |= {name.replace("text_encoder", "tokenizer"): _tokenizer(facts[name]["_class_name"]) for name in texts}
-    with _made_as(device, runtime.dtype):
+    with made_as(device, runtime.dtype):
         parts["transformer"] = kind.transformer_class.from_config(facts["transformer"])
         parts["vae"] = getattr(diffusers, facts["vae"].get("_class_name", "AutoencoderKL")).from_config(facts["vae"])
         parts |= {name: _new_encoder(facts[name]) for name in texts}
@@ -66,7 +66,7 @@ def build(config: DictConfig, facts: dict[str, Any], device: torch.device, runti
 
 
 @contextmanager
-def _made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Parameters are made and initialised there: 2 billion numbers take a CPU half a minute, and a GPU no time."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

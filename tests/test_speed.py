@@ -8,14 +8,17 @@ from functools import partial
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from speed import counts, stream
 from speed.counts import Size
 from speed.dry_run import OURS, RELEASE
 from speed.dry_run import main as dry_run
+from speed.forecast import encode_bytes
 from speed.measure import Memory, Pairs, Settings, measure_memory
 from speed.models import Shape, dense_i2t, forward, new_backbone, new_inputs, read
 from speed.plan import Job
 from speed.plan import main as print_plan
+from speed.published import read_facts
 from speed.train_step import Trainee, new_example
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -219,3 +222,12 @@ def test_a_dry_run_whose_time_is_over_keeps_what_it_measured(tmp_path, capsys):
     figures = tmp_path / "figures.jsonl"
     dry_run(["backbone=sd3_medium", "--sizes", "64", "--quick", "--seconds", "0.01", "--json", str(figures)])
     assert "0.01 seconds are over" in figures.read_text() and "dry_run: published size" in capsys.readouterr().out
+
+
+def test_the_memory_that_encoding_takes_is_forecast_without_a_model():
+    facts = read_facts("sd3_medium", quick=False)["vae"]
+    vae = AutoencoderKL.from_config(facts).requires_grad_(False)
+    picture = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        measured = measure_memory(lambda: vae.encode(picture), CPU).peak
+    assert encode_bytes(facts, 96, torch.float32) == pytest.approx(measured, rel=0.1)
