@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.families import FAMILIES, exact
-from tests.hosts import random_flux2
+from tests.hosts import random_aura_flow, random_flux, random_sd3, random_z_image
 from torch.nn.functional import scaled_dot_product_attention
 
 from seg4diff.attention.capture import capture
@@ -43,11 +43,24 @@ def dense(joint, queries, keys):
     """Head-mean attention of these queries to these keys among all of them, in float64."""
     query = torch.cat([getattr(joint, f"{part}_query") for part in queries], dim=2)
     key = torch.cat([getattr(joint, f"{part}_key") for part in keys], dim=2)
-    return (query.double() @ key.double().transpose(-1, -2) * joint.scale).softmax(dim=-1).mean(dim=1)
+    scores = query.double() @ key.double().transpose(-1, -2) * joint.scale
+    if joint.bias is not None:
+        rows = [torch.cat([joint.bias_between(query, key) for key in keys], dim=-1) for query in queries]
+        scores = scores + (rows[0] if rows[0].shape[2] == 1 else torch.cat(rows, dim=2))
+    return scores.softmax(dim=-1).mean(dim=1)
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request):
+    return FAMILIES[request.param]
+
+
+WITH_OTHER_TOKENS = [name for name, own in FAMILIES.items() if own.make in (random_aura_flow, random_z_image)]
+
+
+@pytest.fixture(params=[name for name in FAMILIES if name not in WITH_OTHER_TOKENS])
+def without_other_tokens(request):
+    """A family whose sequences hold image and text alone."""
     return FAMILIES[request.param]
 
 
@@ -171,7 +184,8 @@ def concepts_beside(model, block, condition):
     return found, names.embeddings[:, 1:3], noisy, sigma
 
 
-def test_image_and_text_do_not_see_the_concepts(family):
+def test_image_and_text_do_not_see_the_concepts(without_other_tokens):
+    family = without_other_tokens
     model, block = family.model(), family.block
     _, condition = joints(model, [block])
     outputs = []
@@ -181,10 +195,17 @@ def test_image_and_text_do_not_see_the_concepts(family):
     assert torch.equal(image, outputs[0]) and image.shape[2] == 24
 
 
-def test_concepts_are_what_a_masked_pass_with_all_tokens_gives(family):
+@pytest.mark.parametrize("name", WITH_OTHER_TOKENS)
+def test_families_with_other_tokens_have_no_concepts(name):
+    with pytest.raises(UserError, match="choose another `reader`"):
+        class_maps(FAMILIES[name].model(), [FAMILIES[name].block], reader=Concepts())
+
+
+# Not of Flux.2, where text tokens have positions, so that of a concept would be another, nor of families that mask the text.
+@pytest.mark.parametrize("name", [name for name, own in FAMILIES.items() if own.make in (random_sd3, random_flux)])
+def test_concepts_are_what_a_masked_pass_with_all_tokens_gives(name):
     """Text and concepts as one text, in which image and text do not see the concepts, and concepts do not see the text."""
-    if family.make is random_flux2:
-        return  # text tokens have positions there, so that of a concept would be another
+    family = FAMILIES[name]
     model, block = family.model(), family.block
     _, condition = joints(model, [block])
     found, vectors, noisy, sigma = concepts_beside(model, block, condition)
@@ -195,7 +216,9 @@ def test_concepts_are_what_a_masked_pass_with_all_tokens_gives(family):
         kept[:, : 24 + text, : 24 + text] = True
         kept[:, 24 + text :, :24] = kept[:, 24 + text :, 24 + text :] = True
         kept[1, :, -1] = False
-        query, key, value = joint.join(text_first=False)
+        query, key, value = (
+            torch.cat([getattr(joint, f"{side}_{part}") for side in ("image", "text")], dim=2) for part in ("query", "key", "value")
+        )
         whole = scaled_dot_product_attention(query, key, value, attn_mask=kept[:, None], scale=joint.scale)
         seen.append(whole[:, :, -2:])
         return whole[:, :, :24], whole[:, :, 24:]
@@ -222,9 +245,10 @@ def test_a_mixture_without_weights_says_how_to_get_them(weights):
         Mixture(weights=weights)
 
 
-def test_a_mean_over_blocks_is_that_of_their_concept_maps(family):
+def test_a_mean_over_blocks_is_that_of_their_concept_maps(without_other_tokens):
+    family = without_other_tokens
     model = family.model()
-    apart = class_maps(model, [0, family.block], reader=Concepts())
+    apart = class_maps(model, sorted({0, family.block}), reader=Concepts())
     mean = class_maps(model, [0], reader=Concepts(blocks=[0, family.block]))[0]
     for k in range(2):
         torch.testing.assert_close(mean[k], (apart[0][k] + apart[family.block][k]) / 2)

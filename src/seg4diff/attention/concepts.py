@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from seg4diff.attention.joint import token_ranges
 from seg4diff.attention.seam import Passes, Reached, Visit, edit, follow_passes
 from seg4diff.backbones.base import AttentionSite, Backbone, TextCondition
 from seg4diff.backbones.hooks import see_arguments
+from seg4diff.errors import UserError
+
+NO_STREAM = "this family has tokens beside image and text, so there is no stream of concepts: choose another `reader`."
 
 
 def concept_outputs(
@@ -31,6 +33,9 @@ def concept_outputs(
 
     Returns:
         (block, (B, heads, N, d) of the image, (B, heads, C, d) of the concepts) for each block.
+
+    Raises:
+        UserError: the family has tokens that are neither image nor text.
     """
     stream = _ConceptStream(backbone, set(blocks), concepts, lengths)
     sites = backbone.select_sites(range(max(blocks) + 1))
@@ -47,26 +52,25 @@ class _ConceptStream:
     """The concepts on their way through the blocks."""
 
     def __init__(self, backbone: Backbone, wanted: set[int], concepts: Tensor, lengths: Tensor) -> None:
-        self._first, self._wanted, self._tokens, self._beside = backbone.text_first, wanted, concepts, False
+        self._name, self._wanted, self._tokens, self._beside = backbone.tokens, wanted, concepts, False
         self._seen = torch.arange(concepts.shape[1], device=concepts.device) < lengths[:, None]
         self._output: Tensor | None = None
         self.found: list[tuple[int, Tensor, Tensor]] = []
 
     def advance(self, site: AttentionSite, arguments: dict[str, Any], passes: Passes) -> None:
         """Run a block with the concepts as its text, before it runs with the text."""
-        count = self._tokens.shape[1]
-        padded = pad(self._tokens, (0, 0, 0, passes.text - count))
+        count, layout = self._tokens.shape[1], passes.layout
+        if layout.extra:
+            raise UserError(NO_STREAM)
+        padded = pad(self._tokens, (0, 0, 0, layout.text - count))
         self._beside = True
         try:
             with suppress(Reached):
                 if arguments.get("encoder_hidden_states") is not None:
                     text = site.block.forward(**arguments | {"encoder_hidden_states": padded})[0]
                 else:
-                    tokens = arguments["hidden_states"]
-                    image_part, text_part = token_ranges(tokens.shape[1], passes.text, self._first)
-                    image = tokens[:, image_part]
-                    joined = torch.cat([padded, image] if self._first else [image, padded], dim=1)
-                    text = site.block.forward(**arguments | {"hidden_states": joined})[:, text_part]
+                    image, _ = layout.split(arguments[self._name])
+                    text = layout.split(site.block.forward(**arguments | {self._name: layout.join(image, padded)}))[1]
                 self._tokens = text[:, :count]
         finally:
             self._beside = False
@@ -101,6 +105,8 @@ def entering_text(backbone: Backbone, latents: Tensor, sigma: Tensor, condition:
     (site,) = backbone.select_sites([0])
 
     def see(arguments: dict[str, Any]) -> None:
+        if "encoder_hidden_states" not in arguments:
+            raise UserError(NO_STREAM)
         entered.append(arguments["encoder_hidden_states"])
         raise Reached
 

@@ -71,11 +71,13 @@ def affinity(joint: Joint, maps: Tensor) -> Tensor:
     wide = torch.promote_types(joint.image_query.dtype, torch.float32)
     query, key = joint.image_query.to(wide), joint.image_key.to(wide)
     heads, width = query.shape[1], query.shape[-1]  # fused kernels want values as wide as the keys
+    bias = joint.bias_between("image", "image")
+    bias = bias if bias is None else bias.to(wide)
     spread = []
     with torch.autocast(query.device.type, enabled=False):
         for part in maps.to(wide).split(width, dim=1):
             value = pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).unsqueeze(1).repeat(1, heads, 1, 1)
-            found = scaled_dot_product_attention(query, key, value, scale=joint.scale).mean(dim=1)
+            found = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=joint.scale).mean(dim=1)
             spread.append(found[..., : part.shape[1]].transpose(1, 2).float())
     return torch.cat(spread, dim=1)
 

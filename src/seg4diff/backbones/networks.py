@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForMaskGeneration, AutoProcessor, PreTrainedModel
 
 from seg4diff.errors import UserError
 
@@ -38,3 +38,9 @@ def load_network(
     if missing:
         raise UserError(f"{weights} lacks {len(missing)} parameters of a {type(network).__name__}, such as {missing[0]}: fetch it again.")
     return network.eval().requires_grad_(False).to(device), prepare
+
+
+def load_sam(weights: str) -> tuple[PreTrainedModel, Any]:
+    """SAM or SAM 2 and its processor, on the CPU; see `load_network`."""
+    kinds = AutoModelForMaskGeneration, AutoProcessor
+    return load_network("a SAM model", *kinds, weights, torch.device("cpu"), unused="shared_image_embedding")

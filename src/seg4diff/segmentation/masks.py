@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskGeneration, AutoProcessor
 
-from seg4diff.backbones.networks import load_network
+from seg4diff.backbones.networks import load_sam
 from seg4diff.data.sample import tensor_to_image
 from seg4diff.errors import UserError, at_least
 
@@ -29,9 +28,7 @@ class Sam:
         if weights is None:
             raise UserError("`weights` must name a SAM or SAM 2 model, a folder or a hub id such as facebook/sam-vit-base.")
         self._points, self._confidence, self._at_once = points, confidence, at_once
-        self._network, self._prepare = load_network(
-            "a SAM model", AutoModelForMaskGeneration, AutoProcessor, weights, torch.device("cpu"), unused="shared_image_embedding"
-        )
+        self._network, self._prepare = load_sam(weights)
 
     @torch.no_grad()
     def __call__(self, maps: Tensor, picture: Tensor) -> Tensor:
