@@ -23,7 +23,7 @@ Without an account you can fetch every model whose gate is "no": `{free}`.
 - **blocks**: joint-attention blocks by kind, in the order of their numbers. Refiners, which see one of the two alone, do not count.
 - **order**: what stands first in the joint sequence.
 - **text**: the encoders of the words, and the tokens that a prompt may have.
-- **16 bit**: GB of the weights of transformer, autoencoder and text encoders. **segment**: GB that a picture of 1024 x 1024 needs, with them.
+- **16 bit**: GB of the weights of transformer, autoencoder and text encoders. **segment**: GB that a 1024 x 1024 picture needs, with them.
 - **expert**: the block that is read. Where it is not published, the number is a place to start; `python analyze.py` finds the expert.
 
 """
