@@ -1,4 +1,4 @@
-"""Write docs/models.md from conf/backbone and the published configurations: `python docs/models.py`."""
+"""Write docs/models.md from conf/backbone and the published configurations: `python -m docs.models`."""
 
 import re
 from collections import Counter
@@ -16,15 +16,15 @@ from seg4diff.backbones.runtime import Runtime
 PAGE = REPO / "docs" / "models.md"
 HEAD = """# Models
 
-Written by `python docs/models.py` from conf/backbone and from the configurations that the authors published; do not edit it by hand.
+Written by `python -m docs.models` from conf/backbone and from the configurations that the authors published; do not edit it by hand.
 
 Without an account you can fetch every model whose gate is "no": `{free}`.
 
-- **blocks**: joint-attention blocks by kind, in the order of their numbers. Refiners, which see only the image or only the text, are not among them.
+- **blocks**: joint-attention blocks by kind, in the order of their numbers. Refiners, which see one of the two alone, do not count.
 - **order**: what stands first in the joint sequence.
 - **text**: the encoders of the words, and the tokens that a prompt may have.
-- **16 bit**: weights of transformer, autoencoder and text encoders. **segment**: what one picture of 1024 x 1024 needs, weights included, in 16 bit. Both in GB.
-- **expert**: the block that is read. Where it is not published, the number is a place to start from: `python analyze.py backbone=<name>` finds the expert.
+- **16 bit**: GB of the weights of transformer, autoencoder and text encoders. **segment**: GB that a 1024 x 1024 picture needs, with them.
+- **expert**: the block that is read. Where it is not published, the number is a place to start; `python analyze.py` finds the expert.
 
 """
 COLUMNS = ("name", "parameters", "blocks", "order", "text", "licence", "gate", "expert", "16 bit", "segment")
