@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("backbone", type=_names, help="backbone=<a file of conf/backbone>, or several: backbone=sd3_medium,flux1_dev")
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024], help="pixels along one side")
     parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images at once")
-    found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--device", type=torch.device, default=found, help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: that of the model")
     parser.add_argument("--compile", action="store_true", help="run the blocks through torch.compile")
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny widths and three blocks: shows that everything runs")
     options = parser.parse_args(arguments)
     if options.device.type == "cuda":
-        torch.cuda.set_device(options.device)
+        torch.cuda.set_device(options.device.index or 0)  # it takes no device without a number
     quiet()
     log = Log(options.json, Console() if Console().is_terminal else Console(width=140))
     log.write(**machine(Settings(options.device, torch.float32, options.quick)))
