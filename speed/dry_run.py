@@ -29,8 +29,8 @@ from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import Runtime, choose_dtype
 from seg4diff.data.geometry import Window
 from seg4diff.segmentation.frame import Frame
-from seg4diff.segmentation.prompts import list_names
-from seg4diff.segmentation.readout import Readout, pool_words
+from seg4diff.segmentation.prompts import list_names, pool_words
+from seg4diff.segmentation.readout import Readout
 from speed import counts
 from speed.forecast import segment_bytes
 from speed.measure import Run, Settings, Table, interleave, machine, measure_memory, number, quiet, text, time_once

@@ -327,5 +327,5 @@ def model_lora(folder, model):
 def test_a_reader_or_a_refinement_that_is_not_there_is_named(load, photo, options, reason):
     with pytest.raises(UserError, match=reason):
         load().segment(photo, WORDS, **options)
-    with pytest.raises(UserError, match="are for maps of words, and there are none"):
+    with pytest.raises(UserError, match="are for the maps of words, and there are none"):
         load().segment(photo, **options)

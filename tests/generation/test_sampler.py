@@ -36,7 +36,7 @@ def model():
 def plain(backbone, prompts, seeds):
     """What the diffusers pipeline draws by itself."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "height": SIZE[0], "width": SIZE[1]}
+    options = {"num_inference_steps": STEPS, "height": SIZE[0], "width": SIZE[1]} | backbone._guidance_options(GUIDANCE, len(prompts))
     return pixels(backbone._pipeline(prompt=list(prompts), generator=generators, **options, **backbone._text_options).images)
 
 

@@ -241,7 +241,7 @@ def test_a_mixture_of_one_head_is_the_map_of_that_head(family):
 
 @pytest.mark.parametrize("weights", [None, {}, {"1": [0.0, 0.0]}, {"1": [0.5, -0.5]}])
 def test_a_mixture_without_weights_says_how_to_get_them(weights):
-    with pytest.raises(UserError, match=r"`weights` must hold, .* evaluation=mixture"):
+    with pytest.raises(UserError, match=r"`weights` must hold, .* see docs/readers.md"):
         Mixture(weights=weights)
 
 

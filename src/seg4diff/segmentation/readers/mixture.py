@@ -24,8 +24,8 @@ class Mixture:
     def __init__(self, *, weights: Mapping[str, Sequence[float]] | None) -> None:
         if not weights or not any(any(own) for own in weights.values()) or min(min(own) for own in weights.values()) < 0:
             raise UserError(
-                "`weights` must hold, for each block, weights of its heads of at least 0, as in {3: [0.5, 0, 0.5]}: fit them with "
-                "python evaluate.py evaluation=mixture split=validation ckpt=<ckpt>."
+                "`weights` must hold, for each block, weights of its heads of at least 0, as in {3: [0.5, 0, 0.5]}: fit them "
+                "on a split with labels, see docs/readers.md."
             )
         self._weights = {int(block): list(own) for block, own in weights.items()}
 
