@@ -25,7 +25,7 @@ from tests.test_endurance import READERS, check_what_a_reader_finds
 from tests.test_errors import FAST, sentence
 
 ADAPTER, CHECKPOINT = 6_500, 30_000
-"""Bytes: more than config.yaml has and less than an adapter of the small model, and less than its checkpoint has, but more than its adapter."""
+"""Bytes: more than config.yaml and less than an adapter of the small model has; less than its checkpoint has, but more than its adapter."""
 
 
 @contextmanager

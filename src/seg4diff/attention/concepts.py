@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def concept_outputs(
         passes = follow_passes(stack, backbone)
         stack.enter_context(edit(backbone, [site.index for site in sites], attention=stream.attend))
         for site in sites:
-            stack.enter_context(see_arguments(site.block, lambda arguments, site=site: stream.advance(site, arguments, passes)))
+            stack.enter_context(see_arguments(site.block, partial(stream.advance, site, passes)))
         run()
     return stream.found
 
@@ -57,7 +58,7 @@ class _ConceptStream:
         self._output: Tensor | None = None
         self.found: list[tuple[int, Tensor, Tensor]] = []
 
-    def advance(self, site: AttentionSite, arguments: dict[str, Any], passes: Passes) -> None:
+    def advance(self, site: AttentionSite, passes: Passes, arguments: dict[str, Any]) -> None:
         """Run a block with the concepts as its text, before it runs with the text."""
         count, layout = self._tokens.shape[1], passes.layout
         if layout.extra:

@@ -115,8 +115,8 @@ def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
     # The width of the values must equal that of the keys, or the fused kernels refuse; one channel is enough.
     value = torch.zeros_like(key)
     value[:, :, : joint.text_key.shape[2], 0] = 1
-    parts = [joint.bias_between(of, "text"), joint.bias_between(of, "image")]
-    bias = None if joint.bias is None else torch.cat(parts, dim=-1).to(query.dtype)
+    on_text, on_image = joint.bias_between(of, "text"), joint.bias_between(of, "image")
+    bias = None if on_text is None or on_image is None else torch.cat([on_text, on_image], dim=-1).to(query.dtype)
     with torch.autocast(query.device.type, enabled=False):
         return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=joint.scale)[..., 0].float()
 

@@ -77,7 +77,8 @@ class QwenImageBackbone(PipelineBackbone):
 
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the autoencoder's latents."""
-        return tuple(torch.tensor(self._vae_config[name]).to(latents).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
+        mean, std = (torch.tensor(self._vae_config[name]).to(latents).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return mean, std
 
     @property
     def _vae_scale(self) -> int:

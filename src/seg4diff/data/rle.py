@@ -36,7 +36,8 @@ class RunLengths:
         """The run lengths of a mask (height, width) bool."""
         pixels = np.concatenate([[False], mask.T.flatten()])  # the first run is one of zeros, maybe of none
         ends = np.concatenate([np.flatnonzero(pixels[1:] != pixels[:-1]), [mask.size]])
-        return cls(*mask.shape, np.diff(ends, prepend=0))
+        height, width = mask.shape
+        return cls(height, width, np.diff(ends, prepend=0))
 
     def pack(self) -> str:
         """COCO's packed string, see `unpack`."""

@@ -125,7 +125,7 @@ class ReadersModule(L.LightningModule):
         for variant in self._models():
             for name in self._usable():
                 readout = self._readout.changed(reader=self._readers[name])
-                found = self._try(name, lambda readout=readout: calibrate(readout, self.backbone, self._unlabelled, prompts, self._block))
+                found = self._try(name, partial(calibrate, readout, self.backbone, self._unlabelled, prompts, self._block))
                 if found is not None:
                     self._calibrations[variant, name] = readout.changed(presence=found)
 
@@ -198,7 +198,8 @@ class ReadersModule(L.LightningModule):
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         for refine, refiner in self._refinements.items():
             for index, mask, frame, guide in zip(batch.indices, batch.masks, places, guides, strict=True):
-                best = grid_upper_bound(mask, grid, frame, lambda maps, refiner=refiner, guide=guide: refiner(maps, guide))
+                refined = partial(_refined, refiner, guide)
+                best = grid_upper_bound(mask, grid, frame, refined)
                 self._bounds[refine].update(index, best, mask)
 
     def _keep_presence(self, key: tuple[str, str], readout: Readout, maps: list[Tensor], batch: Batch, places: Sequence[Frame]) -> None:
@@ -230,3 +231,7 @@ class ReadersModule(L.LightningModule):
 
     def _titles(self) -> list[str]:
         return [f"{reader}, {refine}" if refine != "none" else reader for reader, refine in product(self._usable(), self._refinements)]
+
+
+def _refined(refiner: Refiner, guide: Tensor, maps: Tensor) -> Tensor:
+    return refiner(maps, guide)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Bounce:
         for row, own in enumerate(sets):
             for k, tokens in enumerate(own):
                 reached[row, k, [images + token for token in tokens]] = 1 / len(tokens)
-        together = {
+        together: dict[str, Any] = {
             f"image_{part}": torch.cat([getattr(joint, f"{side}_{part}") for side in ("image", "text")], dim=2) for part in ("query", "key")
         }
         for _ in range(self._steps):
