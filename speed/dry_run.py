@@ -68,13 +68,13 @@ class Log:
                 file.write(json.dumps(row) + "\n")
 
     @contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
+    def attempt(self, what: str, **about: Any) -> Iterator[None]:
         """Go on after an error, which is a finding: a card that is too small says so here."""
         try:
             yield
         except Exception as error:
             reason = next(iter(str(error).strip().splitlines()), "")
-            self.write(what=what, failed=f"{type(error).__name__}: {reason}"[:300])
+            self.write(what=what, **about, failed=f"{type(error).__name__}: {reason}"[:300])
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -229,8 +229,9 @@ def run(name: str, options: argparse.Namespace, log: Log) -> None:
     log.write(what="built", **built, GiB=weights_bytes(backbone) / 2**30)
     room = free_bytes(options.device) + weights_bytes(backbone)
     for side in options.sizes:
-        needed = segment_bytes(backbone, facts, side, settings.dtype)
-        log.write(what="forecast", side=side, **{"GiB to segment": needed / 2**30, "GiB here": room / 2**30, "fits": needed < room})
+        with log.attempt("forecast", side=side):
+            needed = segment_bytes(backbone, facts, side, settings.dtype)
+            log.write(what="forecast", side=side, **{"GiB to segment": needed / 2**30, "GiB here": room / 2**30, "fits": needed < room})
     expert = QUICK_EXPERT if options.quick else config.backbone.expert_layer
     readout = instantiate(config.backbone.readout)
     cases = []

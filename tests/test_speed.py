@@ -214,7 +214,7 @@ def test_a_dry_run_goes_on_after_a_size_that_the_model_cannot_take(tmp_path):
     figures = tmp_path / "figures.jsonl"
     dry_run(["backbone=sd3_medium", "--quick", "--sizes", "8", "64", "--json", str(figures)])
     rows = [json.loads(line) for line in figures.read_text().splitlines()]
-    assert {row["side"] for row in rows if "failed" in row} == {0}
+    assert {(row["what"] == "forecast", row["side"]) for row in rows if "failed" in row} == {(True, 8), (False, 0)}
     assert {row["side"] for row in rows if "images/s" in row} == {64} and rows[-1]["what"] == "end"
 
 
