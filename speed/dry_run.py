@@ -4,14 +4,11 @@ python -m speed.dry_run backbone=sd3_medium
 """
 
 import argparse
-import gc
-import json
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from seg4diff.segmentation.prompts import list_names, pool_words
 from seg4diff.segmentation.readout import Readout
 from speed import counts
 from speed.forecast import segment_bytes
+from speed.log import Log, ending_after
 from speed.measure import Run, Settings, Table, interleave, machine, measure_memory, number, quiet, text, time_once
 from speed.models import WORDS, dense_i2t, dense_logits
 from speed.published import build, read_config, read_facts
@@ -43,41 +41,6 @@ PAIRS = 5
 QUICK_EXPERT = 1
 OURS, RELEASE = "this package", "the release's way"
 """Early exit and maps of the words alone, against all blocks and a second, dense softmax over all pairs of tokens."""
-
-
-class TimeIsUpError(BaseException):
-    """The seconds that were given are over; no handler of errors takes it for one."""
-
-
-@dataclass
-class Log:
-    """Measurements as they come: lines on the terminal, and lines of JSON in a file, each written at once."""
-
-    path: Path | None
-    console: Console
-    facts: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def write(self, **row: Any) -> None:
-        """Add a measurement."""
-        row = self.facts | row
-        self.rows.append(row)
-        self.console.print(", ".join(f"{key}: {_short(value)}" for key, value in row.items()), highlight=False, soft_wrap=True)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-    @contextmanager
-    def attempt(self, what: str, **about: Any) -> Iterator[None]:
-        """Go on after an error, which is a finding: a card that is too small says so here."""
-        try:
-            yield
-        except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), "")
-            self.write(what=what, **about, failed=f"{type(error).__name__}: {reason}"[:300])
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -266,32 +229,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log = Log(options.json, Console() if Console().is_terminal else Console(width=140))
     log.write(**machine(Settings(options.device, torch.float32, options.quick)))
     start = time.perf_counter()
-    with _ending_after(options.seconds, log):
+    with ending_after(options.seconds, log):
         for name in options.backbone:
             with log.attempt(name):
                 run(name, options, log)
     log.facts = {}
     log.write(what="end", seconds=time.perf_counter() - start)
     table(log.rows).print(log.console)
-
-
-@contextmanager
-def _ending_after(seconds: float | None, log: Log) -> Iterator[None]:
-    def ring(*_: Any) -> None:
-        raise TimeIsUpError
-
-    if seconds is None:
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except TimeIsUpError:
-        log.write(what="stopped", reason=f"{seconds:g} seconds are over")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -315,10 +259,6 @@ def _names(argument: str) -> list[str]:
     if key != "backbone" or not names:
         raise argparse.ArgumentTypeError(f"expected backbone=<name>, found '{argument}'")
     return names.split(",")
-
-
-def _short(value: Any) -> str:
-    return number(value) if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
