@@ -9,7 +9,8 @@ from torch.overrides import TorchFunctionMode
 from seg4diff.attention.capture import capture
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
-from tests.hosts import random_aura_flow, random_chroma, random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
+from tests.hosts import random_flux, random_flux2, random_sd3
+from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from tests.families import FAMILIES, PROMPTS, adapted, exact, exact_velocity, inputs
-from tests.hosts import random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
+from tests.hosts import random_flux, random_flux2, random_sd3
+from tests.open_hosts import random_qwen_image, random_z_image
 
 from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import i2t

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, processors
-from tests.hosts import random_aura_flow, random_chroma, random_flux, random_flux2, random_qwen_image, random_sd3, random_z_image
+from tests.hosts import random_flux, random_flux2, random_sd3
+from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t, quadrant_mass

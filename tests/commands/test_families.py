@@ -7,7 +7,8 @@ from seg4diff.commands.analysis import analyze
 from seg4diff.commands.run import evaluate, train
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.loading import load
-from tests.hosts import random_aura_flow, random_chroma, random_flux, random_flux2, random_qwen_image, random_z_image
+from tests.hosts import random_flux, random_flux2
+from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
 from tests.runs import QUICK, SMALL_WORLD, compose_config
 
 MAKERS = {

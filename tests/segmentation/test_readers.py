@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.families import FAMILIES, exact
-from tests.hosts import random_aura_flow, random_flux, random_sd3, random_z_image
+from tests.hosts import random_flux, random_sd3
+from tests.open_hosts import random_aura_flow, random_z_image
 from torch.nn.functional import scaled_dot_product_attention
 
 from seg4diff.attention.capture import capture
