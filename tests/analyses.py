@@ -47,6 +47,7 @@ def setting_of(backbone, folder, vocabulary=NAMES, examples=(), trials=TRIALS):
         sigmas=SIGMAS,
         blocks=len(backbone.attention_sites()),
         heads=backbone.heads,
+        text_attends=backbone.text_attends,
         vocabulary=vocabulary,
         readout=READOUT,
         proposals=ProposalReadout(readout=READOUT, threshold=1e-4, rounds=1),

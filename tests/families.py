@@ -1,16 +1,44 @@
 """Every kind of joint-attention block as a small random model, and what tests of all of them share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from seg4diff.attention.capture import capture
-from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.base import LORA_FILE, Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from tests.hosts import random_flux, random_flux2, random_sd3
-from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
+from tests.open_hosts import (
+    random_aura_flow,
+    random_chroma,
+    random_longcat,
+    random_lumina2,
+    random_prx,
+    random_qwen_image,
+    random_z_image,
+)
+
+
+def by_the_pipeline(pipeline, folder):
+    pipeline.load_lora_weights(folder)
+
+
+def by_the_transformer(pipeline, folder):
+    """LongCat-Image's pipeline of diffusers has no method for it."""
+    pipeline.transformer.load_lora_adapter(folder, weight_name=LORA_FILE)
+
+
+def by_peft(pipeline, folder):
+    """Neither PRX's pipeline nor its transformer has one in diffusers."""
+    weights = {name.removeprefix("transformer."): own for name, own in load_file(folder / LORA_FILE).items()}
+    targets = {name.partition(".lora_")[0] for name in weights}
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=list(targets)), pipeline.transformer)
+    set_peft_model_state_dict(pipeline.transformer, weights)
 
 
 @dataclass(frozen=True)
@@ -26,6 +54,14 @@ class Family:
     """Whether what stands behind a prompt is told from it by the prompt's length."""
     extra: int = 0
     """Tokens before the text that are neither image nor text, for the 24 image tokens of `inputs`."""
+    text_attends: bool = True
+    """Whether text tokens have queries."""
+    load_lora: Callable = by_the_pipeline
+    """How a LoRA is loaded without this package: (pipeline, folder)."""
+
+    def query_rows(self, image: int, text: int) -> dict[str, list[int]]:
+        """As `rows`, among the queries and in the output of the attention."""
+        return self.rows(image, text) if self.text_attends else {"image": list(range(image)), "text": []}
 
     def rows(self, image: int, text: int) -> dict[str, list[int]]:
         """Where the image and text tokens stand in the model's own order; the extra tokens end the text axis."""
@@ -51,6 +87,10 @@ FAMILIES = {
     "auraflow single": Family(random_aura_flow, {}, 2, True, QK, extra=8),
     "chroma double": Family(random_chroma, {}, 1, True, QK, by_length=True),
     "chroma single": Family(random_chroma, {}, 2, True, QK, by_length=True),
+    "longcat double": Family(random_longcat, {}, 1, True, QK, load_lora=by_the_transformer),
+    "longcat single": Family(random_longcat, {}, 2, True, QK, load_lora=by_the_transformer),
+    "lumina 2": Family(random_lumina2, {}, 1, True, QK, by_length=True),
+    "prx": Family(random_prx, {}, 1, True, ("img_qkv_proj",), by_length=True, text_attends=False, load_lora=by_peft),
     "qwen-image": Family(random_qwen_image, {}, 1, True, QK, by_length=True),
     "z-image": Family(random_z_image, {}, 1, False, QK, by_length=True, extra=8),
 }

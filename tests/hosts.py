@@ -13,6 +13,7 @@ from diffusers import (
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    GemmaTokenizer,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -77,6 +78,18 @@ def small_t5_tokenizer() -> T5Tokenizer:
     words = [f"▁{word}" for word in lexicon()]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -2.0) for word in words), ("▁", -5.0)]
     return T5Tokenizer([*pieces, *((letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789")], extra_ids=0)
+
+
+def small_gemma_tokenizer() -> GemmaTokenizer:
+    """Words of the toy world are a token each, other words have one for each letter, and other letters one for each byte."""
+    pieces, merges = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{byte:02X}>" for byte in range(256))], []
+    pieces += ["\u2581", *map(chr, range(33, 127))]
+    for word in lexicon():
+        starts = [f"\u2581{word[:end]}" for end in range(1, len(word) + 1)]
+        merges += [(start or "\u2581", letter) for start, letter in zip(["", *starts], word, strict=False)]
+        pieces += starts
+    vocabulary = {piece: k for k, piece in enumerate(dict.fromkeys(pieces))}
+    return GemmaTokenizer(vocabulary, list(dict.fromkeys(merges)), add_bos_token=True)
 
 
 def small_t5(tokenizer) -> T5Config:

@@ -97,21 +97,23 @@ def test_the_budget_is_that_of_dense_attention(family, tmp_path):
     for block, attention in enumerate(expected):
         mass = attention[:, :, image:].sum(dim=-1)  # of each query on the text
         for quadrant, value in {"i2t": mass[:, :image].mean(), "t2t": mass[:, image:].mean()}.items():
-            assert found["0.8", str(block), "None", quadrant, "mass"] == pytest.approx(float(value), abs=1e-6)
-            head = found["0.8", str(block), "0", quadrant, "mass"]
-            assert head == pytest.approx(float((mass[0, :image] if quadrant == "i2t" else mass[0, image:]).mean()), abs=1e-6)
+            assert found["0.8", str(block), "None", quadrant, "mass"] == pytest.approx(float(value), abs=1e-6, nan_ok=True)
+            own = (mass[0, :image] if quadrant == "i2t" else mass[0, image:]).mean()
+            assert found["0.8", str(block), "0", quadrant, "mass"] == pytest.approx(float(own), abs=1e-6, nan_ok=True)
         for row in (("i2i", "i2t"), ("t2i", "t2t")):
             for quantity in ("mass", "uniform"):
-                assert sum(found["0.8", str(block), "None", quadrant, quantity] for quadrant in row) == pytest.approx(1, abs=1e-6)
+                whole = sum(found["0.8", str(block), "None", quadrant, quantity] for quadrant in row)
+                assert whole == pytest.approx(1 if mass[:, image:].numel() or row[0] == "i2i" else math.nan, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("family", ["flux double", "flux2 double", "sd3.5 with qk-norm and dual attention"])
+@pytest.mark.parametrize("family", ["flux double", "flux2 double", "prx", "sd3.5 with qk-norm and dual attention"])
 def test_every_family_goes_through_every_study(family, tmp_path):
     model = FAMILIES[family].model()
     for name, study in studied(setting_of(model, tmp_path), labelled(model, [0, 7])).items():
         rows = study.result().rows
         assert {row["block"] for row in rows} - {None} == set(range(len(model.attention_sites()))), name
-        assert all(math.isfinite(row["value"]) for row in rows), name
+        missing = () if FAMILIES[family].text_attends else ("t2i", "t2t")
+        assert all(math.isfinite(row["value"]) != (row.get("quadrant") in missing) for row in rows), name
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux single", "flux2 double"])

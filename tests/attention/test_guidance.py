@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.families import FAMILIES, PROMPTS, adapted, exact, exact_velocity, inputs
 from tests.hosts import random_flux, random_flux2, random_sd3
-from tests.open_hosts import random_qwen_image, random_z_image
+from tests.open_hosts import random_longcat, random_lumina2, random_z_image
 
 from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import i2t
@@ -31,8 +31,13 @@ def assert_shift(guided, plain, expected, atol=1e-6):
 def draw(model, guidance=4.0, steps=1, prompts=PROMPTS, **options):
     """Latents that the plain pipeline draws from one seed for each prompt."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
-    sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "height": SIZE[0], "width": SIZE[1], "output_type": "latent"}
-    return model._pipeline(prompt=list(prompts), generator=generators, **sampling | model._text_options | options).images
+    sampling = {"num_inference_steps": steps, "height": SIZE[0], "width": SIZE[1], "output_type": "latent"}
+    sampling |= model._guidance_options(guidance, len(prompts)) | model._text_options
+    return model._pipeline(prompt=list(prompts), generator=generators, **sampling | options).images
+
+
+UNSCALED = {random_longcat: {"enable_cfg_renorm": False}, random_lumina2: {"cfg_normalization": False}}
+"""Without scaling the guided prediction to the length of the prompted one, which is not linear."""
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -48,13 +53,13 @@ class TestFamily:
     def test_a_step_of_the_plain_pipeline_is_made_of_separate_passes(self, family, guidance):
         """v_u + g (v_c - v_u) + s (v_c - v_perturbed): latents are linear in the prediction, and g = 1 is that with the prompt alone."""
         model, blocks = exact(family.model()), [0, family.block]
-        # Flux.1 takes its guidance as an input, Qwen-Image as another argument; Z-Image counts from 0: v_c + g (v_c - v_u)
-        alone = {random_flux: guidance, random_qwen_image: guidance, random_z_image: 0.0}.get(family.make, 1.0)
+        # Flux.1 takes its guidance as an input; Z-Image counts from 0: v_c + g (v_c - v_u)
+        alone, options = {random_flux: guidance, random_z_image: 0.0}.get(family.make, 1.0), UNSCALED.get(family.make, {})
         with blur_text(model, blocks):
             perturbed = draw(model, guidance=alone)
-        plain, with_prompt = draw(model, guidance=guidance), draw(model, guidance=alone)
+        plain, with_prompt = draw(model, guidance=guidance, **options), draw(model, guidance=alone)
         with perturbed_guidance(model, blocks, 2.0):
-            guided = draw(model, guidance=guidance)
+            guided = draw(model, guidance=guidance, **options)
         rounding = 2e-5 if guided.dtype == torch.float32 else 1e-6  # Z-Image's pipeline keeps its latents in float32
         assert_shift(guided, plain, 2.0 * (with_prompt - perturbed), atol=rounding)
 
@@ -69,10 +74,13 @@ class TestFamily:
         plain = draw(model, steps=2)
 
         def stop(*_):
-            raise KeyboardInterrupt
+            if model.sampling_step().index == 1:
+                raise KeyboardInterrupt
 
+        hook = model.transformer.register_forward_hook(stop)
         with pytest.raises(KeyboardInterrupt), perturbed_guidance(model, family.block, 2.0):
-            draw(model, steps=2, callback_on_step_end=stop)
+            draw(model, steps=2)
+        hook.remove()
         assert torch.equal(draw(model, steps=2), plain)
 
 

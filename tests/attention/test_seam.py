@@ -4,7 +4,15 @@ import pytest
 import torch
 from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, processors
 from tests.hosts import random_flux, random_flux2, random_sd3
-from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
+from tests.open_hosts import (
+    random_aura_flow,
+    random_chroma,
+    random_longcat,
+    random_lumina2,
+    random_prx,
+    random_qwen_image,
+    random_z_image,
+)
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t, quadrant_mass
@@ -51,7 +59,7 @@ class TestFamily:
         (visit,) = seen
         own = next(output for *_, output in model_calls.calls if output is visit.whole_output)
         image, text = visit.output
-        rows = family.rows(image.shape[2], text.shape[2] - family.extra)
+        rows = family.query_rows(image.shape[2], text.shape[2] - family.extra)
         assert torch.equal(image, own[:, :, rows["image"]]) and torch.equal(text, own[:, :, rows["text"]])
         assert image.shape == visit.joint.image_query.shape
 
@@ -78,7 +86,7 @@ class TestFamily:
             edited = velocity(model)
         assert not torch.allclose(edited, plain, atol=1e-3)
         tokens = 24 + family.extra + inputs(model)[2].embeddings.shape[1]
-        joint = [output for *_, output in model_calls.calls if output.shape[2] == tokens]
+        joint = [output for _, key, *_, output in model_calls.calls if key.shape[2] == tokens]
         assert len(joint) == len(model.attention_sites()), "the attention that an edit asks for is computed once"
 
     def test_states_reach_the_block_and_a_skipped_block_passes_them_on(self, family):
@@ -178,12 +186,15 @@ class TestFamily:
         (random_flux2, 2, 1),
         (random_aura_flow, 1, 2),
         (random_chroma, 2, 1),
+        (random_longcat, 2, 1),
+        (random_lumina2, 2, 1),
+        (random_prx, 1, 2),
         (random_qwen_image, 2, 1),
         (random_z_image, 1, 2),
     ],
 )
 def test_the_unconditional_half_of_guidance_is_known(make, passes, rows):
-    """SD3, AuraFlow and Z-Image double the batch; Flux.2, Chroma and Qwen-Image run a second pass; Flux.1 has an input for it.
+    """SD3, AuraFlow, PRX and Z-Image double the batch; the others run a second pass; Flux.1 has an input for it.
 
     In the first step, the text keys of the rows that see the prompt differ between two prompts, and those of the others do not.
     """

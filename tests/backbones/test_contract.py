@@ -5,11 +5,16 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from diffusers import Flux2KleinPipeline, ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_longcat_image import LongCatImagePosEmbed
+from diffusers.models.transformers.transformer_lumina2 import Lumina2RotaryPosEmbed
 from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, processors, read
+from tests.open_hosts import random_lumina2
 
 from seg4diff.attention.capture import capture
+from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import ABSENT, i2t, i2t_per_head, quadrant_mass, t2i_per_head, text_mass
+from seg4diff.attention.seam import edit
 from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.hooks import change_output
 from seg4diff.backbones.lora import base_model
@@ -19,7 +24,7 @@ from seg4diff.segmentation.prompts import list_names, token_sets
 
 
 def number_text_by(order, monkeypatch):
-    """Flux.2, Qwen-Image and Z-Image number their text tokens: let the numbers move with the tokens."""
+    """Flux.2, Qwen-Image, LongCat-Image, Lumina-Image 2 and Z-Image number their text tokens: let the numbers move with the tokens."""
     numbers = Flux2KleinPipeline._prepare_text_ids
     monkeypatch.setattr(Flux2KleinPipeline, "_prepare_text_ids", lambda embeddings: numbers(embeddings)[:, order])
     places = QwenEmbedRope.forward
@@ -29,6 +34,20 @@ def number_text_by(order, monkeypatch):
         return image, text[order]
 
     monkeypatch.setattr(QwenEmbedRope, "forward", placed)
+    angles = LongCatImagePosEmbed.forward
+
+    def turned(module, ids):
+        return angles(module, torch.cat([ids[: len(order)][order], ids[len(order) :]]))
+
+    monkeypatch.setattr(LongCatImagePosEmbed, "forward", turned)
+    rotary = Lumina2RotaryPosEmbed.forward
+
+    def reordered(*arguments):
+        image, words, image_places, joint, *lengths = rotary(*arguments)
+        joint = torch.cat([joint[:, : len(order)][:, order], joint[:, len(order) :]], dim=1)
+        return image, words[:, order], image_places, joint, *lengths
+
+    monkeypatch.setattr(Lumina2RotaryPosEmbed, "forward", reordered)
     padded = ZImageTransformer2DModel._pad_with_ids
 
     def moved(model, tokens, size, start, *arguments):
@@ -46,8 +65,8 @@ class TestFamily:
         with HostAttention() as host:
             yield (found := {})
         image, text = found["tokens"]
-        joint = [call for call in host.calls if call[0].shape[2] == image + text + family.extra]
-        found["call"], found["rows"] = joint[family.block], family.rows(image, text)
+        joint = [call for call in host.calls if call[1].shape[2] == image + text + family.extra]
+        found["call"], found["rows"] = joint[family.block], (family.query_rows(image, text), family.rows(image, text))
 
     def host_and_record(self, family):
         model = family.model()
@@ -59,28 +78,29 @@ class TestFamily:
         return found["call"], found["rows"], record[family.block]
 
     def test_the_record_is_what_the_hosts_attention_saw(self, family):
-        (query, key, value, *_), rows, joint = self.host_and_record(family)
+        (query, key, value, *_), (queries, rows), joint = self.host_and_record(family)
         for name in ("image", "text"):
-            assert torch.equal(getattr(joint, f"{name}_query"), query[:, :, rows[name]])
+            assert torch.equal(getattr(joint, f"{name}_query"), query[:, :, queries[name]])
             assert torch.equal(getattr(joint, f"{name}_key"), key[:, :, rows[name]])
             assert torch.equal(getattr(joint, f"{name}_value"), value[:, :, rows[name]])
 
     def test_maps_equal_the_dense_softmax_of_the_hosts_attention(self, family):
-        (query, key, _, bias, _), rows, joint = self.host_and_record(family)
+        (query, key, _, bias, _), (queries, rows), joint = self.host_and_record(family)
         scores = query.double() @ key.double().transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
         dense = scores.softmax(dim=-1).float()
-        expected = dense[:, :, rows["image"]][..., rows["text"]].transpose(-1, -2)
+        expected = dense[:, :, queries["image"]][..., rows["text"]].transpose(-1, -2)
         torch.testing.assert_close(i2t_per_head(joint, "joint"), expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(i2t(joint, "joint"), expected.mean(dim=1), atol=1e-5, rtol=0)
         torch.testing.assert_close(text_mass(joint), expected.sum(dim=2), atol=1e-5, rtol=0)
         for name, mass in quadrant_mass(joint).items():
             start, end = (("image", "text")[letter == "t"] for letter in (name[0], name[-1]))
-            of_each = dense[:, :, rows[start]][..., rows[end]].sum(dim=-1)
-            seen = (dense[:, :, rows["image"]].sum(dim=(1, 2)) > 0)[:, None, rows[start]]  # a masked token is no query
-            torch.testing.assert_close(mass, (of_each * seen).sum(dim=-1) / seen.sum(dim=-1), atol=1e-5, rtol=0)
+            of_each = dense[:, :, queries[start]][..., rows[end]].sum(dim=-1)
+            asking = rows[start] if queries[start] else []
+            seen = (dense[:, :, queries["image"]].sum(dim=(1, 2)) > 0)[:, None, asking]  # a masked token is no query
+            torch.testing.assert_close(mass, (of_each * seen).sum(dim=-1) / seen.sum(dim=-1), atol=1e-5, rtol=0, equal_nan=True)
 
     def test_softmax_of_the_record_times_its_values_is_the_hosts_output(self, family):
-        (*_, output), rows, joint = self.host_and_record(family)
+        (*_, output), (queries, _), joint = self.host_and_record(family)
         key = torch.cat([joint.image_key, joint.text_key], dim=2)
         values = torch.cat([joint.image_value, joint.text_value], dim=2)
         for name in ("image", "text"):
@@ -88,7 +108,7 @@ class TestFamily:
             if joint.bias is not None:
                 scores = scores + torch.cat([joint.bias_between(name, keys) for keys in ("image", "text")], dim=-1)
             rebuilt = scores.softmax(dim=-1) @ values
-            torch.testing.assert_close(rebuilt, output[:, :, rows[name]], atol=1e-5, rtol=0)
+            torch.testing.assert_close(rebuilt, output[:, :, queries[name]], atol=1e-5, rtol=0)
 
     @pytest.mark.parametrize("scores", ["logits", "text", "joint"])
     def test_gradients_equal_those_of_the_dense_reference(self, family, scores):
@@ -108,12 +128,13 @@ class TestFamily:
 
     def dense_map(self, host, arguments, family, velocity, scores):
         text = arguments[2].embeddings.shape[1]
-        joint = [call for call in host.calls if call[0].shape[2] == 24 + text + family.extra]
+        joint = [call for call in host.calls if call[1].shape[2] == 24 + text + family.extra]
         query, key, _, bias, _ = joint[family.block]
-        logits, rows = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias, family.rows(24, text)
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
+        queries, rows = family.query_rows(24, text), family.rows(24, text)
         if scores == "joint":
-            return logits.softmax(dim=-1)[:, :, rows["image"]][..., rows["text"]].transpose(-1, -2).mean(dim=1)
-        part = logits[:, :, rows["image"]][..., rows["text"]].transpose(-1, -2)
+            return logits.softmax(dim=-1)[:, :, queries["image"]][..., rows["text"]].transpose(-1, -2).mean(dim=1)
+        part = logits[:, :, queries["image"]][..., rows["text"]].transpose(-1, -2)
         return (part.clamp_min(ABSENT) if scores == "logits" else part.softmax(dim=-2)).mean(dim=1)
 
     def test_maps_of_a_stopped_pass_are_bit_equal_and_nothing_later_runs(self, family):
@@ -244,7 +265,7 @@ class TestFamily:
     def test_a_saved_adapter_gives_the_same_velocity_in_the_plain_pipeline(self, family, tmp_path):
         model, plain = adapted(family), family.model()
         model.save_lora(tmp_path)
-        plain._pipeline.load_lora_weights(tmp_path)
+        family.load_lora(plain._pipeline, tmp_path)
         arguments = inputs(model)
         with torch.no_grad():
             torch.testing.assert_close(plain.predict_velocity(*arguments), model.predict_velocity(*arguments), atol=1e-5, rtol=1e-4)
@@ -301,7 +322,7 @@ def test_an_unknown_kind_of_map_is_refused(backbone):
         i2t(record[1], "softmax")
 
 
-@pytest.mark.parametrize("name", ["qwen-image", "z-image"])
+@pytest.mark.parametrize("name", ["lumina 2", "prx", "qwen-image", "z-image"])
 def test_masked_tokens_of_a_shorter_prompt_have_no_map_and_no_mass(name):
     """A batch gives each of its prompts what it has alone, however long the others are."""
     family = FAMILIES[name]
@@ -314,6 +335,50 @@ def test_masked_tokens_of_a_shorter_prompt_have_no_map_and_no_mass(name):
     alone = read(model, [family.block], (noisy[:1], sigma[:1], alone_condition))[family.block]
     assert not i2t(together, "joint")[0][~present[0]].any() and (i2t(together, "logits")[0][~present[0]] == ABSENT).all()
     torch.testing.assert_close(i2t(together, "joint")[0][present[0]], i2t(alone, "joint")[0], atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(t2i_per_head(together)[0][:, present[0]], t2i_per_head(alone)[0], atol=1e-6, rtol=1e-4)
+    if family.text_attends:
+        torch.testing.assert_close(t2i_per_head(together)[0][:, present[0]], t2i_per_head(alone)[0], atol=1e-6, rtol=1e-4)
     for quadrant, mass in quadrant_mass(alone).items():
-        torch.testing.assert_close(quadrant_mass(together)[quadrant][0], mass[0], atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(quadrant_mass(together)[quadrant][0], mass[0], atol=1e-6, rtol=1e-4, equal_nan=True)
+
+
+def test_where_the_text_does_not_attend_two_quadrants_are_missing():
+    family = FAMILIES["prx"]
+    model = family.model()
+    joint = read(model, [family.block], inputs(model))[family.block]
+    mass = quadrant_mass(joint)
+    assert mass["t2i"].isnan().all() and mass["t2t"].isnan().all()
+    torch.testing.assert_close(mass["i2i"] + mass["i2t"], torch.ones_like(mass["i2i"]))
+    with pytest.raises(UserError, match="only the image attends"):
+        t2i_per_head(joint)
+
+
+@pytest.fixture
+def ragged():
+    """Lumina-Image 2 with two prompts of different lengths: the image of the first stands where the second still has text."""
+    model = random_lumina2()
+    return model, inputs(model, ("leaf", "a very long prompt with traffic cone"))
+
+
+def test_the_image_is_found_behind_each_prompt_of_a_batch(ragged):
+    model, arguments = ragged
+    short, long = map(len, arguments[2].offsets)
+    with HostAttention() as host:
+        joint = read(model, [1], arguments)[1]
+    query, key, value, *_ = [call for call in host.calls if call[1].shape[2] == long + 24][1]
+    for row, length in enumerate((short, long)):
+        for name, whole in (("query", query), ("key", key), ("value", value)):
+            assert torch.equal(getattr(joint, f"image_{name}")[row], whole[row, :, length : length + 24])
+            assert torch.equal(getattr(joint, f"text_{name}")[row, :, :length], whole[row, :, :length])
+
+
+def test_edits_of_a_batch_of_different_lengths_reach_each_row_at_its_place(ragged):
+    model, arguments = ragged
+    with torch.no_grad():
+        plain = model.predict_velocity(*arguments)
+        with edit(model, [0, 1], attention=lambda visit: visit.attend(visit.joint), states=lambda image, text: (image, text)):
+            assert torch.equal(model.predict_velocity(*arguments), plain)
+        with perturbed_guidance(model, 1, 1.5):
+            together = model.predict_velocity(*arguments)
+            noisy, sigma, _ = arguments
+            alone = model.predict_velocity(noisy[:1], sigma[:1], model.encode_text(["leaf"]))
+    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)

@@ -21,7 +21,8 @@ class Grounding(Reader):
     """Class maps of a block as a segmentation: argmax over the classes of the prompt, scored by the masks.
 
     The model's own readout comes first, read from the mean over the heads and from each head. Beside it are the four normalisations of
-    table 5, and T2I maps: where the tokens of a word look, instead of which image tokens look at them.
+    table 5, and T2I maps: where the tokens of a word look, instead of which image tokens look at them. A family whose text looks at
+    nothing has no T2I maps.
     """
 
     title = "segmentation by I2T and T2I maps"
@@ -32,7 +33,7 @@ class Grounding(Reader):
         own: Way = ("i2t", setting.readout.scores, setting.readout.normalisation)
         every: list[Way] = [("i2t", scores, kind) for scores in ("logits", "joint") for kind in NORMALISATIONS]
         own_first = sorted(NORMALISATIONS, key=lambda kind: kind != own[2])  # the first line of each direction is read as the model is
-        every += [("t2i", "joint", kind) for kind in own_first]
+        every += [("t2i", "joint", kind) for kind in own_first if setting.text_attends]
         self.ways = list(dict.fromkeys([own, *every]))
         self._readouts = {kind: normalised(setting.readout, kind) for kind in NORMALISATIONS}
         self.blocks, self.heads = BlockCounts(setting, len(self.ways)), BlockCounts(setting, setting.heads)
@@ -48,9 +49,10 @@ class Grounding(Reader):
         if look.level == look.block == 0 and case.mask is not None:
             self.baselines.update(case.mask)
         if setting.album.wants(case.number):
-            for direction in ("i2t", "t2i"):
+            for direction, scores in means:
                 name = f"level{look.level}/block{look.block}/{direction}"
-                setting.album.add("segmentation", case.number, name, means[direction, "joint"])
+                if scores == "joint":
+                    setting.album.add("segmentation", case.number, name, means[direction, scores])
 
     def result(self) -> Findings:
         """Quantities: miou, macc, pacc; and "baseline", the mIoU of guesses that do not look at the image, which has no block."""

@@ -76,6 +76,7 @@ class AnalysisModule(L.LightningModule):
             sigmas=list(sigmas),
             blocks=len(backbone.attention_sites()),
             heads=backbone.heads,
+            text_attends=backbone.text_attends,
             vocabulary=vocabulary,
             readout=readout,
             proposals=proposals,

@@ -23,6 +23,7 @@ class Setting:
         sigmas: noise levels in [0, 1].
         blocks: number of joint-attention blocks.
         heads: attention heads of each.
+        text_attends: whether text tokens look at anything.
         vocabulary: the classes of the masks; without names where images have no masks.
         readout: how class maps are read and segmented.
         proposals: how maps of the empty prompt are merged.
@@ -35,6 +36,7 @@ class Setting:
     sigmas: Sequence[float]
     blocks: int
     heads: int
+    text_attends: bool
     vocabulary: Vocabulary
     readout: Readout
     proposals: ProposalReadout

@@ -14,7 +14,9 @@ from seg4diff.backbones.base import AttentionSite, Backbone, TextCondition
 from seg4diff.backbones.hooks import see_arguments
 from seg4diff.errors import UserError
 
-NO_STREAM = "this family has tokens beside image and text, so there is no stream of concepts: choose another `reader`."
+NO_STREAM = (
+    "this family has tokens beside image and text, or text in no stream of its own, so there is none of concepts: choose another `reader`."
+)
 
 
 def concept_outputs(
@@ -36,7 +38,7 @@ def concept_outputs(
         (block, (B, heads, N, d) of the image, (B, heads, C, d) of the concepts) for each block.
 
     Raises:
-        UserError: the family has tokens that are neither image nor text.
+        UserError: the family has tokens that are neither image nor text, or its text does not attend.
     """
     stream = _ConceptStream(backbone, set(blocks), concepts, lengths)
     sites = backbone.select_sites(range(max(blocks) + 1))
@@ -61,7 +63,7 @@ class _ConceptStream:
     def advance(self, site: AttentionSite, passes: Passes, arguments: dict[str, Any]) -> None:
         """Run a block with the concepts as its text, before it runs with the text."""
         count, layout = self._tokens.shape[1], passes.layout
-        if layout.extra:
+        if layout.extra or not layout.text_attends:
             raise UserError(NO_STREAM)
         padded = pad(self._tokens, (0, 0, 0, layout.text - count))
         self._beside = True

@@ -22,7 +22,7 @@ class Joint:
 
     Attributes:
         image_query, image_key, image_value: (B, heads, N, d).
-        text_query, text_key, text_value: (B, heads, T, d).
+        text_query, text_key, text_value: (B, heads, T, d); no text queries, (B, heads, 0, d), where the text of a family does not attend.
         scale: factor on the scores, 1 / sqrt(d).
         bias: what the model adds to the scores, (B, 1 or heads, 1 or N + T, N + T), image before text on both axes; -inf where a query does
             not see a key, such as padding of the prompt. None = nothing.
@@ -51,13 +51,14 @@ class Joint:
         """
         parts: dict[str, Tensor] = {}
         for name, whole in (("query", query), ("key", key), ("value", value)):
-            parts[f"image_{name}"], parts[f"text_{name}"] = layout.split(whole)
+            own = layout.queries if name == "query" else layout
+            parts[f"image_{name}"], parts[f"text_{name}"] = own.split(whole)
         return cls(**parts, scale=scale, bias=None if mask is None else _bias(mask, layout))
 
     def join(self, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Undo `split`: query, key, value (B, heads, N + T, d) in the model's own order."""
         return (
-            layout.join(self.image_query, self.text_query),
+            layout.queries.join(self.image_query, self.text_query),
             layout.join(self.image_key, self.text_key),
             layout.join(self.image_value, self.text_value),
         )

@@ -49,7 +49,11 @@ def t2i_per_head(joint: Joint) -> Tensor:
     """Text-to-image (T2I) attention of every head, (B, heads, T, N): where each text token looks.
 
     Softmax over all N + T keys, in [0, 1] with sums over N below 1; 0 for a token that is masked.
+
+    Raises:
+        UserError: the text of this family does not attend.
     """
+    check_text_attends(joint)
     scores = _biased(_logits(joint.text_query, joint.image_key, joint.scale), joint.bias_between("text", "image"))
     maps = scores.softmax(dim=-1) * (1 - text_mass(joint, of="text")).unsqueeze(-1)
     return maps if joint.text_present is None else maps * joint.text_present[:, None, :, None]
@@ -87,9 +91,14 @@ def quadrant_mass(joint: Joint) -> dict[str, Tensor]:
 
     Returns:
         {"i2i", "i2t", "t2i", "t2t"}: (B, heads) each, in [0, 1]; "i2i" + "i2t" = 1 and "t2i" + "t2t" = 1. Uniform attention
-        gives N / (N + T) and T / (N + T). A masked text token is neither a query nor a key.
+        gives N / (N + T) and T / (N + T). A masked text token is neither a query nor a key. Where the text of a family does not attend,
+        "t2i" and "t2t" are NaN.
     """
-    image, text = text_mass(joint).mean(dim=-1), text_mass(joint, of="text")
+    image = text_mass(joint).mean(dim=-1)
+    if not joint.text_query.shape[2]:
+        none = torch.full_like(image, torch.nan)
+        return {"i2i": 1 - image, "i2t": image, "t2i": none, "t2t": none}
+    text = text_mass(joint, of="text")
     if (present := joint.text_present) is None:
         text = text.mean(dim=-1)
     else:
@@ -119,6 +128,12 @@ def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
     bias = None if on_text is None or on_image is None else torch.cat([on_text, on_image], dim=-1).to(query.dtype)
     with torch.autocast(query.device.type, enabled=False):
         return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=joint.scale)[..., 0].float()
+
+
+def check_text_attends(joint: Joint) -> None:
+    """Raise UserError where the text has no queries."""
+    if not joint.text_query.shape[2]:
+        raise UserError("in this family only the image attends, so text tokens look at nothing: choose another `reader`.")
 
 
 def _check(scores: str) -> None:

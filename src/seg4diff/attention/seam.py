@@ -48,11 +48,11 @@ class Visit:
 
     @property
     def output(self) -> tuple[Tensor, Tensor]:
-        """Output of the block's attention before its output projection: (B, heads, N, d) of the image, (B, heads, T, d) of the text.
+        """Output of the block's attention before its output projection: (B, heads, N, d) of the image, (B, heads, T, d) of the text, which is empty where the text does not attend.
 
         Computed when it is first asked for; the block then goes on with this very tensor.
         """
-        return self._layout.split(self.whole_output)
+        return self._layout.queries.split(self.whole_output)
 
     @cached_property
     def whole_output(self) -> Tensor:
@@ -61,11 +61,11 @@ class Visit:
 
     def attend(self, joint: Joint) -> tuple[Tensor, Tensor]:
         """The model's own attention on other queries, keys and values of as many tokens: see `output`."""
-        return self._layout.split(self._attend(*joint.join(self._layout)))
+        return self._layout.queries.split(self._attend(*joint.join(self._layout)))
 
     def together(self, image: Tensor, text: Tensor) -> Tensor:
         """An output of image and text as `whole_output` has it."""
-        return self._layout.join(image, text)
+        return self._layout.queries.join(image, text)
 
 
 Consumer = Callable[[Visit], None]
@@ -199,14 +199,15 @@ def _visit_blocks(stack: ExitStack, backbone: Backbone, blocks: Sequence[int], v
     passes = follow_passes(stack, backbone)
 
     def handle(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None, attend: Attend) -> Tensor:
+        layout = passes.layout.of_block(mask)
         return visit(
             Visit(
                 block=site.index,
                 number=passes.number,
                 step=passes.step,
                 prompted=passes.prompted,
-                joint=Joint.split(query, key, value, scale, passes.layout, mask),
-                layout=passes.layout,
+                joint=Joint.split(query, key, value, scale, layout, mask),
+                layout=layout,
                 attend=attend,
                 compute=lambda: attend(query, key, value),
             )
@@ -222,7 +223,8 @@ def _edit_states(states: StateEdit, passes: Passes, name: str, arguments: dict[s
     """The arguments that differ; a single-stream block may get image and text as one sequence, in the argument of this name."""
     tokens, words = arguments[name], arguments.get("encoder_hidden_states")
     if words is None:
-        return {name: passes.layout.join(*states(*passes.layout.split(tokens)))}
+        layout = passes.layout.of_block(arguments.get("attention_mask"))
+        return {name: layout.join(*states(*layout.split(tokens)))}
     image, words = states(tokens, words)
     return {name: image, "encoder_hidden_states": words}
 

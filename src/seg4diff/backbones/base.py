@@ -91,6 +91,8 @@ class Backbone(nn.Module, ABC):
     transformer: ModelMixin
     text_first: ClassVar[bool]
     """Whether text tokens stand before image tokens in joint attention."""
+    text_attends: ClassVar[bool] = True
+    """Whether text tokens attend too; False = the image alone does, so that there is no T2I and no T2T attention."""
     tokens: ClassVar[str] = "hidden_states"
     """Argument of the transformer and of its blocks that holds the image: one row, or one entry of a list, for each image of a batch."""
     prompted_first: ClassVar[bool] = False
@@ -175,7 +177,7 @@ class Backbone(nn.Module, ABC):
 
     def layout(self, arguments: dict[str, Any]) -> Layout:
         """Where image and text stand in the joint sequence of a forward pass, from the arguments of the transformer by name."""
-        return Layout(arguments["encoder_hidden_states"].shape[1], self.text_first)
+        return Layout(arguments["encoder_hidden_states"].shape[1], self.text_first, text_attends=self.text_attends)
 
     @abstractmethod
     def sampling_step(self) -> SamplingStep | None:

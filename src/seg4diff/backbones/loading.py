@@ -30,6 +30,9 @@ FAMILIES = {
     "Flux2KleinPipeline": "flux2_klein",
     "AuraFlowPipeline": "aura_flow",
     "ChromaPipeline": "chroma",
+    "LongCatImagePipeline": "longcat_image",
+    "Lumina2Pipeline": "lumina2",
+    "PRXPipeline": "prx",
     "QwenImagePipeline": "qwen_image",
     "ZImagePipeline": "z_image or z_image_turbo",
 }

@@ -1,17 +1,23 @@
 """Low-rank adapters (LoRA, Hu et al. 2022) on chosen joint-attention blocks, through peft."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import LoraConfig
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.utils import set_adapter_layers
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seg4diff.backbones.base import AttentionSite, Backbone
-from seg4diff.backbones.lora_files import Tensors, Update, config_of, read_lora
+from seg4diff.backbones.lora_files import COMFYUI_FILE, Tensors, Update, comfyui_tensors, config_of, read_lora
+from seg4diff.disk import follow_umask
 from seg4diff.errors import UserError
 
 Blocks = Literal["expert", "all"] | Sequence[int]
@@ -70,8 +76,16 @@ def add_lora(backbone: Backbone, spec: LoraSpec, expert_layer: int, seed: int) -
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone.transformer.add_adapter(config)
+        _add_adapter(backbone.transformer, config)
     keep_in_float32(backbone)
+
+
+def _add_adapter(transformer: nn.Module, config: LoraConfig) -> None:
+    """As diffusers does it; a few of its transformers (PRX) take no adapters, so peft adds it itself."""
+    if isinstance(transformer, PeftAdapterMixin):
+        transformer.add_adapter(config)
+    else:
+        inject_adapter_in_model(config, transformer)
 
 
 def keep_in_float32(backbone: Backbone) -> None:
@@ -92,11 +106,11 @@ def lora_weights(backbone: Backbone) -> dict[str, Tensor]:
 @contextmanager
 def base_model(backbone: Backbone) -> Iterator[None]:
     """Switch the adapter off inside the context."""
-    backbone.transformer.disable_lora()
+    set_adapter_layers(backbone.transformer, enabled=False)
     try:
         yield
     finally:
-        backbone.transformer.enable_lora()
+        set_adapter_layers(backbone.transformer, enabled=True)
 
 
 @contextmanager
@@ -148,12 +162,29 @@ def load_lora(backbone: Backbone, path: Path, convert: Callable[[Tensors], Tenso
     layers = {name: layer for name, layer in backbone.transformer.named_modules() if isinstance(layer, nn.Linear)}
     updates = read_lora(path, layers, convert)
     with torch.random.fork_rng(devices=[]):
-        backbone.transformer.add_adapter(config_of(updates))
+        _add_adapter(backbone.transformer, config_of(updates))
     weights = lora_weights(backbone)
     for name, update in updates.items():
         for side, tensor in (("A", update.down), ("B", update.up)):
             weights.pop(f"{name}.lora_{side}.default.weight").data = tensor.to(backbone.device)
     assert not weights, "peft has adapted layers that the file does not name"
+
+
+def save_lora(backbone: Backbone, folder: Path, write: Callable[..., None], comfyui: bool) -> None:
+    """Write the adapter, see `Backbone.save_lora`; `write` is the method `save_lora_weights` of a diffusers pipeline."""
+    (name,) = backbone.transformer.peft_config
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".lora-") as partial:
+        write(
+            partial,
+            transformer_lora_layers=get_peft_model_state_dict(backbone.transformer, adapter_name=name),
+            transformer_lora_adapter_metadata=backbone.transformer.peft_config[name].to_dict(),
+        )
+        if comfyui:
+            save_file(comfyui_tensors(updates_of(backbone)), Path(partial) / COMFYUI_FILE)
+        follow_umask(Path(partial))
+        for file in Path(partial).iterdir():
+            os.replace(file, folder / file.name)
 
 
 def updates_of(backbone: Backbone) -> dict[str, Update]:

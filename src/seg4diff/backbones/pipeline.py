@@ -2,8 +2,6 @@
 
 import copy
 import logging
-import os
-import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +10,13 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline
-from peft import get_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seg4diff.backbones.base import Backbone, OnStep, SamplingStep, TextCondition
 from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
 from seg4diff.backbones.loading import Source
-from seg4diff.backbones.lora import load_lora, updates_of
-from seg4diff.backbones.lora_files import COMFYUI_FILE, comfyui_tensors
+from seg4diff.backbones.lora import load_lora, save_lora
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sampling import after_step, current_step
 from seg4diff.disk import follow_umask
@@ -35,7 +30,7 @@ class PipelineBackbone(Backbone):
 
     Args:
         pipeline: the pipeline; its encoders may be None where `source` can load them.
-        text_length: text tokens that the pipeline is asked for (`max_sequence_length`).
+        text_length: text tokens that the pipeline is asked for.
         text_options: what else the pipeline needs to encode text.
         runtime: options for speed and memory.
         source: where the pipeline came from; None = it is complete, and its encoders may be trained.
@@ -49,6 +44,10 @@ class PipelineBackbone(Backbone):
     """Whether the pipeline computes both predictions of classifier-free guidance in one pass."""
     unused: ClassVar[dict[str, None]] = {}
     """Components that the family leaves out, as arguments of `from_pretrained`."""
+    length_option: ClassVar[str | None] = "max_sequence_length"
+    """Argument of the pipeline that takes the number of text tokens; None = it has none."""
+    lora_format: ClassVar[type[Any] | None] = None
+    """What writes and reads the LoRA files of a pipeline that has no such methods of its own."""
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class PipelineBackbone(Backbone):
         super().__init__()
         self.transformer = pipeline.transformer
         self.text_length, self.runtime, self._source = text_length, runtime or Runtime(), source
-        self._text_options = {"max_sequence_length": text_length} | (text_options or {})
+        self._text_options = ({self.length_option: text_length} if self.length_option else {}) | (text_options or {})
         self._vae_config = pipeline.vae.config if pipeline.vae is not None else self._origin.vae_config()
         self._cache = self._open_cache()
         self._adopt(pipeline)
@@ -106,7 +105,8 @@ class PipelineBackbone(Backbone):
     def _open_cache(self) -> EncodingCache | None:
         if self.runtime.cache is None:
             return None
-        model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": str(self._text_options)}
+        text = str({"max_sequence_length": self.text_length} | self._text_options)
+        model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": text}
         return EncodingCache(self.runtime.cache, model, self._origin.stamp(self.encoders))
 
     def encodings_held(self) -> dict[str, int]:
@@ -272,9 +272,12 @@ class PipelineBackbone(Backbone):
         options = {"height": size[0], "width": size[1], "num_inference_steps": steps, **self._text_options}
         options |= self._guidance_options(guidance, len(prompts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        options |= {"latents": noise, "callback_on_step_end": after_step(on_step)}
         with self._encoding(*self.encoders) as pipeline:
-            return pipeline(prompt=list(prompts), generator=generators, **options).images
+            return self._draw(pipeline, on_step, prompt=list(prompts), generator=generators, latents=noise, **options)
+
+    def _draw(self, pipeline: DiffusionPipeline, on_step: OnStep | None, **options: Any) -> list[Image.Image]:
+        """Call the pipeline with these arguments, and `on_step` after each step."""
+        return pipeline(callback_on_step_end=after_step(on_step), **options).images
 
     def _guidance_options(self, guidance: float, count: int) -> dict[str, Any]:
         """Arguments of the pipeline for this guidance scale and so many prompts."""
@@ -292,19 +295,7 @@ class PipelineBackbone(Backbone):
         follow_umask(folder)
 
     def save_lora(self, folder: Path, comfyui: bool = False) -> None:
-        (name,) = self.transformer.peft_config
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".lora-") as partial:
-            self.pipeline_class.save_lora_weights(
-                partial,
-                transformer_lora_layers=get_peft_model_state_dict(self.transformer, adapter_name=name),
-                transformer_lora_adapter_metadata=self.transformer.peft_config[name].to_dict(),
-            )
-            if comfyui:
-                save_file(comfyui_tensors(updates_of(self)), Path(partial) / COMFYUI_FILE)
-            follow_umask(Path(partial))
-            for file in Path(partial).iterdir():
-                os.replace(file, folder / file.name)
+        save_lora(self, folder, (self.lora_format or self.pipeline_class).save_lora_weights, comfyui)
 
     def load_lora(self, path: Path) -> None:
-        load_lora(self, Path(path), self.pipeline_class.lora_state_dict)
+        load_lora(self, Path(path), (self.lora_format or self.pipeline_class).lora_state_dict)

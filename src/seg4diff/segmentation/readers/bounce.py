@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seg4diff.attention.joint import Joint
-from seg4diff.attention.maps import affinity
+from seg4diff.attention.maps import affinity, check_text_attends
 from seg4diff.errors import at_least
 from seg4diff.segmentation.prompts import token_sets
 from seg4diff.segmentation.readers.base import ClassMaps, Pass, unstack
@@ -43,6 +43,7 @@ class Bounce:
 
     def _walk(self, joint: Joint, sets: Sequence[Sequence[Sequence[int]]]) -> Tensor:
         """The probabilities (B, most classes, N)."""
+        check_text_attends(joint)
         images, text = joint.image_query.shape[2], joint.text_query.shape[2]
         reached = torch.zeros(len(sets), max(map(len, sets)), images + text, device=joint.image_query.device)
         for row, own in enumerate(sets):
