@@ -121,8 +121,9 @@ class TestFamily:
         model = exact(family.model())
 
         def draw():
-            options = {"num_inference_steps": 2, "guidance_scale": 4.0, "height": 32, "width": 48, "output_type": "latent"}
-            return model._pipeline(prompt="apple", generator=torch.Generator().manual_seed(0), **options, **model._text_options).images
+            options = {"num_inference_steps": 2, "height": 32, "width": 48, "output_type": "latent"}
+            options |= model._guidance_options(4.0, 1) | model._text_options
+            return model._pipeline(prompt="apple", generator=torch.Generator().manual_seed(0), **options).images
 
         plain = draw()
         for use in (blur_text, remove, lambda *at: scale_text(*at, 0), lambda *at: text_temperature(*at, 2)):
@@ -140,6 +141,11 @@ def test_a_blur_is_a_convolution_with_reflected_ends(sigma, kernel, tokens):
     maps = random_maps(tokens)
     expected = dense_blur(maps.transpose(-1, -2), sigma, kernel).transpose(-1, -2)
     torch.testing.assert_close(blurred(maps, sigma, kernel), expected, atol=1e-12, rtol=1e-9)
+
+
+def test_a_text_of_one_token_has_nothing_to_blur():
+    maps = random_maps(1)
+    assert torch.equal(blurred(maps, SIGMA, KERNEL), maps)
 
 
 def test_an_image_token_that_sees_no_text_still_sees_none():

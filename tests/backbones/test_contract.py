@@ -14,6 +14,7 @@ from tests.open_hosts import random_lumina2
 from seg4diff.attention.capture import capture
 from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import ABSENT, i2t, i2t_per_head, quadrant_mass, t2i_per_head, text_mass
+from seg4diff.attention.perturb import blur_text
 from seg4diff.attention.seam import edit
 from seg4diff.backbones.base import TextCondition
 from seg4diff.backbones.hooks import change_output
@@ -377,8 +378,9 @@ def test_edits_of_a_batch_of_different_lengths_reach_each_row_at_its_place(ragge
         plain = model.predict_velocity(*arguments)
         with edit(model, [0, 1], attention=lambda visit: visit.attend(visit.joint), states=lambda image, text: (image, text)):
             assert torch.equal(model.predict_velocity(*arguments), plain)
+        with blur_text(model, 1):
+            blurred = model.predict_velocity(*arguments)
         with perturbed_guidance(model, 1, 1.5):
-            together = model.predict_velocity(*arguments)
-            noisy, sigma, _ = arguments
-            alone = model.predict_velocity(noisy[:1], sigma[:1], model.encode_text(["leaf"]))
-    torch.testing.assert_close(together[:1], alone, atol=1e-5, rtol=1e-4)
+            guided = model.predict_velocity(*arguments)
+    assert (blurred - plain).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+    torch.testing.assert_close(guided, plain + 1.5 * (plain - blurred), atol=1e-5, rtol=1e-4)

@@ -30,9 +30,10 @@ class Budget(Reader):
         mass = quadrant_mass(look.joint)
         heads = torch.stack([mass[name][0] for name in QUADRANTS], dim=1)
         image, text = look.joint.image_key.shape[2], look.joint.text_key.shape[2]
-        uniform = [keys / (image + text) for keys in (image, text, image, text)]
+        found = heads.mean(dim=0).float()
+        uniform = found.new_tensor([keys / (image + text) for keys in (image, text, image, text)])
         self.heads.update(look, heads)
-        self.images.update(look, torch.cat([heads.mean(dim=0).float(), heads.new_tensor(uniform).float()]))
+        self.images.update(look, torch.cat([found, uniform.where(found.isfinite(), torch.nan)]))
 
     def result(self) -> Findings:
         """Quantities: mass, uniform, and their ratio "relative": attention per key, in units of the mean over all keys."""

@@ -112,6 +112,8 @@ def blurred(maps: Tensor, sigma: float, kernel: int, present: Tensor | None = No
         UserError: the kernel reaches beyond the reflected text.
     """
     tokens, reach = maps.shape[-2], kernel // 2
+    if tokens == 1:  # the empty prompt of a family without padding
+        return maps
     if reach >= tokens:
         raise UserError(f"`kernel` must be at most {2 * tokens - 1} for a text of {tokens} tokens, found {kernel}.")
     offsets = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
