@@ -21,6 +21,7 @@ Written by `python -m docs.models` from conf/backbone and from the configuration
 Without an account you can fetch every model whose gate is "no": `{free}`.
 
 - **blocks**: joint-attention blocks by kind, in the order of their numbers. Refiners, which see one of the two alone, do not count.
+  In a one-way block only the image attends.
 - **order**: what stands first in the joint sequence.
 - **text**: the encoders of the words, and the tokens that a prompt may have.
 - **16 bit**: GB of the weights of transformer, autoencoder and text encoders. **segment**: GB that a 1024 x 1024 picture needs, with them.
@@ -56,13 +57,15 @@ def _row(name: str, memory: bool) -> dict[str, str]:
 
 
 def _blocks(backbone: PipelineBackbone) -> str:
+    if not backbone.text_attends:
+        return f"{len(backbone.attention_sites())} one-way"
     kinds = Counter("single" if "add_k_proj" not in dict(site.module.named_modules()) else "double" for site in backbone.attention_sites())
     return " + ".join(f"{count} {kind}-stream" for kind, count in kinds.items())
 
 
 def _encoders(backbone: PipelineBackbone, facts: dict[str, Any]) -> str:
     names = [facts[name]["_class_name"] for name in backbone.encoders if name != "vae"]
-    return " + ".join(re.sub(r"(TextModel|EncoderModel|ForC|Model).*", "", name).replace("_", ".") for name in names)
+    return " + ".join(re.sub(r"(TextModel|Encoder|ForC|Model).*", "", name).replace("_", ".") for name in names)
 
 
 def _expert(name: str, block: int) -> str:

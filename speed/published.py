@@ -27,9 +27,9 @@ CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.
 SHRINK = 32
 """By what `quick` divides widths."""
 WIDTHS = ("caption_projection_dim", "joint_attention_dim", "pooled_projection_dim", "hidden_size", "intermediate_size", "projection_dim")
-WIDTHS += ("d_model", "d_ff", "cap_feat_dim", "approximator_hidden_dim", "out_hidden_size")
+WIDTHS += ("d_model", "d_ff", "cap_feat_dim", "context_in_dim", "approximator_hidden_dim", "out_hidden_size")
 HEADS = ("num_attention_heads", "num_heads", "num_key_value_heads")
-LAYERS = ("num_layers", "num_single_layers", "n_layers", "num_mmdit_layers", "num_single_dit_layers")
+LAYERS = ("num_layers", "num_single_layers", "n_layers", "num_mmdit_layers", "num_single_dit_layers", "num_hidden_layers", "depth")
 QUICK = {"attention_head_dim": 16, "d_kv": 16, "head_dim": 16, "block_out_channels": [32, 32, 32, 32], "base_dim": 8}
 
 
@@ -79,7 +79,8 @@ def made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 def _new_encoder(facts: dict[str, Any]) -> nn.Module:
     kind = getattr(transformers, facts["_class_name"])
-    return kind(kind.config_class(**{key: value for key, value in facts.items() if key != "_class_name"}))
+    config = kind.config_class(**{key: value for key, value in facts.items() if key != "_class_name"})
+    return kind(getattr(config, "encoder", config))  # of a model that has a decoder too, the encoder's part
 
 
 def _tokenizer(encoder: str) -> PreTrainedTokenizerBase:
@@ -98,7 +99,7 @@ def _tokenizer(encoder: str) -> PreTrainedTokenizerBase:
 def _shrink(facts: dict[str, Any]) -> dict[str, Any]:
     small = dict(facts)
     for key, value in facts.items():
-        if isinstance(value, dict) and key.endswith("_config"):
+        if isinstance(value, dict) and key.endswith(("_config", "encoder")):
             small[key] = _shrink(value)
         elif key in WIDTHS:
             small[key] = value // SHRINK
@@ -110,6 +111,10 @@ def _shrink(facts: dict[str, Any]) -> dict[str, Any]:
         small["caption_projection_dim"] = small["num_attention_heads"] * QUICK["attention_head_dim"]
     if "axes_dims" in facts:
         small |= {"dim": 32, "n_heads": 2, "n_kv_heads": 2, "axes_dims": [4, 6, 6]}
+    if "axes_dim_rope" in facts:
+        small |= {"hidden_size": 32, "num_attention_heads": 2, "num_kv_heads": 2, "axes_dim_rope": [4, 6, 6]}
+    if "axes_dim" in facts:
+        small |= {"hidden_size": 32, "num_heads": 2, "axes_dim": [8, 8]}
     if "mrope_section" in facts.get("rope_parameters", {}):
         small["rope_parameters"] = facts["rope_parameters"] | {"mrope_section": [4, 2, 2]}
         small |= {"hidden_size": 112, "num_attention_heads": 7, "num_key_value_heads": 1}

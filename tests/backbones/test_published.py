@@ -15,6 +15,7 @@ from tests.runs import compose_config
 
 from seg4diff.backbones.aura_flow import AuraFlowBackbone
 from seg4diff.backbones.lora import add_lora, lora_weights
+from seg4diff.backbones.prx import PRXBackbone
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
 
@@ -26,11 +27,11 @@ def test_every_backbone_file_is_checked():
     assert {path.stem for path in (REPO / "conf" / "backbone").glob("*.yaml")} == {path.stem for path in PUBLISHED} | TINY
 
 
-@pytest.fixture(params=PUBLISHED, ids=lambda path: path.stem)
-def model(request, tmp_path):
-    """(name, published facts, configuration, backbone on the meta device)."""
+@pytest.fixture(scope="module", params=PUBLISHED, ids=lambda path: path.stem)
+def model(request, tmp_path_factory):
+    """(name, published facts, configuration, backbone on the meta device); a backbone of this size takes seconds even without weights."""
     facts = read_facts(request.param.stem, quick=False)
-    config = compose_config("train", tmp_path, "experiment=coco_lora", f"backbone={request.param.stem}")
+    config = compose_config("train", tmp_path_factory.mktemp("run"), "experiment=coco_lora", f"backbone={request.param.stem}")
     return request.param.stem, facts, config, build(config, facts, torch.device("meta"), Runtime())
 
 
@@ -52,9 +53,9 @@ def test_the_noise_level_is_step_8_of_28_of_the_published_schedule(model):
     name, facts, config, backbone = model
     scheduler, steps, tokens = FlowMatchEulerDiscreteScheduler(**facts["scheduler"]), 28, 64 * 64
     if not scheduler.config.use_dynamic_shifting:
-        # SD3 and AuraFlow space the levels before the shift over those of training, down to 1 / 1000; the others down to 1 / steps.
-        levels = {} if isinstance(backbone, SD3Backbone | AuraFlowBackbone) else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
-        scheduler.set_timesteps(steps, **levels)
+        # SD3, AuraFlow and PRX space the levels before the shift over those of training, down to 1 / 1000; the others down to 1 / steps.
+        over_training = isinstance(backbone, SD3Backbone | AuraFlowBackbone | PRXBackbone)
+        scheduler.set_timesteps(steps, **({} if over_training else {"sigmas": np.linspace(1.0, 1 / steps, steps)}))
     else:
         own = scheduler.config
         flux = calculate_shift(tokens, own.base_image_seq_len, own.max_image_seq_len, own.base_shift, own.max_shift)

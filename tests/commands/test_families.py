@@ -8,7 +8,15 @@ from seg4diff.commands.run import evaluate, train
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.loading import load
 from tests.hosts import random_flux, random_flux2
-from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
+from tests.open_hosts import (
+    random_aura_flow,
+    random_chroma,
+    random_longcat,
+    random_lumina2,
+    random_prx,
+    random_qwen_image,
+    random_z_image,
+)
 from tests.runs import QUICK, SMALL_WORLD, compose_config
 
 MAKERS = {
@@ -16,6 +24,9 @@ MAKERS = {
     "chroma": random_chroma,
     "flux1_dev": random_flux,
     "flux2_klein": random_flux2,
+    "longcat_image": random_longcat,
+    "lumina2": random_lumina2,
+    "prx": random_prx,
     "qwen_image": random_qwen_image,
     "z_image": random_z_image,
 }
@@ -23,6 +34,8 @@ OTHER = {"flux2_klein": {"text_layers": (1, 2, 3)}}
 """What depends on the size of a text encoder."""
 SHORT = 192
 """Text tokens: 512, as published, take a tiny model minutes."""
+LONGER = {"lumina2": 256}
+"""Where the words of a system prompt have a token for each letter."""
 RUN = ["trainer.max_steps=10", "trainer.val_check_interval=10", "trainer.log_every_n_steps=5", "trainer.accelerator=cpu", "expert_layer=1"]
 
 
@@ -43,7 +56,7 @@ def given(name, folder, world):
     values = [
         f"backbone={name}",
         f"backbone.model.path={folder}",
-        f"backbone.model.text_length={SHORT}",
+        f"backbone.model.text_length={LONGER.get(name, SHORT)}",
         f"paths.data_dir={world}",
         "backbone.image_size=[32,32]",
         *SMALL_WORLD,

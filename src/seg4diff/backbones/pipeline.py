@@ -105,8 +105,8 @@ class PipelineBackbone(Backbone):
     def _open_cache(self) -> EncodingCache | None:
         if self.runtime.cache is None:
             return None
-        text = str({"max_sequence_length": self.text_length} | self._text_options)
-        model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": text}
+        text = {"max_sequence_length": self.text_length} | self._text_options
+        model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": str(text)}
         return EncodingCache(self.runtime.cache, model, self._origin.stamp(self.encoders))
 
     def encodings_held(self) -> dict[str, int]:
@@ -269,11 +269,11 @@ class PipelineBackbone(Backbone):
     ) -> list[Image.Image]:
         if len(prompts) != len(seeds):
             raise UserError(f"every image needs a seed of its own: found {len(prompts)} prompts and {len(seeds)} seeds.")
-        options = {"height": size[0], "width": size[1], "num_inference_steps": steps, **self._text_options}
+        options = {"height": size[0], "width": size[1], "num_inference_steps": steps, "latents": noise, **self._text_options}
         options |= self._guidance_options(guidance, len(prompts))
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        options |= {"prompt": list(prompts), "generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
         with self._encoding(*self.encoders) as pipeline:
-            return self._draw(pipeline, on_step, prompt=list(prompts), generator=generators, latents=noise, **options)
+            return self._draw(pipeline, on_step, **options)
 
     def _draw(self, pipeline: DiffusionPipeline, on_step: OnStep | None, **options: Any) -> list[Image.Image]:
         """Call the pipeline with these arguments, and `on_step` after each step."""
