@@ -7,6 +7,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from seg4diff import presets
+from seg4diff.errors import UserError
 from seg4diff.presets import Preset, names
 from tests.conftest import REPO
 from tests.runs import compose_config
@@ -47,3 +48,20 @@ def test_a_preset_is_a_pretrained_model_whatever_its_file_mentions(tmp_path, mon
     (conf / "backbone" / "wider.yaml").write_text("defaults: [tiny_sd3_untrained, _self_]\n")
     monkeypatch.setattr(presets, "conf_dir", lambda: conf)
     assert "mine" in names() and "wider" not in names() and "tiny_sd3_untrained" not in names()
+
+
+@pytest.mark.parametrize(
+    ("transformer", "shift", "name"),
+    [
+        ({"n_layers": 30, "dim": 3840}, 6.0, "z_image"),
+        ({"n_layers": 30, "dim": 3840}, 3.0, "z_image_turbo"),
+        ({"n_layers": 30, "dim": 3840}, 4.5, "z_image"),
+        ({"n_layers": 30, "dim": 3840}, None, "z_image"),
+    ],
+)
+def test_what_has_one_transformer_is_told_apart_by_its_scheduler(transformer, shift, name):
+    """A model that was trained on with another schedule is still one of its kind."""
+    config = transformer | {"scheduler": {} if shift is None else {"shift": shift}}
+    assert Preset.recognised("this", "ZImagePipeline", config).name == name
+    with pytest.raises(UserError, match=r"another size than those that are known \(z_image, z_image_turbo\)"):
+        Preset.recognised("this", "ZImagePipeline", config | {"dim": 64})

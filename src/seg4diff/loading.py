@@ -119,7 +119,8 @@ def _find(model: Any, like: str | None, revision: str | None, run: Any) -> tuple
     if isinstance(model, DiffusionPipeline):
         if named is not None and not isinstance(model, named.adapter.pipeline_class):
             raise wrong_class("this pipeline", type(model).__name__, named.adapter.pipeline_class)
-        return named or Preset.recognised("this pipeline", type(model).__name__, model.transformer.config), None
+        config = model.transformer.config | {"scheduler": model.scheduler.config}
+        return named or Preset.recognised("this pipeline", type(model).__name__, config), None
     if model is None and run is not None:
         own = Preset.of("the run's model", run.backbone)
         return named or own, Source(own.path, own.revision)

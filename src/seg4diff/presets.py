@@ -35,7 +35,7 @@ class Preset:
         readout: arguments of `Readout`.
         merging: arguments of `ProposalReadout` besides the readout.
         samples: guidance, steps and size (height, width) with which images are generated.
-        known_by: values of the transformer's configuration by which the model is recognised.
+        known_by: values of the transformer's configuration by which the model is recognised; under "scheduler" those of the scheduler's.
         parts: files of conf/reader, conf/presence and conf/refine for this model, by group and name.
     """
 
@@ -114,7 +114,7 @@ class Preset:
         Args:
             what: what to call the model in an error.
             pipeline_class: name of its pipeline's class in diffusers.
-            transformer: configuration of its transformer.
+            transformer: configuration of its transformer, and under "scheduler" that of its scheduler.
 
         Raises:
             UserError: it is none of those in conf/backbone.
@@ -124,13 +124,19 @@ class Preset:
         if not family:
             known = sorted({preset.adapter.pipeline_class.__name__ for preset in presets})
             raise UserError(f"{what} is a {pipeline_class}, and there are adapters for {', '.join(known)}.")
-        for preset in family:
-            if all(transformer.get(key) == value for key, value in preset.known_by.items()):
-                return preset
+        if fitting := [preset for preset in family if _holds(transformer, preset.known_by)]:
+            return max(fitting, key=lambda preset: len(preset.known_by))  # a file that asks for more describes fewer models
         raise UserError(
             f"{what} is a {pipeline_class} of another size than those that are known ({', '.join(preset.name for preset in family)}): say "
             f"which of them it is to be read like, as in `like={family[0].name}`."
         )
+
+
+def _holds(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a configuration has these values."""
+    return all(
+        _holds(found.get(key) or {}, value) if isinstance(value, Mapping) else found.get(key) == value for key, value in wanted.items()
+    )
 
 
 def plain(config: DictConfig, *, resolve: bool = True) -> dict[str, Any]:

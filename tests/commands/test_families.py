@@ -1,12 +1,18 @@
 """Every family through its file in conf/backbone: a tiny folder is segmented, trained on, evaluated and analysed."""
 
+import httpx
 import pytest
+from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 
+from seg4diff.backbones.loading import load_pretrained
 from seg4diff.commands.analysis import analyze
 from seg4diff.commands.run import evaluate, train
 from seg4diff.data.toyworld.scenes import make_scene
+from seg4diff.errors import UserError
 from seg4diff.loading import load
+from seg4diff.presets import Preset, names
+from seg4diff.segmentation.prompts import list_names, token_sets
 from tests.hosts import random_flux, random_flux2
 from tests.open_hosts import (
     random_aura_flow,
@@ -71,6 +77,54 @@ def test_a_folder_is_recognised_and_segmented(name, folder, tmp_path):
     model = load(folder, like=name, block=1, image_size=(32, 48))
     found = model.segment(tmp_path / "scene.png", ["apple", "traffic cone", "small green leaf"])
     assert found.labels.shape == (40, 48) and set(found.labels.flatten().tolist()) <= {0, 1, 2}
+
+
+WORDS = ("traffic cone", "红苹果", "user", "image leaf")
+"""Of several tokens, without Latin letters, and words of the templates themselves."""
+BEFORE = {"longcat_image": 224, "qwen_image": 34}
+"""Tokens of the template that the language model reads and the transformer does not."""
+
+
+def test_words_are_found_among_the_tokens_that_the_encoder_reads(name):
+    """Also where the template has the same words: those before them are not theirs."""
+    model, read = MAKERS[name](text_length=SHORT), []
+    last = [part for part in model.encoders if part != "vae"][-1]
+    encoder, tokenizer = (getattr(model._pipeline, part) for part in (last, last.replace("text_encoder", "tokenizer")))
+    encoder.get_input_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0][0]))
+    prompt = list_names(WORDS, range(len(WORDS)))
+    condition = model.encode_text([prompt.text])
+    ids, sets = read[0][BEFORE.get(name, 0) :], token_sets(condition, 0, prompt)
+    assert len({token for own in sets for token in own}) == sum(map(len, sets))
+    for word, tokens in zip(WORDS, sets, strict=True):
+        assert not condition.padding[0, tokens].any()
+        known = tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids[tokens]
+        assert tokenizer.decode(ids[tokens]).strip() == word if known else word == WORDS[1]
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "tiny_sd3"])
+def test_a_model_that_is_not_here_is_one_sentence(name, monkeypatch):
+    """The path of the preset, which the hub would have to give, and a folder that does not exist."""
+    path = Preset.named(name).path
+    with pytest.raises(UserError, match=rf"^the model {path} is neither a folder nor complete in the local cache[^\n]*$"):
+        load(name)
+    monkeypatch.setenv(f"SEG4DIFF_{name.replace('_medium', '').upper() if name == 'sd3_medium' else name.upper()}", "/no/such/folder")
+    with pytest.raises(UserError, match=r"^no model folder at /no/such/folder: set `path`[^\n]*$"):
+        load(name)
+
+
+class Gated:
+    """A class of diffusers, for weights behind a licence that was not accepted."""
+
+    @staticmethod
+    def from_pretrained(path, **options):
+        refused = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+        raise OSError(f"{path} cannot be loaded") from GatedRepoError("403 Client Error", response=refused)
+
+
+def test_a_gated_model_is_one_sentence():
+    path = Preset.named("sd3_medium").path
+    with pytest.raises(UserError, match=rf"^the model {path} is gated: accept its licence at \S+, then run `hf auth login`[^\n]*$"):
+        load_pretrained(Gated, path, None)
 
 
 def test_a_model_is_trained_evaluated_and_analysed(given, tmp_path):

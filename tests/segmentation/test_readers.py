@@ -56,9 +56,7 @@ def family(request):
     return FAMILIES[request.param]
 
 
-WITHOUT_CONCEPTS = [
-    name for name, own in FAMILIES.items() if own.make in (random_aura_flow, random_lumina2, random_prx, random_z_image)
-]
+WITHOUT_CONCEPTS = [name for name, own in FAMILIES.items() if own.make in (random_aura_flow, random_lumina2, random_prx, random_z_image)]
 
 
 @pytest.fixture(params=[name for name in FAMILIES if name not in WITHOUT_CONCEPTS])

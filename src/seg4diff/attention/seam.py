@@ -50,7 +50,8 @@ class Visit:
     def output(self) -> tuple[Tensor, Tensor]:
         """Output of the block's attention before its output projection: (B, heads, N, d) of the image, (B, heads, T, d) of the text.
 
-        That of the text is empty where it does not attend. Computed when it is first asked for; the block then goes on with this very tensor.
+        That of the text is empty where it does not attend. It is computed when it is first asked for; the block then goes on with this
+        very tensor.
         """
         return self._layout.queries.split(self.whole_output)
 

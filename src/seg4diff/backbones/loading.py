@@ -67,8 +67,10 @@ class Source:
         return self._config("an autoencoder", subfolder="vae")
 
     def kind(self) -> tuple[str, dict[str, Any]]:
-        """Name of the pipeline's class, and the configuration of its transformer; no weights are read."""
-        return self._pipeline_class(), self._config("a transformer", subfolder="transformer")
+        """Name of the pipeline's class, and the configuration of its transformer with that of its scheduler; no weights are read."""
+        name, transformer = self._pipeline_class(), self._config("a transformer", subfolder="transformer")
+        scheduler = self._config("a scheduler", diffusers.FlowMatchEulerDiscreteScheduler, subfolder="scheduler")
+        return name, transformer | {"scheduler": scheduler}
 
     def check_class(self, expected: type) -> None:
         """Raise UserError if the model is not of the class that the adapter reads."""

@@ -97,8 +97,7 @@ class PRXBackbone(PipelineBackbone):
 
     def attention_sites(self) -> list[AttentionSite]:
         return [
-            AttentionSite(index, f"blocks.{index}.attention", block.attention, block)
-            for index, block in enumerate(self.transformer.blocks)
+            AttentionSite(index, f"blocks.{index}.attention", block.attention, block) for index, block in enumerate(self.transformer.blocks)
         ]
 
 

@@ -40,6 +40,7 @@ FIELDS = (
     ("backbone.precision", FREE, "only the default of trainer.precision"),
     ("backbone.image_size", FREE, "only the default of data.image_size and of the size of samples"),
     ("backbone.known_by*", FREE, "how a folder is recognised as this model"),
+    ("backbone.lora_targets*", FREE, "only the default of lora.targets"),
     ("backbone.release*", FREE, "only what release_compat sets"),
     ("backbone.paper", FREE, "only which figures of the paper the tables show for comparison"),
     ("data._target_", REFUSED, "the images"),
