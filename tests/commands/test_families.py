@@ -5,6 +5,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError
 from PIL import Image
 
+from seg4diff.backbones.hooks import see_arguments
 from seg4diff.backbones.loading import load_pretrained
 from seg4diff.commands.analysis import analyze
 from seg4diff.commands.run import evaluate, train
@@ -81,8 +82,11 @@ def test_a_folder_is_recognised_and_segmented(name, folder, tmp_path):
 
 WORDS = ("traffic cone", "红苹果", "user", "image leaf")
 """Of several tokens, without Latin letters, and words of the templates themselves."""
-BEFORE = {"longcat_image": 224, "qwen_image": 34}
-"""Tokens of the template that the language model reads and the transformer does not."""
+BEFORE = {
+    "longcat_image": lambda pipeline: len(pipeline.tokenizer(pipeline.prompt_template_encode_prefix).input_ids),
+    "qwen_image": lambda pipeline: pipeline.prompt_template_encode_start_idx,
+}
+"""How many tokens of the template the language model reads and the transformer does not."""
 
 
 def test_words_are_found_among_the_tokens_that_the_encoder_reads(name):
@@ -90,10 +94,11 @@ def test_words_are_found_among_the_tokens_that_the_encoder_reads(name):
     model, read = MAKERS[name](text_length=SHORT), []
     last = [part for part in model.encoders if part != "vae"][-1]
     encoder, tokenizer = (getattr(model._pipeline, part) for part in (last, last.replace("text_encoder", "tokenizer")))
-    encoder.get_input_embeddings().register_forward_pre_hook(lambda _, args: read.append(args[0][0]))
     prompt = list_names(WORDS, range(len(WORDS)))
-    condition = model.encode_text([prompt.text])
-    ids, sets = read[0][BEFORE.get(name, 0) :], token_sets(condition, 0, prompt)
+    with see_arguments(encoder, lambda arguments: read.append(arguments["input_ids"][0])):
+        condition = model.encode_text([prompt.text])
+    before = BEFORE[name](model._pipeline) if name in BEFORE else 0
+    ids, sets = read[0][before:], token_sets(condition, 0, prompt)
     assert len({token for own in sets for token in own}) == sum(map(len, sets))
     for word, tokens in zip(WORDS, sets, strict=True):
         assert not condition.padding[0, tokens].any()
@@ -102,14 +107,13 @@ def test_words_are_found_among_the_tokens_that_the_encoder_reads(name):
 
 
 @pytest.mark.parametrize("name", [name for name in names() if name != "tiny_sd3"])
-def test_a_model_that_is_not_here_is_one_sentence(name, monkeypatch):
-    """The path of the preset, which the hub would have to give, and a folder that does not exist."""
-    path = Preset.named(name).path
-    with pytest.raises(UserError, match=rf"^the model {path} is neither a folder nor complete in the local cache[^\n]*$"):
+def test_a_model_that_is_not_here_is_one_sentence(name):
+    """That of the preset, which the hub would have to give, and a folder that does not exist."""
+    preset = Preset.named(name)
+    with pytest.raises(UserError, match=rf"^the model {preset.path} is neither a folder nor complete in the local cache[^\n]*$"):
         load(name)
-    monkeypatch.setenv(f"SEG4DIFF_{name.replace('_medium', '').upper() if name == 'sd3_medium' else name.upper()}", "/no/such/folder")
     with pytest.raises(UserError, match=r"^no model folder at /no/such/folder: set `path`[^\n]*$"):
-        load(name)
+        preset.adapter.from_pretrained(path="/no/such/folder", **preset.options)
 
 
 class Gated:
