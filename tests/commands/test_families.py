@@ -111,7 +111,7 @@ def test_a_model_that_is_not_here_is_one_sentence(name):
     """That of the preset, which the hub would have to give, and a folder that does not exist."""
     preset = Preset.named(name)
     with pytest.raises(UserError, match=rf"^the model {preset.path} is neither a folder nor complete in the local cache[^\n]*$"):
-        load(name)
+        preset.adapter.from_pretrained(path=preset.path, **preset.options)
     with pytest.raises(UserError, match=r"^no model folder at /no/such/folder: set `path`[^\n]*$"):
         preset.adapter.from_pretrained(path="/no/such/folder", **preset.options)
 
