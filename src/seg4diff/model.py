@@ -36,6 +36,7 @@ class Model:
     Attributes:
         backbone: the model.
         block: block that is read.
+        preset: how models of its kind are read.
         readout: how it is read.
         lora: file or folder that its LoRA was loaded from; None = there is none, or it came with a pipeline.
         image_size: (height, width) that the model sees; pictures of another shape are padded.
@@ -59,7 +60,7 @@ class Model:
         chosen = preset.expert if block is None else block
         if chosen is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in `block=9`.")
-        self.backbone, self.block, self.lora = backbone, chosen, lora
+        self.backbone, self.block, self.lora, self.preset = backbone, chosen, lora, preset
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._samples = preset.samples | ({} if image_size is None else {"size": self.image_size})
         self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
@@ -67,6 +68,16 @@ class Model:
         if not 0 <= chosen < (blocks := len(backbone.attention_sites())):
             raise UserError(f"`block` must be one of this model's joint-attention blocks, 0 to {blocks - 1}, found {chosen}.")
         backbone.token_grid(*self.image_size)
+
+    def at(self, *, block: int | None = None, sigma: float | None = None) -> "Model":
+        """The same model, read at another block or noise level; the weights are shared.
+
+        Raises:
+            UserError: the block does not exist, or the noise level is out of range.
+        """
+        level = self.readout.sigma if sigma is None else sigma
+        chosen = self.block if block is None else block
+        return Model(self.backbone, self.preset, block=chosen, sigma=level, image_size=self.image_size, lora=self.lora)
 
     @torch.no_grad()
     def segment(
