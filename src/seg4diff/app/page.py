@@ -1,0 +1,57 @@
+"""The page: three tabs over one model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+
+from seg4diff.app.blocks_tab import blocks_tab
+from seg4diff.app.desk import Desk
+from seg4diff.app.examples import Example
+from seg4diff.app.generate_tab import generate_tab
+from seg4diff.app.segment_tab import segment_tab
+
+KEPT_SECONDS = 3600
+"""Age at which files of the page, uploads included, are deleted; all of them are when the program ends."""
+TITLE = "seg4diff"
+CSS = """
+.bars { width: 100%; border-collapse: collapse; font-size: var(--text-sm); margin: 0.25rem 0; }
+.bars caption { text-align: left; color: var(--body-text-color-subdued); padding-bottom: 0.25rem; }
+.bars th { text-align: left; font-weight: 400; width: 34%; padding: 2px 0.5rem 2px 0; overflow-wrap: anywhere; }
+.bars td { padding: 2px 0; }
+.bars td:last-child { width: 3rem; text-align: right; font-variant-numeric: tabular-nums; }
+.bars .bar { display: block; height: 0.7rem; min-width: 1px; border-radius: 2px; }
+.bars .swatch { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 2px; }
+.report { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary); border-radius: 4px; background: Canvas; }
+#shown img { cursor: crosshair; }
+"""
+
+
+def build_page(desk: Desk, folder: Path, examples: Sequence[Example], analysis: Path | None) -> gr.Blocks:
+    """The page, which is not served yet.
+
+    Args:
+        desk: the model.
+        folder: where files to download are written.
+        examples: pictures that it starts with.
+        analysis: folder of a stored analysis of every block; None = none.
+
+    Raises:
+        UserError: the folder holds no analysis.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as page:
+        gr.Markdown(f"# {TITLE}\nWhere the words of a text-to-image transformer are in a picture. {_about(desk)}")
+        with gr.Tabs() as tabs:
+            with gr.Tab("Segment", id="segment"):
+                segment, fields = segment_tab(desk, folder, examples)
+            with gr.Tab("Generate", id="generate"):
+                generate_tab(desk)
+            with gr.Tab("Blocks", id="blocks"):
+                blocks_tab(desk, segment, fields, analysis, tabs)
+    return page
+
+
+def _about(desk: Desk) -> str:
+    """The model in one sentence."""
+    lora = f", with the LoRA `{desk.loaded_by['lora']}`" if "lora" in desk.loaded_by else ", with a LoRA" if desk.has_lora else ""
+    return f"Model: `{desk.loaded_by.get('model', desk.model.preset.name)}`{lora}, on {desk.model.backbone.device.type}."

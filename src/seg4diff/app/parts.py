@@ -1,0 +1,86 @@
+"""Pieces that the tabs of the page share: errors as one sentence, a field for pictures, bars."""
+
+import html
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from seg4diff.errors import UserError, rename
+from seg4diff.pictures import class_colours
+
+log = logging.getLogger(__name__)
+
+DEVICE = "device"
+"""Name of the queue that all requests to the model wait in: one at a time has the device."""
+LABELS = {
+    "background": "the level of unlabelled pixels",
+    "block": "the block",
+    "guidance": "the guidance scale",
+    "lora_scale": "the LoRA scale",
+    "maps": "the words",
+    "perturbed_guidance": "the scale of perturbed guidance",
+    "seeds": "the seeds",
+    "sigma": "the noise level",
+    "steps": "the number of steps",
+}
+"""What the page calls the parameters that errors name."""
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Within the block, or the function that it decorates, an error becomes one sentence in the page."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except UserError as error:
+        raise _shown(rename(str(error), LABELS.get)) from error
+    except Exception as error:
+        log.exception("the page met an error that is a bug")
+        lack = type(error).__name__ == "OutOfMemoryError"
+        reason = (
+            "there is not enough memory for this: take a smaller picture or fewer words."
+            if lack
+            else "that is a bug: the terminal has more."
+        )
+        raise _shown(f"This did not work, and {reason}") from error
+
+
+def _shown(sentence: str) -> gr.Error:
+    first = sentence[:1].upper() + sentence[1:]
+    return gr.Error(html.escape(first), duration=None, print_exception=False, title="")
+
+
+class Upload(gr.Image):
+    """A field for a picture whose value is the uploaded file, not decoded: the package decodes pictures in one place."""
+
+    is_template = True  # gradio shows it as the class that it comes from
+
+    def preprocess(self, payload: Any) -> Any:
+        """The file of the picture, or None."""
+        return None if payload is None or payload.path is None else Path(payload.path)
+
+
+def bars(shares: Mapping[str, float], colours: Mapping[str, str], what: str) -> str:
+    """A table of words with a bar for each, as HTML.
+
+    Args:
+        shares: a number in [0, 1] for each word.
+        colours: the colour of each word.
+        what: the heading of the numbers.
+    """
+    rows = [
+        f'<tr><th scope="row"><span class="swatch" style="background:{colours[name]}"></span>{html.escape(name)}</th>'
+        f'<td><span class="bar" style="width:{100 * share:.0f}%;background:{colours[name]}"></span></td><td>{share:.2f}</td></tr>'
+        for name, share in shares.items()
+    ]
+    return f'<table class="bars"><caption>{html.escape(what)}</caption>{"".join(rows)}</table>'
+
+
+def colours_of(names: tuple[str, ...]) -> dict[str, str]:
+    """The colour that an overlay gives each word, as HTML writes it."""
+    return {name: f"rgb({r},{g},{b})" for name, (r, g, b) in zip(names, class_colours(len(names)).tolist(), strict=True)}
