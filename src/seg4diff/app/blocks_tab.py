@@ -12,7 +12,7 @@ from seg4diff.analysis.page import PAGE, write_report
 from seg4diff.analysis.stored import read_analysis
 from seg4diff.app.desk import Desk
 from seg4diff.app.limits import to_words
-from seg4diff.app.parts import DEVICE, sentences
+from seg4diff.app.parts import DEVICE, file_of, sentences
 from seg4diff.app.segment_tab import Fields, SegmentTab
 
 SIDE = 320
@@ -26,8 +26,9 @@ class BlocksTab:
         self._desk, self._segment = desk, segment
 
     @sentences()
-    def every_block(self, picture: Path | None, chips: Sequence[str] | None, block: float, *fields: Any) -> list[tuple[Image.Image, str]]:
+    def every_block(self, upload: Any, chips: Sequence[str] | None, block: float, *fields: Any) -> list[tuple[Image.Image, str]]:
         """The regions of the picture in each block."""
+        picture = file_of(upload)
         if picture is None:
             raise gr.Error("There is no picture yet: choose one in the tab Segment.", duration=None, print_exception=False, title="")
         words = to_words(chips or ())
@@ -59,7 +60,16 @@ def blocks_tab(desk: Desk, segment: SegmentTab, fields: Fields, analysis: Path |
     tab = BlocksTab(desk, segment)
     gr.Markdown("The picture and words of the tab *Segment*, read at every block. Choose a block to read it there.")
     start = gr.Button("Show every block", variant="primary", elem_id="every-block")
-    shown = gr.Gallery(label="Blocks", columns=4, object_fit="contain", format="png", interactive=False, allow_preview=False)
+    shown = gr.Gallery(
+        label="Blocks",
+        columns=4,
+        height="auto",
+        buttons=["fullscreen"],
+        object_fit="contain",
+        format="png",
+        interactive=False,
+        allow_preview=False,
+    )
 
     def choose(event: gr.SelectData) -> tuple[Any, Any]:
         return event.index, gr.Tabs(selected="segment")
@@ -69,6 +79,7 @@ def blocks_tab(desk: Desk, segment: SegmentTab, fields: Fields, analysis: Path |
         [fields.picture, fields.words, *fields.reading],
         shown,
         api_name="blocks",
+        preprocess=False,
         concurrency_id=DEVICE,
         concurrency_limit=1,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seg4diff.app.limits import IMAGES, STEPS, check_picture
-from seg4diff.backbones.lora import has_lora, scaled_lora
+from seg4diff.backbones.lora import adapted_blocks, has_lora, scaled_lora
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.errors import UserError
 from seg4diff.generation.requests import Request
@@ -43,10 +43,14 @@ class Desk:
     Args:
         model: the model.
         loaded_by: arguments of `seg4diff.load` that gave it, without those that were left out.
+
+    Attributes:
+        lora_blocks: the blocks at which `seg4diff.load` reads a model with this LoRA.
     """
 
     def __init__(self, model: Model, loaded_by: dict[str, Any]) -> None:
         self.model, self.loaded_by, self.has_lora = model, loaded_by, has_lora(model.backbone)
+        self.lora_blocks = {model.block, *adapted_blocks(model.backbone)} if self.has_lora else set()
         self.blocks = len(model.backbone.attention_sites())
         self._lock, self._results = threading.Lock(), OrderedDict[Any, Segmentation]()
         assert isinstance(model.backbone, PipelineBackbone), "the page loads its model by name"

@@ -76,7 +76,14 @@ def generate_tab(desk: Desk) -> None:
         with gr.Column(scale=3, min_width=300):
             view = gr.Radio([IMAGE], value=IMAGE, label="Show", elem_id="generated-view")
             shown = gr.Gallery(
-                label="Images", columns=2, object_fit="contain", height=460, format="png", interactive=False, elem_id="images"
+                label="Images",
+                columns=2,
+                object_fit="contain",
+                height="auto",
+                buttons=["download", "fullscreen"],
+                format="png",
+                interactive=False,
+                elem_id="images",
             )
             with gr.Accordion("Repeat this result", open=False):
                 command = gr.Code(label="Command", language="shell", interactive=False, lines=1)

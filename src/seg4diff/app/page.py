@@ -1,13 +1,12 @@
 """The page: three tabs over one model."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
 
 from seg4diff.app.blocks_tab import blocks_tab
 from seg4diff.app.desk import Desk
-from seg4diff.app.examples import Example
+from seg4diff.app.examples import draw_examples
 from seg4diff.app.generate_tab import generate_tab
 from seg4diff.app.segment_tab import segment_tab
 
@@ -19,6 +18,7 @@ CSS = """
 .bars caption { text-align: left; color: var(--body-text-color-subdued); padding-bottom: 0.25rem; }
 .bars th { text-align: left; font-weight: 400; width: 34%; padding: 2px 0.5rem 2px 0; overflow-wrap: anywhere; }
 .bars td { padding: 2px 0; }
+.bars.bars, .bars tr, .bars th, .bars td { border: 0 !important; }
 .bars td:last-child { width: 3rem; text-align: right; font-variant-numeric: tabular-nums; }
 .bars .bar { display: block; height: 0.7rem; min-width: 1px; border-radius: 2px; }
 .bars .swatch { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 2px; }
@@ -27,13 +27,12 @@ CSS = """
 """
 
 
-def build_page(desk: Desk, folder: Path, examples: Sequence[Example], analysis: Path | None) -> gr.Blocks:
+def build_page(desk: Desk, folder: Path, analysis: Path | None) -> gr.Blocks:
     """The page, which is not served yet.
 
     Args:
         desk: the model.
-        folder: where files to download are written.
-        examples: pictures that it starts with.
+        folder: where its examples and files to download are written.
         analysis: folder of a stored analysis of every block; None = none.
 
     Raises:
@@ -43,7 +42,7 @@ def build_page(desk: Desk, folder: Path, examples: Sequence[Example], analysis: 
         gr.Markdown(f"# {TITLE}\nWhere the words of a text-to-image transformer are in a picture. {_about(desk)}")
         with gr.Tabs() as tabs:
             with gr.Tab("Segment", id="segment"):
-                segment, fields = segment_tab(desk, folder, examples)
+                segment, fields = segment_tab(desk, folder / "results", draw_examples(folder / "examples"))
             with gr.Tab("Generate", id="generate"):
                 generate_tab(desk)
             with gr.Tab("Blocks", id="blocks"):

@@ -1,4 +1,4 @@
-"""Pieces that the tabs of the page share: errors as one sentence, a field for pictures, bars."""
+"""Pieces that the tabs of the page share: errors as one sentence, uploaded files, bars."""
 
 import html
 import logging
@@ -55,14 +55,12 @@ def _shown(sentence: str) -> gr.Error:
     return gr.Error(html.escape(first), duration=None, print_exception=False, title="")
 
 
-class Upload(gr.Image):
-    """A field for a picture whose value is the uploaded file, not decoded: the package decodes pictures in one place."""
+def file_of(picture: Any) -> Path | None:
+    """The uploaded file of a field for pictures, from what its event hands out without preprocessing; None where there is none.
 
-    is_template = True  # gradio shows it as the class that it comes from
-
-    def preprocess(self, payload: Any) -> Any:
-        """The file of the picture, or None."""
-        return None if payload is None or payload.path is None else Path(payload.path)
+    Gradio has checked that the file is an upload. Its preprocessing would decode the picture, which the package does in one place.
+    """
+    return Path(picture["path"]) if picture else None
 
 
 def bars(shares: Mapping[str, float], colours: Mapping[str, str], what: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from seg4diff.app.desk import Desk, Reading
 from seg4diff.app.examples import Example
 from seg4diff.app.limits import to_words
-from seg4diff.app.parts import DEVICE, Upload, bars, colours_of, sentences
+from seg4diff.app.parts import DEVICE, bars, colours_of, file_of, sentences
 from seg4diff.app.repeat import segment_command, segment_lines
 from seg4diff.results import Segmentation
 
@@ -51,9 +51,9 @@ class SegmentTab:
         return Reading(round(block), own if abs(sigma - own) < 0.005 else sigma, lora_scale if self._desk.has_lora else None, options)
 
     @sentences()
-    def segment(self, picture: Path | None, chips: Sequence[str] | None, view: str | None, *fields: Any) -> tuple[Any, ...]:
+    def segment(self, upload: Any, chips: Sequence[str] | None, view: str | None, *fields: Any) -> tuple[Any, ...]:
         """Shown picture, its size, choices of views, legend, file of the label map, command, lines of Python; the cleared rest."""
-        words = to_words(chips or ())
+        picture, words = file_of(upload), to_words(chips or ())
         none = gr.DownloadButton(visible=False)
         if picture is None:
             return None, None, gr.Radio(choices=[OVERLAY], value=OVERLAY), "", gr.DownloadButton(interactive=False), "", "", "", none
@@ -71,23 +71,25 @@ class SegmentTab:
                 "share of the pixels",
             ),
             gr.DownloadButton(value=str(self._save(found, picture, words, reading)), interactive=True),
-            segment_command(picture.name, words, reading, loaded_by),
+            segment_command(picture.name, words, reading, loaded_by, self._desk.lora_blocks),
             segment_lines(picture.name, words, reading, loaded_by),
             "",
             none,
         )
 
     @sentences()
-    def show(self, picture: Path | None, chips: Sequence[str] | None, view: str, *fields: Any) -> Any:
+    def show(self, upload: Any, chips: Sequence[str] | None, view: str, *fields: Any) -> Any:
         """The regions, or the map of the word that the view names."""
+        picture = file_of(upload)
         if picture is None:
             return None
         found, _ = self._found(picture, to_words(chips or ()), fields)
         return _shown(found, view if view in found.maps else OVERLAY)
 
     @sentences()
-    def at_pixel(self, size: Any, picture: Path | None, chips: Sequence[str] | None, *fields: Any, event: Any) -> str:
+    def at_pixel(self, size: Any, upload: Any, chips: Sequence[str] | None, *fields: Any, event: Any) -> str:
         """The words at the pixel that was clicked, with the level of each map there."""
+        picture = file_of(upload)
         if picture is None or size is None:
             return ""
         found, _ = self._found(picture, to_words(chips or ()), fields)
@@ -99,8 +101,9 @@ class SegmentTab:
         return bars(_largest(levels), colours_of(found.names), f"{place}; level of each map, of 0 to 1" if levels else place)
 
     @sentences()
-    def archive(self, picture: Path | None, chips: Sequence[str] | None, *fields: Any) -> Any:
+    def archive(self, upload: Any, chips: Sequence[str] | None, *fields: Any) -> Any:
         """A zip file of the label map, the overlay, the sheet of maps, and the maps as numbers."""
+        picture = file_of(upload)
         if picture is None:
             raise gr.Error("There is no picture yet: choose one first.", duration=None, print_exception=False, title="")
         words = to_words(chips or ())
@@ -137,7 +140,14 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> tuple[
     tab, model = SegmentTab(desk, folder), desk.model
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picture = Upload(label="Picture", type="filepath", sources=["upload", "clipboard"], height=300, elem_id="picture")
+            picture = gr.Image(
+                label="Picture",
+                type="filepath",
+                sources=["upload", "clipboard"],
+                height=260,
+                elem_id="picture",
+                buttons=["fullscreen"],
+            )
             words = gr.Dropdown(
                 sorted({word for example in examples for word in example.words}),
                 value=[],
@@ -147,16 +157,23 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> tuple[
                 info="Type a word and press Enter. Also name what surrounds it, such as grass. Without words there are numbered regions.",
                 elem_id="words",
             )
-            gr.Examples([[str(one.file), list(one.words)] for one in examples], [picture, words], label="Examples: toy scenes")
             marked = f"Block (the model's own: {model.block})"
             block = gr.Slider(0, desk.blocks - 1, model.block, step=1, label=marked, elem_id="block")
             sigma = gr.Slider(0, 1, model.readout.sigma, step=0.01, label=f"Noise level (the model's own: {model.readout.sigma:.3g})")
             background = gr.Slider(0, 1, 0, step=0.05, label="Unlabelled pixels", info="Where no word's map reaches this level; 0: none.")
             lora_scale = gr.Slider(0, 2, 1, step=0.1, label="LoRA scale", info="0: the base model.", visible=desk.has_lora)
+            gr.Examples(
+                [[str(one.file), list(one.words)] for one in examples], [picture, words], visible_columns=[0], label="Examples: toy scenes"
+            )
         with gr.Column(scale=3, min_width=300):
             view = gr.Radio([OVERLAY], value=OVERLAY, label="Show", elem_id="view")
             shown = gr.Image(
-                label="Where the words are: click for the words of a pixel", format="png", interactive=False, height=460, elem_id="shown"
+                label="Where the words are: click for the words of a pixel",
+                format="png",
+                interactive=False,
+                height=460,
+                elem_id="shown",
+                buttons=["download", "fullscreen"],
             )
             size = gr.State()
             pixel = gr.HTML(elem_id="pixel")
@@ -169,7 +186,13 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> tuple[
                 command = gr.Code(label="Command", language="shell", interactive=False, lines=1)
                 lines = gr.Code(label="Python", language="python", interactive=False, lines=1)
     reading = [block, sigma, background, *([lora_scale] if desk.has_lora else [])]
-    asked = {"concurrency_id": DEVICE, "concurrency_limit": 1, "show_progress": "minimal", "trigger_mode": "always_last"}
+    asked: dict[str, Any] = {
+        "preprocess": False,
+        "concurrency_id": DEVICE,
+        "concurrency_limit": 1,
+        "show_progress": "minimal",
+        "trigger_mode": "always_last",
+    }
 
     def at_pixel(event: gr.SelectData, *values: Any) -> str:
         return tab.at_pixel(*values, event=event)

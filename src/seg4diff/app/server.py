@@ -1,20 +1,24 @@
 """Serve the page to this machine, and to others only with a password; nothing that it serves leads to another host."""
 
 import json
-import logging
 import os
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from seg4diff.app.desk import Desk
 from seg4diff.app.limits import BYTES
 from seg4diff.errors import UserError
+from seg4diff.loading import load
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import gradio as gr
 
 HERE = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
@@ -103,16 +107,16 @@ def _names_another_host(body: bytes) -> bool:
     return False
 
 
-def serve(
+@contextmanager
+def served(
     load_options: dict[str, Any],
     *,
     analysis: Path | None = None,
     host: str = HERE[0],
     port: int = 7860,
     password: str | None = None,
-    wait: bool = True,
-) -> Any:
-    """Load the model and serve its page until Ctrl-C.
+) -> Iterator["gr.Blocks"]:
+    """Within the block, the page of a model is served; afterwards uploads and results are deleted.
 
     Args:
         load_options: arguments of `seg4diff.load`.
@@ -120,31 +124,25 @@ def serve(
         host: address to serve on.
         port: port.
         password: what the user "seg4diff" types to come in; None = nothing, on this machine alone.
-        wait: whether to wait for Ctrl-C; otherwise the page is returned, and stops with `close`.
 
     Raises:
         UserError: the page is to be served to other machines without a password, the model cannot be loaded, or the port is taken.
     """
     if host not in HERE and not password:
         raise UserError(f"`host={host}` lets other machines in, so it needs a password: set SEG4DIFF_APP_PASSWORD, or leave the host out.")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    with tempfile.TemporaryDirectory(prefix="seg4diff-app-") as name:
-        os.environ["GRADIO_TEMP_DIR"] = name  # uploads and results, until the program ends
-        from seg4diff.app.desk import Desk
-        from seg4diff.app.examples import draw_examples
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in load_options.items() if value not in (None, False)}
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, as is the next one by every page
+    with TemporaryDirectory(prefix="seg4diff-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
         from seg4diff.app.page import CSS, build_page
-        from seg4diff.loading import load
 
-        given = {key: str(value) if isinstance(value, Path) else value for key, value in load_options.items() if value not in (None, False)}
-        folder = Path(name)
-        page = build_page(Desk(load(**given), given), folder / "results", draw_examples(folder / "examples"), analysis)
+        page = build_page(Desk(load(**given), given), Path(folder), analysis)
         page.queue(max_size=WAITING, api_open=False)
         try:
             page.launch(
                 server_name=host,
                 server_port=port,
                 auth=None if password is None else ("seg4diff", password),
-                css=CSS,
                 max_file_size=BYTES,
                 share=False,
                 enable_monitoring=False,
@@ -156,10 +154,11 @@ def serve(
                 show_error=True,
                 prevent_thread_lock=True,
                 app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
+                css=CSS,
             )
         except OSError as error:
-            raise UserError(f"the page cannot be served on `port={port}` ({error}): choose another one.") from error
-        log.info("the page is at %s (Ctrl-C stops it)", page.local_url)
-        if wait:
-            page.block_thread()
-        return page
+            raise UserError(f"the page cannot be served on `port={port}`: choose another one, as in `port={port + 1}`.") from error
+        try:
+            yield page
+        finally:
+            page.close(verbose=False)
