@@ -28,7 +28,7 @@ def load_options(assets, lora):
 
 @pytest.fixture(scope="session")
 def desk(load_options):
-    return Desk(load(**load_options), {name: str(load_options[name]) for name in ("model", "lora", "like", "block")})
+    return Desk(load(**load_options), load_options | {name: str(load_options[name]) for name in ("model", "lora")})
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_what_no_command_does(reading):
 def test_lines_give_the_result(desk, photo, scale, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = desk.segment(photo, ("apple", "traffic cone"), reading := Reading(2, 0.25, scale))
-    lines = segment_lines(str(photo), ("apple", "traffic cone"), reading, desk.loaded_by | {"image_size": (32, 32)})
+    lines = segment_lines(str(photo), ("apple", "traffic cone"), reading, desk.loaded_by)
     exec(lines, {})
     assert np.array_equal(np.asarray(Image.open("out/labels/photo.png")), found.labels)
 
