@@ -4,13 +4,11 @@ python -m speed.dry_run backbone=sd3_medium
 """
 
 import argparse
-import gc
-import json
-import signal
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,11 @@ from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.backbones.runtime import Runtime, choose_dtype
 from seg4diff.data.geometry import Window
 from seg4diff.segmentation.frame import Frame
-from seg4diff.segmentation.prompts import list_names
-from seg4diff.segmentation.readout import Readout, pool_words
+from seg4diff.segmentation.prompts import list_names, pool_words
+from seg4diff.segmentation.readout import Readout
 from speed import counts
+from speed.forecast import segment_bytes
+from speed.log import Log, ending_after
 from speed.measure import Run, Settings, Table, interleave, machine, measure_memory, number, quiet, text, time_once
 from speed.models import WORDS, dense_i2t, dense_logits
 from speed.published import build, read_config, read_facts
@@ -41,41 +41,6 @@ PAIRS = 5
 QUICK_EXPERT = 1
 OURS, RELEASE = "this package", "the release's way"
 """Early exit and maps of the words alone, against all blocks and a second, dense softmax over all pairs of tokens."""
-
-
-class TimeIsUpError(BaseException):
-    """The seconds that were given are over; no handler of errors takes it for one."""
-
-
-@dataclass
-class Log:
-    """Measurements as they come: lines on the terminal, and lines of JSON in a file, each written at once."""
-
-    path: Path | None
-    console: Console
-    facts: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def write(self, **row: Any) -> None:
-        """Add a measurement."""
-        row = self.facts | row
-        self.rows.append(row)
-        self.console.print(", ".join(f"{key}: {_short(value)}" for key, value in row.items()), highlight=False, soft_wrap=True)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-    @contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        """Go on after an error, which is a finding: a card that is too small says so here."""
-        try:
-            yield
-        except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), "")
-            self.write(what=what, failed=f"{type(error).__name__}: {reason}"[:300])
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
@@ -181,6 +146,13 @@ def _rate(seconds: float, peak: int, case: Case) -> dict[str, float]:
     return {"seconds": seconds, "images/s": case.batch / seconds, "GiB": peak / 2**30, "GiB with weights": (peak + held) / 2**30}
 
 
+def free_bytes(device: torch.device) -> int:
+    """Memory of the device that is free now; on the CPU, that of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def weights_bytes(backbone: PipelineBackbone) -> int:
     """Bytes of all weights: transformer, autoencoder, text encoders."""
     return sum(weight.numel() * weight.element_size() for weight in backbone.parameters())
@@ -218,6 +190,11 @@ def run(name: str, options: argparse.Namespace, log: Log) -> None:
     count = sum(weight.numel() for weight in backbone.transformer.parameters())
     built = {"parameters": count, "blocks": len(backbone.attention_sites()), "seconds": time.perf_counter() - start}
     log.write(what="built", **built, GiB=weights_bytes(backbone) / 2**30)
+    room = free_bytes(options.device) + weights_bytes(backbone)
+    for side in options.sizes:
+        with log.attempt("forecast", side=side):
+            needed = segment_bytes(backbone, facts, side, settings.dtype)
+            log.write(what="forecast", side=side, **{"GiB to segment": needed / 2**30, "GiB here": room / 2**30, "fits": needed < room})
     expert = QUICK_EXPERT if options.quick else config.backbone.expert_layer
     readout = instantiate(config.backbone.readout)
     cases = []
@@ -238,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("backbone", type=_names, help="backbone=<a file of conf/backbone>, or several: backbone=sd3_medium,flux1_dev")
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024], help="pixels along one side")
     parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images at once")
-    found = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--device", type=torch.device, default=found, help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="auto: that of the model")
     parser.add_argument("--compile", action="store_true", help="run the blocks through torch.compile")
@@ -247,37 +224,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny widths and three blocks: shows that everything runs")
     options = parser.parse_args(arguments)
     if options.device.type == "cuda":
-        torch.cuda.set_device(options.device)
+        torch.cuda.set_device(options.device.index or 0)  # it takes no device without a number
     quiet()
     log = Log(options.json, Console() if Console().is_terminal else Console(width=140))
     log.write(**machine(Settings(options.device, torch.float32, options.quick)))
     start = time.perf_counter()
-    with _ending_after(options.seconds, log):
+    with ending_after(options.seconds, log):
         for name in options.backbone:
             with log.attempt(name):
                 run(name, options, log)
     log.facts = {}
     log.write(what="end", seconds=time.perf_counter() - start)
     table(log.rows).print(log.console)
-
-
-@contextmanager
-def _ending_after(seconds: float | None, log: Log) -> Iterator[None]:
-    def ring(*_: Any) -> None:
-        raise TimeIsUpError
-
-    if seconds is None:
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except TimeIsUpError:
-        log.write(what="stopped", reason=f"{seconds:g} seconds are over")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -301,10 +259,6 @@ def _names(argument: str) -> list[str]:
     if key != "backbone" or not names:
         raise argparse.ArgumentTypeError(f"expected backbone=<name>, found '{argument}'")
     return names.split(",")
-
-
-def _short(value: Any) -> str:
-    return number(value) if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,8 @@ def dense_logits(joint: Joint) -> Tensor:
 def _dense_scores(joint: Joint) -> Tensor:
     query = torch.cat([joint.image_query, joint.text_query], dim=2)
     key = torch.cat([joint.image_key, joint.text_key], dim=2)
-    return query @ key.transpose(-1, -2) * joint.scale
+    scores = query @ key.transpose(-1, -2) * joint.scale
+    return scores if joint.bias is None else scores + joint.bias.to(scores.dtype)
 
 
 def _cut(pairs: Tensor, joint: Joint) -> Tensor:

@@ -27,10 +27,10 @@ CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.
 SHRINK = 32
 """By what `quick` divides widths."""
 WIDTHS = ("caption_projection_dim", "joint_attention_dim", "pooled_projection_dim", "hidden_size", "intermediate_size", "projection_dim")
-WIDTHS += ("d_model", "d_ff")
+WIDTHS += ("d_model", "d_ff", "cap_feat_dim", "approximator_hidden_dim", "out_hidden_size")
 HEADS = ("num_attention_heads", "num_heads", "num_key_value_heads")
-LAYERS = ("num_layers", "num_single_layers")
-QUICK = {"attention_head_dim": 16, "d_kv": 16, "head_dim": 16, "block_out_channels": [32, 32, 32, 32]}
+LAYERS = ("num_layers", "num_single_layers", "n_layers", "num_mmdit_layers", "num_single_dit_layers")
+QUICK = {"attention_head_dim": 16, "d_kv": 16, "head_dim": 16, "block_out_channels": [32, 32, 32, 32], "base_dim": 8}
 
 
 def read_config(name: str) -> DictConfig:
@@ -52,7 +52,7 @@ def build(config: DictConfig, facts: dict[str, Any], device: torch.device, runti
     texts = [name for name in kind.encoders if name != "vae"]
     parts: dict[str, Any] = dict.fromkeys(kind.unused)
     parts |= {name.replace("text_encoder", "tokenizer"): _tokenizer(facts[name]["_class_name"]) for name in texts}
-    with _made_as(device, runtime.dtype):
+    with made_as(device, runtime.dtype):
         parts["transformer"] = kind.transformer_class.from_config(facts["transformer"])
         parts["vae"] = getattr(diffusers, facts["vae"].get("_class_name", "AutoencoderKL")).from_config(facts["vae"])
         parts |= {name: _new_encoder(facts[name]) for name in texts}
@@ -66,7 +66,7 @@ def build(config: DictConfig, facts: dict[str, Any], device: torch.device, runti
 
 
 @contextmanager
-def _made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Parameters are made and initialised there: 2 billion numbers take a CPU half a minute, and a GPU no time."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -86,7 +86,7 @@ def _tokenizer(encoder: str) -> PreTrainedTokenizerBase:
     """A stand-in that knows a few words, for an encoder of this class; what costs is the length to which prompts are padded."""
     if encoder.startswith("CLIP"):
         return build_clip_tokenizer(WORDS, TEXT_TOKENS // 2)
-    if encoder.startswith("T5"):
+    if encoder.startswith(("T5", "UMT5")):
         pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -2.0) for word in WORDS), ("▁", -5.0)]
         return T5Tokenizer(pieces, extra_ids=0)
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -98,12 +98,21 @@ def _tokenizer(encoder: str) -> PreTrainedTokenizerBase:
 def _shrink(facts: dict[str, Any]) -> dict[str, Any]:
     small = dict(facts)
     for key, value in facts.items():
-        if key in WIDTHS:
+        if isinstance(value, dict) and key.endswith("_config"):
+            small[key] = _shrink(value)
+        elif key in WIDTHS:
             small[key] = value // SHRINK
         elif key in HEADS:
             small[key] = max(1, value // 8)
         elif key in LAYERS:
             small[key] = min(value, 3)
+    if "caption_projection_dim" in facts:
+        small["caption_projection_dim"] = small["num_attention_heads"] * QUICK["attention_head_dim"]
+    if "axes_dims" in facts:
+        small |= {"dim": 32, "n_heads": 2, "n_kv_heads": 2, "axes_dims": [4, 6, 6]}
+    if "mrope_section" in facts.get("rope_parameters", {}):
+        small["rope_parameters"] = facts["rope_parameters"] | {"mrope_section": [4, 2, 2]}
+        small |= {"hidden_size": 112, "num_attention_heads": 7, "num_key_value_heads": 1}
     if "axes_dims_rope" in facts:
         axes = len(facts["axes_dims_rope"])
         small["axes_dims_rope"] = [4] * 4 if axes == 4 else [4, 6, 6]

@@ -18,8 +18,7 @@ from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
 from seg4diff.flow import draw, interpolate, logit_normal, velocity
-from seg4diff.segmentation.prompts import list_names
-from seg4diff.segmentation.readout import pool_words
+from seg4diff.segmentation.prompts import list_names, pool_words
 from seg4diff.training.objective import MaskAlignment, named_regions
 from speed.counts import PIXELS
 from speed.measure import Run, Settings, Table, interleave, main, measure_memory, mebibytes, number, text, times

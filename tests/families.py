@@ -10,6 +10,7 @@ from seg4diff.attention.capture import capture
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from tests.hosts import random_flux, random_flux2, random_sd3
+from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,16 @@ class Family:
     block: int
     text_first: bool
     targets: tuple[str, ...]
+    by_length: bool = False
+    """Whether what stands behind a prompt is told from it by the prompt's length."""
+    extra: int = 0
+    """Tokens before the text that are neither image nor text, for the 24 image tokens of `inputs`."""
+
+    def rows(self, image: int, text: int) -> dict[str, list[int]]:
+        """Where the image and text tokens stand in the model's own order; the extra tokens end the text axis."""
+        before, start = (0, text + self.extra) if self.text_first else (image, 0)
+        words = range(before + self.extra, before + self.extra + text)
+        return {"image": list(range(start, start + image)), "text": [*words, *range(before, before + self.extra)]}
 
     def model(self, **options) -> Backbone:
         return self.make(**self.options, **options)
@@ -36,12 +47,21 @@ FAMILIES = {
     "flux single": Family(random_flux, {}, 2, True, QK),
     "flux2 double": Family(random_flux2, {}, 1, True, QK),
     "flux2 single": Family(random_flux2, {}, 3, True, ("to_qkv_mlp_proj",)),
+    "auraflow double": Family(random_aura_flow, {}, 1, True, QK, extra=8),
+    "auraflow single": Family(random_aura_flow, {}, 2, True, QK, extra=8),
+    "chroma double": Family(random_chroma, {}, 1, True, QK, by_length=True),
+    "chroma single": Family(random_chroma, {}, 2, True, QK, by_length=True),
+    "qwen-image": Family(random_qwen_image, {}, 1, True, QK, by_length=True),
+    "z-image": Family(random_z_image, {}, 1, False, QK, by_length=True, extra=8),
 }
 PROMPTS = ("apple leaf", "two stars")
 
 
 class HostAttention(TorchFunctionMode):
-    """Sees what the host hands to attention and what it gets back: (query, key, value, output), all (B, heads, tokens, d)."""
+    """Sees what the host hands to attention and what it gets back: (query, key, value, bias, output).
+
+    All are (B, heads, tokens, d) but the bias, which is what the mask adds to the scores.
+    """
 
     def __init__(self):
         super().__init__()
@@ -52,7 +72,11 @@ class HostAttention(TorchFunctionMode):
         if function is scaled_dot_product_attention:
             kwargs = kwargs or {}
             query, key, value = (args[k] if k < len(args) else kwargs[n] for k, n in enumerate(("query", "key", "value")))
-            self.calls.append((query, key, value, result))
+            mask = kwargs.get("attn_mask")
+            if mask is None:
+                mask = query.new_zeros(1)
+            bias = query.new_zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
+            self.calls.append((query, key, value, bias, result))
         return result
 
 
@@ -93,3 +117,8 @@ def adapted(family, **options):
 
 def gradients(model):
     return [torch.zeros_like(weight) if weight.grad is None else weight.grad.clone() for weight in lora_weights(model).values()]
+
+
+def processors(model):
+    """What computes the attention of each module."""
+    return {name: module.processor for name, module in model.transformer.named_modules() if hasattr(module, "processor")}

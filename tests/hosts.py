@@ -10,7 +10,16 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.flux2 import Flux2Backbone
@@ -44,6 +53,36 @@ def scatter(module, seed):
     return module
 
 
+def byte_tokenizer() -> Qwen2Tokenizer:
+    """Every byte is a token."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer({piece: k for k, piece in enumerate([*byte_characters(), *specials])}, [], chat_template=CHAT)
+    tokenizer.add_special_tokens({"additional_special_tokens": specials[1:]})
+    return tokenizer
+
+
+def small_qwen3(tokenizer) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+
+
+def small_t5_tokenizer() -> T5Tokenizer:
+    words = [f"▁{word}" for word in lexicon()]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -2.0) for word in words), ("▁", -5.0)]
+    return T5Tokenizer([*pieces, *((letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789")], extra_ids=0)
+
+
+def small_t5(tokenizer) -> T5Config:
+    return T5Config(vocab_size=len(tokenizer), d_model=12, d_kv=6, d_ff=16, num_layers=1, num_heads=2)
+
+
 def random_sd3(*, qk_norm=None, dual=(), blocks=3, heads=2, t5_length=0, **options) -> SD3Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -74,9 +113,7 @@ def random_sd3(*, qk_norm=None, dual=(), blocks=3, heads=2, t5_length=0, **optio
 
 
 def random_flux(*, double=2, single=2, guided=True, text_length=24, **options) -> FluxBackbone:
-    words = [f"▁{word}" for word in lexicon()]
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -2.0) for word in words), ("▁", -5.0)]
-    t5_tokenizer = T5Tokenizer([*pieces, *((letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz0123456789")], extra_ids=0)
+    t5_tokenizer = small_t5_tokenizer()
     clip_tokenizer = build_clip_tokenizer(lexicon(), 16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -90,7 +127,7 @@ def random_flux(*, double=2, single=2, guided=True, text_length=24, **options) -
             bos_token_id=clip_tokenizer.bos_token_id,
             eos_token_id=clip_tokenizer.eos_token_id,
         )
-        t5 = T5Config(vocab_size=len(t5_tokenizer), d_model=12, d_kv=6, d_ff=16, num_layers=1, num_heads=2)
+        t5 = small_t5(t5_tokenizer)
         transformer = FluxTransformer2DModel(
             in_channels=16,
             num_layers=double,
@@ -115,21 +152,10 @@ def random_flux(*, double=2, single=2, guided=True, text_length=24, **options) -
 
 
 def random_flux2(*, double=2, single=2, text_length=48, **options) -> Flux2Backbone:
-    alphabet = byte_characters()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Qwen2Tokenizer({piece: k for k, piece in enumerate([*alphabet, *specials])}, [], chat_template=CHAT)
-    tokenizer.add_special_tokens({"additional_special_tokens": specials[1:]})
+    tokenizer = byte_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        text = Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=8,
-            intermediate_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=8,
-        )
+        text = small_qwen3(tokenizer)
         transformer = Flux2Transformer2DModel(
             in_channels=16,
             num_layers=double,
@@ -152,3 +178,26 @@ def random_flux2(*, double=2, single=2, text_length=48, **options) -> Flux2Backb
             transformer=scatter(transformer, 1),
         )
     return Flux2Backbone(pipeline, text_length=text_length, text_layers=(1, 2, 3), **options).eval()
+
+
+def random_sam(folder) -> None:
+    """Write a random SAM, which sees pictures of 64 x 64 pixels."""
+    from transformers import (
+        SamConfig,
+        SamImageProcessor,
+        SamMaskDecoderConfig,
+        SamModel,
+        SamProcessor,
+        SamPromptEncoderConfig,
+        SamVisionConfig,
+    )
+
+    sizes = {"hidden_size": 8, "mlp_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    image = {"image_size": 64, "patch_size": 16}
+    vision = SamVisionConfig(**sizes, **image, output_channels=8, num_pos_feats=4, window_size=2, global_attn_indexes=[0])
+    prompt, decoder = SamPromptEncoderConfig(hidden_size=8, **image), SamMaskDecoderConfig(**sizes, iou_head_hidden_dim=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
+        SamModel(config).save_pretrained(folder)
+    SamProcessor(SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})).save_pretrained(folder)

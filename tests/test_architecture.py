@@ -28,6 +28,7 @@ ORDER = [
     "inputs",
     "generation",
     "model",
+    "calibration",
     "loading",
     "loggers",
     "evaluation",

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from docs import models
 from PIL import Image
 
 from seg4diff.commands.trainers import build
@@ -90,3 +91,10 @@ def test_the_data_set_of_its_page_is_configured_as_shown(desk, monkeypatch):
     data = build(compose_config("train", desk / "out", *given).data)
     data.source.prepare()
     assert data.vocabulary.names[:2] == ("road", "sidewalk") and len(data.source.rows("validation")) == 4
+
+
+def test_the_table_of_models_is_that_of_the_configurations():
+    """Memory, which takes a minute to count, is compared where the page is written."""
+    shown = text(REPO / "docs" / "models.md")
+    for row in models.rows(memory=False):
+        assert "| " + " | ".join(row.values()) + " |" in shown, "run python -m docs.models"

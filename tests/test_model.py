@@ -14,8 +14,10 @@ import seg4diff
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
+from seg4diff.calibration import calibrate
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.errors import UserError
+from seg4diff.segmentation.readers.propagated import Propagated
 from tests.hosts import random_flux, random_sd3
 
 WORDS = ["apple", "traffic cone", "grass"]
@@ -240,7 +242,7 @@ def test_a_folder_of_settings_beside_a_person_is_no_run(load, folder, tmp_path, 
     """A preset is a preset, and a LoRA is a LoRA, whatever other programs keep in the folders around."""
     (tmp_path / "config.yaml").write_text("other: program\n")
     monkeypatch.chdir(tmp_path)
-    assert seg4diff.load("tiny_sd3").block == 3
+    assert seg4diff.load("tiny_sd3").block == 1
     shutil.copytree(folder / "lora", tmp_path / "lora")
     assert load(lora=tmp_path / "lora").block == 1
 
@@ -281,3 +283,49 @@ def test_a_tensor_outside_of_its_range_is_refused(load, scale, found):
 def test_a_wrong_argument_is_named(load, photo, call, sentence):
     with pytest.raises(UserError, match=sentence):
         call(load(), photo)
+
+
+def test_words_are_read_and_refined_in_other_ways(load, photo):
+    model = load()
+    plain = model.segment(photo, WORDS)
+    named = model.segment(photo, WORDS, reader="expert", presence="none", refine="none")
+    assert (plain.labels == named.labels).all() and torch.equal(plain.maps.grid, named.maps.grid)
+    other = model.segment(photo, WORDS, reader=Propagated(block=0), refine="pamr")
+    assert not torch.equal(plain.maps.grid, other.maps.grid) and other.labels.shape == plain.labels.shape
+
+
+def test_a_calibration_is_for_its_model_its_reader_and_its_words(load, photo, tmp_path):
+    model = load()
+    calibrate(model, [photo, photo.parent / "photo.png"], WORDS, reader="t2i").save(tmp_path / "words.safetensors")
+    given = {"reader": "t2i", "presence": tmp_path / "words.safetensors"}
+    assert model.segment(photo, WORDS, **given).labels.shape == (20, 48)
+    for words, options, name in (
+        (WORDS[:2], given, "vocabulary"),
+        (WORDS, given | {"reader": "expert"}, "reader"),
+    ):
+        with pytest.raises(UserError, match=f"the calibration is of another {name} "):
+            model.segment(photo, words, **options)
+    with pytest.raises(UserError, match="the calibration is of another model "):
+        load(lora=model_lora(tmp_path, model)).segment(photo, WORDS, **given)
+
+
+def model_lora(folder, model):
+    """A LoRA of the block that is read, on disk."""
+    add_lora(model.backbone, LoraSpec(blocks="expert", rank=2, alpha=2, targets=["to_q"]), 1, seed=0)
+    model.backbone.save_lora(folder / "other")
+    return folder / "other"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"reader": "nose"}, "`reader` must be one of aggregated, .* found 'nose'"),
+        ({"refine": "iron"}, "`refine` must be one of guided, .* found 'iron'"),
+        ({"presence": "nowhere"}, "there is no calibration nowhere"),
+    ],
+)
+def test_a_reader_or_a_refinement_that_is_not_there_is_named(load, photo, options, reason):
+    with pytest.raises(UserError, match=reason):
+        load().segment(photo, WORDS, **options)
+    with pytest.raises(UserError, match="are for the maps of words, and there are none"):
+        load().segment(photo, **options)

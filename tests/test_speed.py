@@ -8,20 +8,24 @@ from functools import partial
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from speed import counts, stream
 from speed.counts import Size
 from speed.dry_run import OURS, RELEASE
 from speed.dry_run import main as dry_run
+from speed.forecast import encode_bytes
 from speed.measure import Memory, Pairs, Settings, measure_memory
 from speed.models import Shape, dense_i2t, forward, new_backbone, new_inputs, read
 from speed.plan import Job
 from speed.plan import main as print_plan
+from speed.published import read_facts
 from speed.train_step import Trainee, new_example
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from seg4diff.attention.joint import Joint
 from seg4diff.attention.maps import i2t
+from seg4diff.backbones.layout import Layout
 from seg4diff.backbones.lora import lora_weights
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
@@ -95,7 +99,7 @@ def test_pairs_are_compared_one_by_one():
 @pytest.mark.parametrize("heads", [1, 3])
 def test_the_dense_reference_is_the_joint_softmax(heads):
     query, key, value = (torch.randn(2, heads, 15 + 4, 8, dtype=torch.float64) for _ in range(3))
-    joint = Joint.split(query, key, value, 8**-0.5, text=4, text_first=False)
+    joint = Joint.split(query, key, value, 8**-0.5, Layout(text=4, text_first=False))
     torch.testing.assert_close(dense_i2t(joint).float(), i2t(joint, "joint").float())
 
 
@@ -210,7 +214,7 @@ def test_a_dry_run_goes_on_after_a_size_that_the_model_cannot_take(tmp_path):
     figures = tmp_path / "figures.jsonl"
     dry_run(["backbone=sd3_medium", "--quick", "--sizes", "8", "64", "--json", str(figures)])
     rows = [json.loads(line) for line in figures.read_text().splitlines()]
-    assert {row["side"] for row in rows if "failed" in row} == {0}
+    assert {(row["what"] == "forecast", row["side"]) for row in rows if "failed" in row} == {(True, 8), (False, 0)}
     assert {row["side"] for row in rows if "images/s" in row} == {64} and rows[-1]["what"] == "end"
 
 
@@ -218,3 +222,12 @@ def test_a_dry_run_whose_time_is_over_keeps_what_it_measured(tmp_path, capsys):
     figures = tmp_path / "figures.jsonl"
     dry_run(["backbone=sd3_medium", "--sizes", "64", "--quick", "--seconds", "0.01", "--json", str(figures)])
     assert "0.01 seconds are over" in figures.read_text() and "dry_run: published size" in capsys.readouterr().out
+
+
+def test_the_memory_that_encoding_takes_is_forecast_without_a_model():
+    facts = read_facts("sd3_medium", quick=False)["vae"]
+    vae = AutoencoderKL.from_config(facts).requires_grad_(False)
+    picture = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        measured = measure_memory(lambda: vae.encode(picture), CPU).peak
+    assert encode_bytes(facts, 96, torch.float32) == pytest.approx(measured, rel=0.1)

@@ -15,8 +15,10 @@ from seg4diff.data.reading import read_image
 from seg4diff.data.sample import IGNORE, Vocabulary, image_to_tensor, tensor_to_image
 from seg4diff.errors import UserError
 from seg4diff.finite import require_finite
+from seg4diff.presets import Preset
 from seg4diff.results import Segmentation, WordMaps
 from seg4diff.segmentation.frame import Frame
+from seg4diff.segmentation.presence import Calibration, Presence
 from seg4diff.segmentation.readout import Readout, minmax
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -51,7 +53,8 @@ class CanvasPicture:
             unlabelled: label where no map reaches the level of the readout; None = every pixel has a word.
         """
         chosen = list(range(len(names)) if competing is None else competing)
-        return self.result(names, readout.segment(maps[chosen], chosen, self.frame, unlabelled), minmax(maps, self.frame))
+        picture = (image_to_tensor(self.picture.crop(self.shown.corners), None) / 2 + 0.5).to(maps.device)
+        return self.result(names, readout.segment(maps[chosen], chosen, self.frame, unlabelled, picture), minmax(maps, self.frame))
 
     def result(self, names: Sequence[str], labels: Tensor, maps: Tensor) -> Segmentation:
         """The result from labels of the shown part and maps on the token grid."""
@@ -78,6 +81,23 @@ def to_size(size: Any) -> tuple[int, int]:
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise UserError(f"`image_size` must be (height, width) in pixels, or one number for a square, found {size!r}.")
     return pair
+
+
+def to_presence(presence: str | Path | Presence, preset: Preset, read: Sequence[dict[str, str]]) -> Presence:
+    """A presence, the name of one, or a calibration or its file, which must be of the very maps that are read.
+
+    Args:
+        presence: see `Model.segment`.
+        preset: knows the names.
+        read: of each picture, what its maps depend on, see `Calibration`.
+    """
+    if presence in ("none", "words"):
+        return preset.part("presence", presence)
+    found = Calibration.load(Path(presence)) if isinstance(presence, str | Path) else presence
+    if isinstance(found, Calibration):
+        for about in read:
+            found.check(about)
+    return found
 
 
 def check_words(words: Sequence[str], parameter: str = "words") -> Sequence[str]:

@@ -14,12 +14,15 @@ from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError, of_kind, renamed
 from seg4diff.generation.requests import Request, Sampling
 from seg4diff.generation.sampler import MapReader, draw
-from seg4diff.inputs import CanvasPicture, Picture, check_words, to_size, words_of_each
+from seg4diff.inputs import CanvasPicture, Picture, check_words, to_presence, to_size, words_of_each
 from seg4diff.presets import Preset
 from seg4diff.results import BlockAttention, Generated, Segmentation, by_size
+from seg4diff.segmentation.presence import Presence
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.proposals import ProposalReadout, label_proposals
+from seg4diff.segmentation.readers.base import Reader
 from seg4diff.segmentation.readout import Readout
+from seg4diff.segmentation.refine import Refiner
 
 
 class Model:
@@ -60,11 +63,10 @@ class Model:
         chosen = preset.expert if block is None else block
         if chosen is None:
             raise UserError("no expert block is known for this model: say which block is to be read, as in `block=9`.")
-        self.backbone, self.block, self.lora, self.preset = backbone, chosen, lora, preset
+        self.backbone, self.block, self.lora = backbone, chosen, lora
         self.image_size = preset.image_size if image_size is None else to_size(image_size)
         self._samples = preset.samples | ({} if image_size is None else {"size": self.image_size})
-        self._reading = preset.readout | ({} if sigma is None else {"sigma": sigma})
-        self._merging, self.readout = preset.merging, Readout(**self._reading)
+        self.preset, self.readout = preset, Readout(**preset.readout | ({} if sigma is None else {"sigma": sigma}))
         if not 0 <= chosen < (blocks := len(backbone.attention_sites())):
             raise UserError(f"`block` must be one of this model's joint-attention blocks, 0 to {blocks - 1}, found {chosen}.")
         backbone.token_grid(*self.image_size)
@@ -88,6 +90,9 @@ class Model:
         geometry: Geometry = "letterbox",
         background: float | None = None,
         threshold: float | None = None,
+        reader: str | Reader = "expert",
+        presence: str | Path | Presence = "none",
+        refine: str | Refiner = "none",
     ) -> Segmentation | list[Segmentation]:
         """Find words in pictures, or regions without words.
 
@@ -97,6 +102,10 @@ class Model:
             geometry: how a picture meets `image_size`: "letterbox" whole and padded, "stretch" whole in another shape, "crop" its centre.
             background: with words, the level in [0, 1] that the map of some word, scaled to [0, 1], must reach where a pixel gets a label.
                 None: every pixel has the word whose map is highest there.
+            reader: with words, how their maps are read: the name of a file in conf/reader, or a reader.
+            presence: with words, which of them are in the picture: "none" for any, "words" by comparing their maps, or a calibration, see
+                `seg4diff.calibration.calibrate`, or its file.
+            refine: with words, what becomes of their maps at the pixels of the picture: the name of a file in conf/refine, or a refiner.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
         Returns:
@@ -112,28 +121,46 @@ class Model:
             raise UserError("`threshold` is for regions without words, and words are given: leave one of them out.")
         if background is not None and words is None:
             raise UserError("`background` is for the maps of words, and there are none: give words, or leave it out.")
+        if words is None and (reader, presence, refine) != ("expert", "none", "none"):
+            raise UserError(
+                "`reader`, `presence` and `refine` are for the maps of words, and there are none: give words, or leave them out."
+            )
         asked = words_of_each(words, len(sources))
         if geometry not in GEOMETRIES:
             raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
-        found = self._regions(placed, threshold) if words is None else self._words(placed, asked, background)
+        level = {} if background is None else {"background": background}
+        if words is None:
+            found = self._regions(placed, threshold)
+        else:
+            known = to_presence(presence, self.preset, [self.about(reader, own) for own in asked])
+            found = self._words(placed, asked, self.read_by(reader, refine).changed(presence=known, **level))
         return found if isinstance(pictures, list | tuple) else found[0]
 
-    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], background: float | None) -> list[Segmentation]:
-        readout = self.readout
-        if background is not None:
-            readout = Readout(**self._reading | {"background": background})
+    def read_by(self, reader: str | Reader, refine: str | Refiner = "none") -> Readout:
+        """The readout with a reader and a refinement: see `segment`."""
+        return self.readout.changed(reader=self.preset.part("reader", reader), refine=self.preset.part("refine", refine))
+
+    def about(self, reader: str | Reader, words: Sequence[str]) -> dict[str, str]:
+        """What the maps of words depend on, by name: what a calibration must have in common with its use."""
+        options = self.preset.parts["reader"].get(reader) if isinstance(reader, str) else vars(reader)
+        found = {"model": self.backbone.fingerprint(), "block": self.block, "reader": options, "noise level": self.readout.sigma}
+        found |= {"image size": self.image_size, "vocabulary": ", ".join(words)}
+        return {name: str(value) for name, value in found.items()}
+
+    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], readout: Readout) -> list[Segmentation]:
         prompts = [split_names(names, range(len(names)), self.backbone.fits) for names in asked]
-        images = torch.stack([one.image for one in placed]).to(self.backbone.device)
-        maps = readout.class_maps(self.backbone, images, prompts, [0] * len(placed), [self.block])[self.block]
+        maps = readout.class_maps(self.backbone, self._stacked(placed), prompts, [0] * len(placed), [self.block])[self.block]
         level = None if readout.background is None else IGNORE
         return [one.of_words(own_names, own, readout, unlabelled=level) for one, own_names, own in zip(placed, asked, maps, strict=True)]
 
+    def _stacked(self, placed: Sequence[CanvasPicture]) -> torch.Tensor:
+        return torch.stack([one.image for one in placed]).to(self.backbone.device)
+
     def _regions(self, placed: Sequence[CanvasPicture], threshold: float | None) -> list[Segmentation]:
-        merging = self._merging | ({} if threshold is None else {"threshold": threshold})
+        merging = self.preset.merging | ({} if threshold is None else {"threshold": threshold})
         proposals = ProposalReadout(readout=self.readout, **merging)
-        images = torch.stack([one.image for one in placed]).to(self.backbone.device)
-        found = proposals.proposals(self.backbone, images, [0] * len(placed), [self.block])[self.block]
+        found = proposals.proposals(self.backbone, self._stacked(placed), [0] * len(placed), [self.block])[self.block]
         regions = [(one, *by_size(label_proposals(own, one.frame))) for one, own in zip(placed, found, strict=True)]
         return [one.result(numbers, labels, torch.zeros(0, 1, 1)) for one, labels, numbers in regions]
 

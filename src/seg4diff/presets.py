@@ -36,6 +36,7 @@ class Preset:
         merging: arguments of `ProposalReadout` besides the readout.
         samples: guidance, steps and size (height, width) with which images are generated.
         known_by: values of the transformer's configuration by which the model is recognised.
+        parts: files of conf/reader, conf/presence and conf/refine for this model, by group and name.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Preset:
     merging: dict[str, Any]
     samples: dict[str, Any]
     known_by: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def named(cls, name: str) -> Self:
@@ -68,8 +70,10 @@ class Preset:
     @classmethod
     def of(cls, name: str, backbone: Any) -> Self:
         """The preset of a `backbone` node."""
-        places = {"backbone": backbone, "runtime": None, "paths": {"assets_dir": str(assets_dir())}}
-        node = plain(OmegaConf.create(places))["backbone"]
+        groups = {group: {file.stem: OmegaConf.load(file) for file in files(group)} for group in ("reader", "presence", "refine")}
+        places = {"backbone": backbone, "runtime": None, "paths": {"assets_dir": str(assets_dir())}, "parts": groups}
+        whole = plain(OmegaConf.create(places))
+        node = whole["backbone"]
         model, readout = node["model"], node["readout"]
         module, _, adapter = model["_target_"].removesuffix(".from_pretrained").rpartition(".")
         return cls(
@@ -85,7 +89,23 @@ class Preset:
             merging=dict(node["merging"]),
             samples=node["samples"] | {"size": tuple(node["samples"]["size"])},
             known_by=node.get("known_by") or {},
+            parts=whole["parts"],
         )
+
+    def part(self, group: str, chosen: Any, **options: Any) -> Any:
+        """A reader, a presence or a refinement: by the name of its file in conf/, with these options; an object stays as it is.
+
+        Raises:
+            UserError: there is none of this name, or the file has no such option.
+        """
+        if not isinstance(chosen, str):
+            return chosen
+        known = self.parts[group]
+        if chosen not in known:
+            raise UserError(f"`{group}` must be one of {', '.join(known)}, found '{chosen}'.")
+        module, _, name = known[chosen]["_target_"].rpartition(".")
+        given = {key: value for key, value in known[chosen].items() if key != "_target_"} | options
+        return getattr(import_module(module), name)(**given)
 
     @classmethod
     def recognised(cls, what: str, pipeline_class: str, transformer: Mapping[str, Any]) -> Self:
@@ -124,9 +144,14 @@ def names() -> list[str]:
     return list(_pretrained())
 
 
+def files(group: str) -> list[Path]:
+    """The files of a group of conf/, sorted."""
+    return sorted((conf_dir() / group).glob("*.yaml"))
+
+
 def _pretrained() -> dict[str, DictConfig]:
     """The files of conf/backbone but those of models that are built from scratch."""
-    found = {file.stem: _composed(f"/backbone/{file.stem}") for file in sorted((conf_dir() / "backbone").glob("*.yaml"))}
+    found = {file.stem: _composed(f"/backbone/{file.stem}") for file in files("backbone")}
     return {name: node for name, node in found.items() if not node.model._target_.endswith(".from_scratch")}
 
 

@@ -20,6 +20,7 @@ from seg4diff.disk import save_picture
 from seg4diff.errors import UserError
 from seg4diff.pictures import IGNORED, class_colours, heat_over, overlay, sheet
 from seg4diff.segmentation.frame import Frame
+from seg4diff.segmentation.instances import Instance, instances
 from seg4diff.segmentation.prompts import find_names, token_sets
 
 if TYPE_CHECKING:
@@ -85,6 +86,14 @@ class Segmentation:
         if name not in self.names:
             raise UserError(f"'{name}' is none of the words of this segmentation ({', '.join(self.names)}).")
         return self.labels == self.names.index(name)
+
+    def instances(self, least: int = 1) -> list[Instance]:
+        """The connected parts of each word, from the largest to the smallest.
+
+        Args:
+            least: number of pixels that a part must have.
+        """
+        return list(instances(self.labels, self.names, least))
 
     def overlay(self) -> Image.Image:
         """The regions over the picture with their names, at most 1024 pixels wide or high."""

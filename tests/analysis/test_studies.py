@@ -76,10 +76,14 @@ def looks(scene):
 
 
 def dense(joint):
-    """Attention of all queries, image first, in float64: (heads, N + T, N + T)."""
+    """Attention of all queries that are not masked, image first, in float64: (heads, queries, N + T)."""
     query = torch.cat([joint.image_query, joint.text_query], dim=2)[0].double()
     key = torch.cat([joint.image_key, joint.text_key], dim=2)[0].double()
-    return (query @ key.transpose(-1, -2) * joint.scale).softmax(dim=-1)
+    scores = query @ key.transpose(-1, -2) * joint.scale
+    if joint.bias is None:
+        return scores.softmax(dim=-1)
+    seen = torch.cat([joint.text_present.new_ones(joint.image_key.shape[2]), joint.text_present[0]])
+    return (scores + joint.bias[0]).softmax(dim=-1)[:, seen]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -32,22 +32,25 @@ def dense(joint, factor=1.0, blur=None):
     )
     keys, values = torch.cat([text_key, image_key], dim=2), torch.cat([text_value, image_value], dim=2)
     tokens, outputs = text_key.shape[2], []
-    for query, own_factor, own_blur in ((image_query, factor, blur), (text_query, 1.0, None)):
+    for name, query, own_factor, own_blur in (("image", image_query, factor, blur), ("text", text_query, 1.0, None)):
         scores = query @ keys.transpose(-1, -2) * joint.scale
         scores[..., :tokens] *= own_factor
+        if joint.bias is not None:
+            scores = scores + torch.cat([joint.bias_between(name, kind) for kind in ("text", "image")], dim=-1)
         weights = scores.softmax(dim=-1)
         if own_blur is not None:
-            weights[..., :tokens] = own_blur(weights[..., :tokens])
+            weights[..., :tokens] = own_blur(weights[..., :tokens], present=joint.text_present)
         outputs.append(weights @ values)
     return outputs
 
 
-def dense_blur(weights, sigma=SIGMA, kernel=KERNEL):
-    """(..., N, T): each row convolved with a Gaussian under torch's reflect padding, then scaled to its sum."""
+def dense_blur(weights, sigma=SIGMA, kernel=KERNEL, present=None):
+    """(..., N, T): each row convolved with a Gaussian under torch's reflect padding, then scaled to its sum; masked tokens stay at 0."""
     reach = kernel // 2
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1).double() / sigma) ** 2)
     rows = weights.flatten(0, -2).unsqueeze(1)
     mixed = conv1d(pad(rows, (reach, reach), mode="reflect"), (taps / taps.sum())[None, None]).view_as(weights)
+    mixed = mixed if present is None else mixed * present[:, None, None]
     return mixed * weights.sum(dim=-1, keepdim=True) / mixed.sum(dim=-1, keepdim=True)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs
+from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, processors
 from tests.hosts import random_flux, random_flux2, random_sd3
+from tests.open_hosts import random_aura_flow, random_chroma, random_qwen_image, random_z_image
 
 from seg4diff.attention.capture import capture
 from seg4diff.attention.maps import i2t, quadrant_mass
@@ -50,8 +51,9 @@ class TestFamily:
         (visit,) = seen
         own = next(output for *_, output in model_calls.calls if output is visit.whole_output)
         image, text = visit.output
-        whole = torch.cat([text, image] if family.text_first else [image, text], dim=2)
-        assert torch.equal(whole, own) and image.shape == visit.joint.image_query.shape
+        rows = family.rows(image.shape[2], text.shape[2] - family.extra)
+        assert torch.equal(image, own[:, :, rows["image"]]) and torch.equal(text, own[:, :, rows["text"]])
+        assert image.shape == visit.joint.image_query.shape
 
     def test_blocks_are_visited_in_order_and_reading_changes_no_bit(self, family):
         model, order = family.model(), []
@@ -75,7 +77,8 @@ class TestFamily:
         with HostAttention() as model_calls, edit(model, [family.block], attention=nothing):
             edited = velocity(model)
         assert not torch.allclose(edited, plain, atol=1e-3)
-        joint = [output for *_, output in model_calls.calls if output.shape[2] == 24 + inputs(model)[2].embeddings.shape[1]]
+        tokens = 24 + family.extra + inputs(model)[2].embeddings.shape[1]
+        joint = [output for *_, output in model_calls.calls if output.shape[2] == tokens]
         assert len(joint) == len(model.attention_sites()), "the attention that an edit asks for is computed once"
 
     def test_states_reach_the_block_and_a_skipped_block_passes_them_on(self, family):
@@ -93,7 +96,7 @@ class TestFamily:
 
     def test_everything_is_restored_after_an_exception(self, family):
         model = family.model()
-        before, plain, processors = hooks(model), velocity(model), dict(model.transformer.attn_processors)
+        before, plain, own = hooks(model), velocity(model), processors(model)
 
         def fail(_):
             raise KeyboardInterrupt
@@ -101,7 +104,7 @@ class TestFamily:
         for use in (lambda: stream(model, [family.block], fail), lambda: edit(model, [family.block], attention=fail, skip=True)):
             with pytest.raises(KeyboardInterrupt), use():
                 velocity(model)
-            assert hooks(model) == before and dict(model.transformer.attn_processors) == processors
+            assert hooks(model) == before and processors(model) == own
             assert torch.equal(velocity(model), plain)
 
     def test_an_edit_that_is_opened_later_sees_the_attention_first(self, family):
@@ -167,9 +170,20 @@ class TestFamily:
             drawn(model)
 
 
-@pytest.mark.parametrize(("make", "passes", "rows"), [(random_sd3, 1, 2), (random_flux, 1, 1), (random_flux2, 2, 1)])
+@pytest.mark.parametrize(
+    ("make", "passes", "rows"),
+    [
+        (random_sd3, 1, 2),
+        (random_flux, 1, 1),
+        (random_flux2, 2, 1),
+        (random_aura_flow, 1, 2),
+        (random_chroma, 2, 1),
+        (random_qwen_image, 2, 1),
+        (random_z_image, 1, 2),
+    ],
+)
 def test_the_unconditional_half_of_guidance_is_known(make, passes, rows):
-    """SD3 doubles the batch, Flux.2 runs a second pass, Flux.1 takes its guidance as an input of the model.
+    """SD3, AuraFlow and Z-Image double the batch; Flux.2, Chroma and Qwen-Image run a second pass; Flux.1 has an input for it.
 
     In the first step, the text keys of the rows that see the prompt differ between two prompts, and those of the others do not.
     """

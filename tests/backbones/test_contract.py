@@ -1,19 +1,41 @@
 """What every model family must hold: the record is the model's own attention, exactly, and reading it disturbs nothing."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
-from diffusers import Flux2KleinPipeline
-from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, read
+from diffusers import Flux2KleinPipeline, ZImageTransformer2DModel
+from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
+from tests.families import FAMILIES, HostAttention, adapted, gradients, inputs, processors, read
 
 from seg4diff.attention.capture import capture
-from seg4diff.attention.maps import i2t, i2t_per_head, quadrant_mass, text_mass
+from seg4diff.attention.maps import ABSENT, i2t, i2t_per_head, quadrant_mass, t2i_per_head, text_mass
 from seg4diff.backbones.base import TextCondition
+from seg4diff.backbones.hooks import change_output
 from seg4diff.backbones.lora import base_model
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.errors import UserError
 from seg4diff.segmentation.prompts import list_names, token_sets
+
+
+def number_text_by(order, monkeypatch):
+    """Flux.2, Qwen-Image and Z-Image number their text tokens: let the numbers move with the tokens."""
+    numbers = Flux2KleinPipeline._prepare_text_ids
+    monkeypatch.setattr(Flux2KleinPipeline, "_prepare_text_ids", lambda embeddings: numbers(embeddings)[:, order])
+    places = QwenEmbedRope.forward
+
+    def placed(*arguments, **options):
+        image, text = places(*arguments, **options)
+        return image, text[order]
+
+    monkeypatch.setattr(QwenEmbedRope, "forward", placed)
+    padded = ZImageTransformer2DModel._pad_with_ids
+
+    def moved(model, tokens, size, start, *arguments):
+        found = padded(model, tokens, size, start, *arguments)
+        return (found[0], found[1][order], *found[2:]) if start == (1, 0, 0) else found
+
+    monkeypatch.setattr(ZImageTransformer2DModel, "_pad_with_ids", moved)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -24,10 +46,8 @@ class TestFamily:
         with HostAttention() as host:
             yield (found := {})
         image, text = found["tokens"]
-        joint = [call for call in host.calls if call[0].shape[2] == image + text]
-        rows = {"text": slice(0, text), "image": slice(text, None)} if family.text_first else {"image": slice(0, image)}
-        rows.setdefault("text", slice(image, None))
-        found["call"], found["rows"] = joint[family.block], rows
+        joint = [call for call in host.calls if call[0].shape[2] == image + text + family.extra]
+        found["call"], found["rows"] = joint[family.block], family.rows(image, text)
 
     def host_and_record(self, family):
         model = family.model()
@@ -39,29 +59,35 @@ class TestFamily:
         return found["call"], found["rows"], record[family.block]
 
     def test_the_record_is_what_the_hosts_attention_saw(self, family):
-        (query, key, value, _), rows, joint = self.host_and_record(family)
+        (query, key, value, *_), rows, joint = self.host_and_record(family)
         for name in ("image", "text"):
             assert torch.equal(getattr(joint, f"{name}_query"), query[:, :, rows[name]])
             assert torch.equal(getattr(joint, f"{name}_key"), key[:, :, rows[name]])
             assert torch.equal(getattr(joint, f"{name}_value"), value[:, :, rows[name]])
 
     def test_maps_equal_the_dense_softmax_of_the_hosts_attention(self, family):
-        (query, key, *_), rows, joint = self.host_and_record(family)
-        dense = (query.double() @ key.double().transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1).float()
+        (query, key, _, bias, _), rows, joint = self.host_and_record(family)
+        scores = query.double() @ key.double().transpose(-1, -2) * query.shape[-1] ** -0.5 + bias
+        dense = scores.softmax(dim=-1).float()
         expected = dense[:, :, rows["image"]][..., rows["text"]].transpose(-1, -2)
         torch.testing.assert_close(i2t_per_head(joint, "joint"), expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(i2t(joint, "joint"), expected.mean(dim=1), atol=1e-5, rtol=0)
         torch.testing.assert_close(text_mass(joint), expected.sum(dim=2), atol=1e-5, rtol=0)
         for name, mass in quadrant_mass(joint).items():
             start, end = (("image", "text")[letter == "t"] for letter in (name[0], name[-1]))
-            torch.testing.assert_close(mass, dense[:, :, rows[start]][..., rows[end]].sum(dim=-1).mean(dim=-1), atol=1e-5, rtol=0)
+            of_each = dense[:, :, rows[start]][..., rows[end]].sum(dim=-1)
+            seen = (dense[:, :, rows["image"]].sum(dim=(1, 2)) > 0)[:, None, rows[start]]  # a masked token is no query
+            torch.testing.assert_close(mass, (of_each * seen).sum(dim=-1) / seen.sum(dim=-1), atol=1e-5, rtol=0)
 
     def test_softmax_of_the_record_times_its_values_is_the_hosts_output(self, family):
         (*_, output), rows, joint = self.host_and_record(family)
         key = torch.cat([joint.image_key, joint.text_key], dim=2)
         values = torch.cat([joint.image_value, joint.text_value], dim=2)
         for name in ("image", "text"):
-            rebuilt = (getattr(joint, f"{name}_query") @ key.transpose(-1, -2) * joint.scale).softmax(dim=-1) @ values
+            scores = getattr(joint, f"{name}_query") @ key.transpose(-1, -2) * joint.scale
+            if joint.bias is not None:
+                scores = scores + torch.cat([joint.bias_between(name, keys) for keys in ("image", "text")], dim=-1)
+            rebuilt = scores.softmax(dim=-1) @ values
             torch.testing.assert_close(rebuilt, output[:, :, rows[name]], atol=1e-5, rtol=0)
 
     @pytest.mark.parametrize("scores", ["logits", "text", "joint"])
@@ -82,13 +108,13 @@ class TestFamily:
 
     def dense_map(self, host, arguments, family, velocity, scores):
         text = arguments[2].embeddings.shape[1]
-        query, key, *_ = [call for call in host.calls if call[0].shape[2] == 24 + text][family.block]
-        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        rows, columns = (slice(text, None), slice(0, text)) if family.text_first else (slice(0, 24), slice(24, None))
+        joint = [call for call in host.calls if call[0].shape[2] == 24 + text + family.extra]
+        query, key, _, bias, _ = joint[family.block]
+        logits, rows = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + bias, family.rows(24, text)
         if scores == "joint":
-            return logits.softmax(dim=-1)[:, :, rows, columns].transpose(-1, -2).mean(dim=1)
-        part = logits[:, :, rows, columns].transpose(-1, -2)
-        return (part if scores == "logits" else part.softmax(dim=-2)).mean(dim=1)
+            return logits.softmax(dim=-1)[:, :, rows["image"]][..., rows["text"]].transpose(-1, -2).mean(dim=1)
+        part = logits[:, :, rows["image"]][..., rows["text"]].transpose(-1, -2)
+        return (part.clamp_min(ABSENT) if scores == "logits" else part.softmax(dim=-2)).mean(dim=1)
 
     def test_maps_of_a_stopped_pass_are_bit_equal_and_nothing_later_runs(self, family):
         model = family.model()
@@ -127,12 +153,15 @@ class TestFamily:
     def test_permuted_text_tokens_permute_the_maps(self, family, monkeypatch):
         model = family.model()
         noisy, sigma, condition = inputs(model)
-        order = torch.randperm(condition.embeddings.shape[1], generator=torch.Generator().manual_seed(3))
+        axis = condition.embeddings.shape[1]
+        free = min(map(len, condition.offsets)) if family.by_length else axis
+        order = torch.arange(axis)
+        order[:free] = torch.randperm(free, generator=torch.Generator().manual_seed(3))
         permuted = TextCondition(condition.embeddings[:, order], condition.pooled, condition.offsets, condition.padding[:, order])
         straight = read(model, [family.block], (noisy, sigma, condition))[family.block]
-        numbers = Flux2KleinPipeline._prepare_text_ids  # Flux.2 numbers its text tokens: the numbers move with them
-        monkeypatch.setattr(Flux2KleinPipeline, "_prepare_text_ids", lambda embeddings: numbers(embeddings)[:, order])
+        number_text_by(order, monkeypatch)
         shuffled = read(model, [family.block], (noisy, sigma, permuted))[family.block]
+        order = torch.cat([order, torch.arange(axis, axis + family.extra)])
         torch.testing.assert_close(i2t(shuffled, "joint"), i2t(straight, "joint")[:, order], atol=1e-6, rtol=1e-4)
 
     def test_image_tokens_lie_row_by_row_on_the_grid(self, family):
@@ -145,7 +174,10 @@ class TestFamily:
         patch = noisy.shape[-1] // columns
         moved = noisy.clone()
         moved[..., row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] += 1.0
-        before, after = (read(model, [0], (latents, sigma, condition), stop=True)[0].image_query for latents in (noisy, moved))
+        with ExitStack() as stack:  # refiners mix image tokens before the joint stack: without them
+            for block in getattr(model.transformer, "noise_refiner", []):
+                stack.enter_context(change_output(block, lambda arguments, _: arguments[model.tokens]))
+            before, after = (read(model, [0], (latents, sigma, condition), stop=True)[0].image_query for latents in (noisy, moved))
         changed = ((before - after).abs().amax(dim=(0, 1, 3)) > 1e-6).view(rows, columns)
         assert changed[row, column] and changed.sum() == 1
 
@@ -209,6 +241,14 @@ class TestFamily:
         ours, theirs = (i2t(read(m, [family.block], arguments)[family.block], "joint") for m in (model, loaded))
         torch.testing.assert_close(theirs, ours, atol=1e-6, rtol=1e-5)
 
+    def test_a_saved_adapter_gives_the_same_velocity_in_the_plain_pipeline(self, family, tmp_path):
+        model, plain = adapted(family), family.model()
+        model.save_lora(tmp_path)
+        plain._pipeline.load_lora_weights(tmp_path)
+        arguments = inputs(model)
+        with torch.no_grad():
+            torch.testing.assert_close(plain.predict_velocity(*arguments), model.predict_velocity(*arguments), atol=1e-5, rtol=1e-4)
+
     def test_blocks_before_the_adapter_keep_nothing_for_the_backward_pass(self, family):
         model = adapted(family).train()
         arguments = inputs(model)
@@ -226,7 +266,7 @@ class TestFamily:
         def hooks():
             return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.transformer.modules())
 
-        before, processors = hooks(), dict(model.transformer.attn_processors)
+        before, own = hooks(), processors(model)
         with pytest.raises(RuntimeError, match="boom"), capture(model, [0, family.block]):
             model.predict_velocity(*inputs(model))
             raise RuntimeError("boom")
@@ -235,7 +275,7 @@ class TestFamily:
         blocks = len(model.attention_sites())
         with pytest.raises(UserError, match=f"block 17 does not exist: this model has {blocks}"), capture(model, [0, 17]):
             pass
-        assert hooks() == before and dict(model.transformer.attn_processors) == processors
+        assert hooks() == before and processors(model) == own
         read(model, [family.block], inputs(model))
 
     def test_a_size_that_does_not_divide_and_a_prompt_that_does_not_fit_are_refused(self, family):
@@ -259,3 +299,21 @@ def test_an_unknown_kind_of_map_is_refused(backbone):
     record = read(backbone, [1], inputs(backbone))
     with pytest.raises(UserError, match="`scores` must be one of"):
         i2t(record[1], "softmax")
+
+
+@pytest.mark.parametrize("name", ["qwen-image", "z-image"])
+def test_masked_tokens_of_a_shorter_prompt_have_no_map_and_no_mass(name):
+    """A batch gives each of its prompts what it has alone, however long the others are."""
+    family = FAMILIES[name]
+    model = family.model()
+    noisy, sigma, condition = inputs(model, ("leaf", "a very long prompt with traffic cone"))
+    together = read(model, [family.block], (noisy, sigma, condition))[family.block]
+    present = together.text_present
+    assert present[1].all() and not present[0].all()
+    alone_condition = model.encode_text(["leaf"])
+    alone = read(model, [family.block], (noisy[:1], sigma[:1], alone_condition))[family.block]
+    assert not i2t(together, "joint")[0][~present[0]].any() and (i2t(together, "logits")[0][~present[0]] == ABSENT).all()
+    torch.testing.assert_close(i2t(together, "joint")[0][present[0]], i2t(alone, "joint")[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(t2i_per_head(together)[0][:, present[0]], t2i_per_head(alone)[0], atol=1e-6, rtol=1e-4)
+    for quadrant, mass in quadrant_mass(alone).items():
+        torch.testing.assert_close(quadrant_mass(together)[quadrant][0], mass[0], atol=1e-6, rtol=1e-4)

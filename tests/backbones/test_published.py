@@ -1,24 +1,22 @@
 """Every conf/backbone at its real size, on the meta device, from the configuration that its authors published: no weights are needed."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
+from speed.published import build, read_facts
 from tests.conftest import REPO
-from tests.hosts import CHAT
 from tests.runs import compose_config
-from transformers import Qwen2Tokenizer
 
-from seg4diff.backbones.flux2 import Flux2Backbone
+from seg4diff.backbones.aura_flow import AuraFlowBackbone
 from seg4diff.backbones.lora import add_lora, lora_weights
+from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.sd3 import SD3Backbone
-from seg4diff.tiny.tokenizer import build_clip_tokenizer
 
 PUBLISHED = sorted((Path(__file__).parent / "published").glob("*.json"))
 TINY = {"tiny_sd3", "tiny_sd3_untrained"}
@@ -31,19 +29,9 @@ def test_every_backbone_file_is_checked():
 @pytest.fixture(params=PUBLISHED, ids=lambda path: path.stem)
 def model(request, tmp_path):
     """(name, published facts, configuration, backbone on the meta device)."""
-    facts = json.loads(request.param.read_text())
-    config = compose_config("train", tmp_path, f"backbone={request.param.stem}")
-    options = {key: value for key, value in config.backbone.model.items() if key not in ("_target_", "path", "revision", "runtime")}
-    kind = get_class(config.backbone.model._target_.removesuffix(".from_pretrained"))
-    with torch.device("meta"):
-        transformer = kind.transformer_class.from_config(facts["transformer"])
-        vae = (AutoencoderKLFlux2 if kind is Flux2Backbone else AutoencoderKL).from_config(facts["vae"])
-    parts = dict.fromkeys((*kind.encoders, *kind.unused)) | {"vae": vae, "transformer": transformer}
-    parts["scheduler"] = FlowMatchEulerDiscreteScheduler(**facts["scheduler"])
-    parts["tokenizer"] = Qwen2Tokenizer(chat_template=CHAT) if kind is Flux2Backbone else build_clip_tokenizer(["apple"], 77)
-    if kind is not Flux2Backbone:
-        parts["tokenizer_2"] = parts["tokenizer"]
-    return request.param.stem, facts, config, kind(kind.pipeline_class(**parts), **options)
+    facts = read_facts(request.param.stem, quick=False)
+    config = compose_config("train", tmp_path, "experiment=coco_lora", f"backbone={request.param.stem}")
+    return request.param.stem, facts, config, build(config, facts, torch.device("meta"), Runtime())
 
 
 def test_size_blocks_grid_and_adapter_are_those_of_the_published_model(model):
@@ -63,10 +51,14 @@ def test_size_blocks_grid_and_adapter_are_those_of_the_published_model(model):
 def test_the_noise_level_is_step_8_of_28_of_the_published_schedule(model):
     name, facts, config, backbone = model
     scheduler, steps, tokens = FlowMatchEulerDiscreteScheduler(**facts["scheduler"]), 28, 64 * 64
-    if isinstance(backbone, SD3Backbone):
-        scheduler.set_timesteps(steps)
+    if not scheduler.config.use_dynamic_shifting:
+        # SD3 and AuraFlow space the levels before the shift over those of training, down to 1 / 1000; the others down to 1 / steps.
+        levels = {} if isinstance(backbone, SD3Backbone | AuraFlowBackbone) else {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+        scheduler.set_timesteps(steps, **levels)
     else:
-        mu = compute_empirical_mu(tokens, steps) if name.startswith("flux2") else calculate_shift(tokens)
+        own = scheduler.config
+        flux = calculate_shift(tokens, own.base_image_seq_len, own.max_image_seq_len, own.base_shift, own.max_shift)
+        mu = compute_empirical_mu(tokens, steps) if name.startswith("flux2") else flux
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
     assert float(scheduler.sigmas[steps - 8]) == pytest.approx(config.backbone.readout.sigma, abs=1e-7)
 

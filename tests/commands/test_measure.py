@@ -112,7 +112,7 @@ def test_answers_of_other_settings_are_refused_and_nothing_is_written_over(stopp
 def test_perturbed_guidance_is_measured_and_scale_0_is_the_model_without_it(whole, measure, tmp_path):
     """The block is the expert, if none is named; what was measured without guidance serves at scale 0."""
     guided = measure(tmp_path / "guided", "evaluation.perturbed_guidance=40.0", ckpt="base")
-    assert guided["perturbed_guidance"] == 40 and json.loads((tmp_path / "guided" / "answers.json").read_text())["perturbed_block"] == 3
+    assert guided["perturbed_guidance"] == 40 and json.loads((tmp_path / "guided" / "answers.json").read_text())["perturbed_block"] == 1
     plain = measure(tmp_path / "plain", "evaluation.perturbed_guidance=0.0", f"evaluation.base_from={whole[0]}", ckpt="base")
     assert {key: value for key, value in whole[1].items() if key.startswith("base/")}.items() <= plain.items()
     with pytest.raises(UserError, match="holds answers with perturbed_guidance null, and here it is 2"):

@@ -8,8 +8,8 @@ from seg4diff.data.geometry import GEOMETRIES, Window, whole
 from seg4diff.data.sample import IGNORE, present_classes
 from seg4diff.errors import UserError
 from seg4diff.segmentation.frame import Frame
-from seg4diff.segmentation.prompts import list_names
-from seg4diff.segmentation.readout import Readout, minmax, pool_words
+from seg4diff.segmentation.prompts import list_names, pool_words
+from seg4diff.segmentation.readout import Readout, minmax
 
 NAMES = ("apple", "traffic cone", "night sky", "zebra")
 

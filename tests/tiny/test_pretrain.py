@@ -22,6 +22,7 @@ SMALL = [
     "data.source.sizes={validation: 3}",
     "data.scenes=12",
     "data.batch_size=2",
+    "data.num_workers=0",
     "backbone.model.transformer.num_layers=2",
     "backbone.model.transformer.attention_head_dim=8",
     "backbone.model.transformer.num_attention_heads=2",

@@ -31,6 +31,18 @@ def align(what, scores):
     return maps, regions
 
 
+def test_spread_maps_of_names_are_aligned():
+    """A block whose image tokens all look at all of them alike makes every map flat, at its mean."""
+    scores = torch.randn(2, 5, *GRID, generator=torch.Generator().manual_seed(0))
+    image, text = scores.flatten(2).transpose(1, 2)[None], torch.eye(5).expand(1, 2, 5, 5)
+    joint, even = (Joint(own, text, own, text, own, text, scale=1.0) for own in (image, torch.zeros_like(image)))
+    by_name = alignment_by("names", MaskAlignment(flow_weight=1.0, mask_weight=1.0, dice_weight=1.0), text_window=4)
+    plain, spread = (
+        by_name(ExpertPass(joint, GRID, CONDITION, [list_names(["cat", "grass"], [0, 1])], by), BATCH)[0][0] for by in (None, even)
+    )
+    torch.testing.assert_close(spread, plain.mean(dim=(1, 2), keepdim=True).expand_as(plain))
+
+
 def shows(k):
     """The scores of a map that is right about class k."""
     return torch.where(k == LABELS, 8.0, -8.0)

@@ -52,14 +52,7 @@ def pool_classes(maps: Tensor, case: Case) -> Tensor:
 
 def normalised(readout: Readout, normalisation: Normalisation) -> Readout:
     """The same readout with another normalisation of class maps."""
-    return Readout(
-        sigma=readout.sigma,
-        scores=readout.scores,
-        normalisation=normalisation,
-        seed=readout.seed,
-        background=readout.background,
-        heads=readout.heads,
-    )
+    return readout.changed(normalisation=normalisation)
 
 
 def label_map(maps: Tensor, case: Case, readout: Readout, setting: Setting) -> Tensor:

@@ -55,7 +55,7 @@ class _Copies:
     """The copies of the prompted rows in the present pass: the last rows of its batch."""
 
     def __init__(self, backbone: Backbone, passes: Passes, scale: float) -> None:
-        self._unbatched, self._passes, self._scale = backbone.unbatched, passes, scale
+        self._backbone, self._passes, self._scale = backbone, passes, scale
         self._batch, self._shift = 0, torch.zeros(0)
 
     @property
@@ -70,9 +70,10 @@ class _Copies:
 
     def add(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of the pass with the copies behind the rows of every batched tensor."""
-        self._batch = len(arguments["hidden_states"])
-        batched = {name: value for name, value in arguments.items() if name not in self._unbatched}
-        return {name: self._with_copies(value) for name, value in batched.items()} if self.count else {}
+        self._batch = len(arguments[self._backbone.tokens])
+        batched = {name: value for name, value in arguments.items() if name not in self._backbone.unbatched}
+        listed = {name: value + value[self._passes.prompted] for name, value in batched.items() if name in self._backbone.listed}
+        return {name: self._with_copies(value) for name, value in batched.items()} | listed if self.count else {}
 
     def _with_copies(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.shape[:1] == (self._batch,):
@@ -87,9 +88,11 @@ class _Copies:
         Classifier-free guidance weighs its predictions by weights that sum to 1. So a shift of all of them is a shift of the result.
         A prediction without the prompt that has a pass of its own comes later in the step, and is shifted by what the earlier pass found.
         """
-        velocity = output[0]
+        listed = isinstance(output[0], list)
+        velocity = torch.stack(output[0]) if listed else output[0]
         own = velocity[: self._batch]
         if self.count:
             self._shift = self._scale * (own[self._passes.prompted] - velocity[self.copies])
         guided = own + self._shift.repeat(len(own) // len(self._shift), *[1] * (own.ndim - 1))
-        return (guided,) if isinstance(output, tuple) else type(output)(sample=guided)
+        found = list(guided) if listed else guided
+        return (found,) if isinstance(output, tuple) else type(output)(sample=found)

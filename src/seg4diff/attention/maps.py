@@ -10,6 +10,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from seg4diff.attention.joint import Joint
 from seg4diff.errors import UserError
 
+ABSENT = -1e4
+"""Score of a masked text token: its sigmoid and its softmax are 0, and it is finite."""
 Scores = Literal["logits", "text", "joint"]
 """What a map holds: head-mean scores; softmax over the text keys alone; softmax over all image and text keys (the paper's)."""
 
@@ -19,8 +21,8 @@ def i2t(joint: Joint, scores: Scores) -> Tensor:
 
     Args:
         joint: N image and T text tokens.
-        scores: "logits": q.k / sqrt(d), unbounded (training, paper section 3.5); "text": softmax over the T text keys;
-            "joint": softmax over all N + T keys, in [0, 1] with sums over T below 1 (inference, paper section 3.4).
+        scores: "logits": q.k / sqrt(d), unbounded (training, paper section 3.5), `ABSENT` for a masked token; "text": softmax over the T
+            text keys; "joint": softmax over all N + T keys, in [0, 1] with sums over T below 1 (inference, paper section 3.4).
 
     Raises:
         UserError: `scores` is none of these.
@@ -38,7 +40,7 @@ def i2t_per_head(joint: Joint, scores: Scores) -> Tensor:
     """I2T attention of every head, (B, heads, T, N); `scores` as in `i2t`."""
     _check(scores)
     if scores == "logits":
-        return _logits(joint.text_key, joint.image_query, joint.scale)
+        return _biased(_logits(joint.text_key, joint.image_query, joint.scale), _text_bias(joint)).clamp_min(ABSENT)
     mass = text_mass(joint) if scores == "joint" else None
     return _i2t_softmax(joint, slice(None), mass)
 
@@ -46,10 +48,11 @@ def i2t_per_head(joint: Joint, scores: Scores) -> Tensor:
 def t2i_per_head(joint: Joint) -> Tensor:
     """Text-to-image (T2I) attention of every head, (B, heads, T, N): where each text token looks.
 
-    Softmax over all N + T keys, in [0, 1] with sums over N below 1.
+    Softmax over all N + T keys, in [0, 1] with sums over N below 1; 0 for a token that is masked.
     """
-    weights = _logits(joint.text_query, joint.image_key, joint.scale).softmax(dim=-1)
-    return weights * (1 - text_mass(joint, of="text")).unsqueeze(-1)
+    scores = _biased(_logits(joint.text_query, joint.image_key, joint.scale), joint.bias_between("text", "image"))
+    maps = scores.softmax(dim=-1) * (1 - text_mass(joint, of="text")).unsqueeze(-1)
+    return maps if joint.text_present is None else maps * joint.text_present[:, None, :, None]
 
 
 def affinity(joint: Joint, maps: Tensor) -> Tensor:
@@ -68,11 +71,13 @@ def affinity(joint: Joint, maps: Tensor) -> Tensor:
     wide = torch.promote_types(joint.image_query.dtype, torch.float32)
     query, key = joint.image_query.to(wide), joint.image_key.to(wide)
     heads, width = query.shape[1], query.shape[-1]  # fused kernels want values as wide as the keys
+    bias = joint.bias_between("image", "image")
+    bias = bias if bias is None else bias.to(wide)
     spread = []
     with torch.autocast(query.device.type, enabled=False):
         for part in maps.to(wide).split(width, dim=1):
             value = pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).unsqueeze(1).repeat(1, heads, 1, 1)
-            found = scaled_dot_product_attention(query, key, value, scale=joint.scale).mean(dim=1)
+            found = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=joint.scale).mean(dim=1)
             spread.append(found[..., : part.shape[1]].transpose(1, 2).float())
     return torch.cat(spread, dim=1)
 
@@ -82,9 +87,13 @@ def quadrant_mass(joint: Joint) -> dict[str, Tensor]:
 
     Returns:
         {"i2i", "i2t", "t2i", "t2t"}: (B, heads) each, in [0, 1]; "i2i" + "i2t" = 1 and "t2i" + "t2t" = 1. Uniform attention
-        gives N / (N + T) and T / (N + T).
+        gives N / (N + T) and T / (N + T). A masked text token is neither a query nor a key.
     """
-    image, text = text_mass(joint).mean(dim=-1), text_mass(joint, of="text").mean(dim=-1)
+    image, text = text_mass(joint).mean(dim=-1), text_mass(joint, of="text")
+    if (present := joint.text_present) is None:
+        text = text.mean(dim=-1)
+    else:
+        text = (text * present[:, None]).sum(dim=-1) / present.sum(dim=-1, keepdim=True)
     return {"i2i": 1 - image, "i2t": image, "t2i": 1 - text, "t2t": text}
 
 
@@ -106,8 +115,10 @@ def text_mass(joint: Joint, of: Literal["image", "text"] = "image") -> Tensor:
     # The width of the values must equal that of the keys, or the fused kernels refuse; one channel is enough.
     value = torch.zeros_like(key)
     value[:, :, : joint.text_key.shape[2], 0] = 1
+    on_text, on_image = joint.bias_between(of, "text"), joint.bias_between(of, "image")
+    bias = None if on_text is None or on_image is None else torch.cat([on_text, on_image], dim=-1).to(query.dtype)
     with torch.autocast(query.device.type, enabled=False):
-        return scaled_dot_product_attention(query, key, value, scale=joint.scale)[..., 0].float()
+        return scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=joint.scale)[..., 0].float()
 
 
 def _check(scores: str) -> None:
@@ -128,7 +139,10 @@ def _logits(rows: Tensor, columns: Tensor, scale: float) -> Tensor:
 
 def _i2t_softmax(joint: Joint, heads: int | slice, mass: Tensor | None) -> Tensor:
     """Softmax over the text keys of these heads, (..., T, N), times the mass (..., N) where there is one."""
-    weights = _logits(joint.text_key[:, heads], joint.image_query[:, heads], joint.scale).softmax(dim=-2)
+    bias = _text_bias(joint)
+    if bias is not None:
+        bias = bias.expand(-1, joint.text_key.shape[1], -1, -1)[:, heads]
+    weights = _biased(_logits(joint.text_key[:, heads], joint.image_query[:, heads], joint.scale), bias).softmax(dim=-2)
     return weights if mass is None else weights * mass.unsqueeze(-2)
 
 
@@ -136,4 +150,15 @@ def _head_mean_logits(joint: Joint) -> Tensor:
     """mean_h(q_h . k_h) = (q . k) / heads with the heads laid side by side: one matrix product, no per-head tensor."""
     heads = joint.image_query.shape[1]
     query, key = (part.transpose(1, 2).flatten(2) for part in (joint.image_query, joint.text_key))
-    return _logits(key, query, joint.scale / heads)
+    bias = _text_bias(joint)
+    return _biased(_logits(key, query, joint.scale / heads), None if bias is None else bias.mean(dim=1)).clamp_min(ABSENT)
+
+
+def _text_bias(joint: Joint) -> Tensor | None:
+    """What is added to the scores of image queries with text keys, (B, 1 or heads, T, 1 or N)."""
+    bias = joint.bias_between("image", "text")
+    return None if bias is None else bias.transpose(-1, -2)
+
+
+def _biased(scores: Tensor, bias: Tensor | None) -> Tensor:
+    return scores if bias is None else scores + bias.to(scores)

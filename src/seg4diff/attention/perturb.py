@@ -96,7 +96,7 @@ def text_temperature(backbone: Backbone, block: Blocks, factor: float) -> Abstra
     return edit(backbone, blocks, attention=lambda visit: _attend_from_image(visit, lambda joint: _scale_text_keys(joint, factor)))
 
 
-def blurred(maps: Tensor, sigma: float, kernel: int) -> Tensor:
+def blurred(maps: Tensor, sigma: float, kernel: int, present: Tensor | None = None) -> Tensor:
     """Maps (..., T, N) blurred along their T text tokens by a Gaussian; the sum over T of each image token is kept.
 
     At its ends the text is continued by reflection, without a repeated end: t2 t1 | t0 t1 t2. This alone would change the sums, because an
@@ -106,6 +106,7 @@ def blurred(maps: Tensor, sigma: float, kernel: int) -> Tensor:
         maps: at least 0.
         sigma: standard deviation in text tokens, above 0.
         kernel: odd number of text tokens.
+        present: (B, T) bool, the tokens that may be looked at; None = all.
 
     Raises:
         UserError: the kernel reaches beyond the reflected text.
@@ -119,6 +120,8 @@ def blurred(maps: Tensor, sigma: float, kernel: int) -> Tensor:
     with torch.autocast(maps.device.type, enabled=False):
         spread = pad(identity, (reach, reach), mode="reflect").unfold(-1, kernel, 1) @ weights  # (T, T): what each token gives to each
         mixed = spread.T @ maps
+    if present is not None:
+        mixed = mixed * present[:, None, :, None]
     tiny = torch.finfo(maps.dtype).tiny
     return mixed * (maps.sum(dim=-2, keepdim=True) / mixed.sum(dim=-2, keepdim=True).clamp_min(tiny))
 
@@ -132,7 +135,7 @@ def blurred_attention(visit: Visit, rows: slice, sigma: float, kernel: int) -> t
     image, text = visit.output
     joint = visit.joint.of_rows(rows)
     maps = i2t_per_head(joint, "joint")
-    change = blurred(maps, sigma, kernel) - maps
+    change = blurred(maps, sigma, kernel, joint.text_present) - maps
     with torch.autocast(maps.device.type, enabled=False):
         change = change.transpose(-1, -2) @ joint.text_value.to(maps.dtype)
     image = image.clone()

@@ -5,7 +5,7 @@ Everything that reads or perturbs attention stands on these two: maps, masses, n
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seg4diff.attention.joint import Joint, join_tokens, token_ranges
+from seg4diff.attention.joint import Joint
 from seg4diff.backbones.base import AttentionSite, Backbone, SamplingStep
 from seg4diff.backbones.hooks import Attend, change_arguments, change_output, handle_attention, see_arguments, uncompile
+from seg4diff.backbones.layout import Layout
 
 
 class Visit:
@@ -38,12 +39,12 @@ class Visit:
         step: int | None,
         prompted: slice,
         joint: Joint,
-        text_first: bool,
+        layout: Layout,
         attend: Attend,
         compute: Callable[[], Tensor],
     ) -> None:
         self.block, self.number, self.step, self.prompted, self.joint = block, number, step, prompted, joint
-        self._text_first, self._attend, self._compute = text_first, attend, compute
+        self._layout, self._attend, self._compute = layout, attend, compute
 
     @property
     def output(self) -> tuple[Tensor, Tensor]:
@@ -51,7 +52,7 @@ class Visit:
 
         Computed when it is first asked for; the block then goes on with this very tensor.
         """
-        return self._apart(self.whole_output)
+        return self._layout.split(self.whole_output)
 
     @cached_property
     def whole_output(self) -> Tensor:
@@ -60,11 +61,11 @@ class Visit:
 
     def attend(self, joint: Joint) -> tuple[Tensor, Tensor]:
         """The model's own attention on other queries, keys and values of as many tokens: see `output`."""
-        return self._apart(self._attend(*joint.join(self._text_first)))
+        return self._layout.split(self._attend(*joint.join(self._layout)))
 
-    def _apart(self, whole: Tensor) -> tuple[Tensor, Tensor]:
-        image, text = token_ranges(whole.shape[2], self.joint.text_query.shape[2], self._text_first)
-        return whole[:, :, image], whole[:, :, text]
+    def together(self, image: Tensor, text: Tensor) -> Tensor:
+        """An output of image and text as `whole_output` has it."""
+        return self._layout.join(image, text)
 
 
 Consumer = Callable[[Visit], None]
@@ -86,13 +87,14 @@ class Passes:
 
     Attributes:
         number: number of the present pass, from 0.
-        text: its text tokens.
+        layout: where its image and text tokens stand.
         step: its sampling step, see `Visit`.
         prompted: its rows that see the prompt, see `Visit`.
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        self._backbone, self.number, self.text, self.prompted = backbone, -1, 0, slice(0, 0)
+        self._backbone, self.number, self.prompted = backbone, -1, slice(0, 0)
+        self.layout = Layout(text=0, text_first=backbone.text_first)
         self._step: SamplingStep | None = None
 
     @property
@@ -102,11 +104,14 @@ class Passes:
     def seen(self, arguments: dict[str, Any]) -> None:
         """A pass begins."""
         self.number += 1
-        self.text = self._backbone.text_tokens(arguments)
-        batch, before, self._step = len(arguments["hidden_states"]), self._step, self._backbone.sampling_step()
-        first = batch // 2 if self._step is not None and self._step.both_halves else 0
-        later = self._step is not None and self._step.same_as(before)
-        self.prompted = slice(0, 0) if later else slice(first, batch)
+        self.layout = self._backbone.layout(arguments)
+        batch, before, self._step = len(arguments[self._backbone.tokens]), self._step, self._backbone.sampling_step()
+        if self._step is not None and self._step.same_as(before):
+            self.prompted = slice(0, 0)
+        elif self._step is not None and self._step.both_halves:
+            self.prompted = slice(0, batch // 2) if self._backbone.prompted_first else slice(batch // 2, batch)
+        else:
+            self.prompted = slice(0, batch)
 
 
 @contextmanager
@@ -168,19 +173,18 @@ def edit(
     Raises:
         UserError: a block does not exist.
     """
-    first = backbone.text_first
-
     with ExitStack() as stack:
         if attention is None:
             passes = follow_passes(stack, backbone)
         else:
-            passes = _visit_blocks(stack, backbone, blocks, lambda visit: join_tokens(*attention(visit), first))
+            passes = _visit_blocks(stack, backbone, blocks, lambda visit: visit.together(*attention(visit)))
         for site in backbone.select_sites(blocks):
             uncompile(site.block)
             if states is not None:
-                stack.enter_context(change_arguments(site.block, lambda arguments: _edit_states(states, arguments, passes.text, first)))
+                change = partial(_edit_states, states, passes, backbone.tokens)
+                stack.enter_context(change_arguments(site.block, change))
             if skip:
-                stack.enter_context(change_output(site.block, _unchanged))
+                stack.enter_context(change_output(site.block, partial(_unchanged, backbone.tokens)))
         yield
 
 
@@ -194,15 +198,15 @@ def follow_passes(stack: ExitStack, backbone: Backbone) -> Passes:
 def _visit_blocks(stack: ExitStack, backbone: Backbone, blocks: Sequence[int], visit: Callable[[Visit], Tensor]) -> Passes:
     passes = follow_passes(stack, backbone)
 
-    def handle(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float, attend: Attend) -> Tensor:
+    def handle(site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None, attend: Attend) -> Tensor:
         return visit(
             Visit(
                 block=site.index,
                 number=passes.number,
                 step=passes.step,
                 prompted=passes.prompted,
-                joint=Joint.split(query, key, value, scale, passes.text, backbone.text_first),
-                text_first=backbone.text_first,
+                joint=Joint.split(query, key, value, scale, passes.layout, mask),
+                layout=passes.layout,
                 attend=attend,
                 compute=lambda: attend(query, key, value),
             )
@@ -214,22 +218,21 @@ def _visit_blocks(stack: ExitStack, backbone: Backbone, blocks: Sequence[int], v
     return passes
 
 
-def _edit_states(states: StateEdit, arguments: dict[str, Any], text: int, text_first: bool) -> dict[str, Any]:
-    """The arguments that differ; a single-stream block may get image and text as one sequence."""
-    tokens, words = arguments["hidden_states"], arguments.get("encoder_hidden_states")
-    if words is not None:
-        image, words = states(tokens, words)
-        return {"hidden_states": image, "encoder_hidden_states": words}
-    image_part, text_part = token_ranges(tokens.shape[1], text, text_first)
-    return {"hidden_states": join_tokens(*states(tokens[:, image_part], tokens[:, text_part]), text_first)}
+def _edit_states(states: StateEdit, passes: Passes, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that differ; a single-stream block may get image and text as one sequence, in the argument of this name."""
+    tokens, words = arguments[name], arguments.get("encoder_hidden_states")
+    if words is None:
+        return {name: passes.layout.join(*states(*passes.layout.split(tokens)))}
+    image, words = states(tokens, words)
+    return {name: image, "encoder_hidden_states": words}
 
 
-def _unchanged(arguments: dict[str, Any], output: Any) -> Any:
+def _unchanged(name: str, arguments: dict[str, Any], output: Any) -> Any:
     """What a block would return if it did nothing: (text, image), or both as one sequence; the last block of SD3 returns no text."""
     if isinstance(output, Tensor):
-        return arguments["hidden_states"]
+        return arguments[name]
     text = None if output[0] is None else arguments["encoder_hidden_states"]
-    return text, arguments["hidden_states"]
+    return text, arguments[name]
 
 
 def visits(backbone: Backbone, blocks: Sequence[int], run: Callable[[], object]) -> Iterator[Visit]:

@@ -1,5 +1,6 @@
 """The one interface between the rest of the package and a multi-modal diffusion transformer."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from diffusers import ModelMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from seg4diff.backbones.layout import Layout
 from seg4diff.errors import UserError
 
 OnStep = Callable[[int, Tensor], None]
@@ -67,8 +69,8 @@ class SamplingStep:
     Attributes:
         run: an object that this run has of its own.
         index: the step, from 0.
-        both_halves: whether one pass holds both predictions of classifier-free guidance, the one without the prompt first. Where it does
-            not, the one without the prompt has a pass of its own, later in the same step.
+        both_halves: whether one pass holds both predictions of classifier-free guidance; `Backbone.prompted_first` says in which order.
+            Where it does not, the one without the prompt has a pass of its own, later in the same step.
     """
 
     run: object
@@ -89,6 +91,12 @@ class Backbone(nn.Module, ABC):
     transformer: ModelMixin
     text_first: ClassVar[bool]
     """Whether text tokens stand before image tokens in joint attention."""
+    tokens: ClassVar[str] = "hidden_states"
+    """Argument of the transformer and of its blocks that holds the image: one row, or one entry of a list, for each image of a batch."""
+    prompted_first: ClassVar[bool] = False
+    """In a pass with both predictions of classifier-free guidance: whether the rows that see the prompt come first."""
+    listed: ClassVar[frozenset[str]] = frozenset()
+    """Arguments of the transformer that are lists with one entry for each image of a batch."""
     unbatched: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the transformer that all rows of a batch share, whatever their shape."""
     _predicting = False
@@ -97,6 +105,11 @@ class Backbone(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.transformer.parameters()).device
+
+    def fingerprint(self) -> str:
+        """Changes with the weights of the transformer, those of a LoRA included, and not with where they lie."""
+        parts = [f"{name}{weight.detach().flatten()[:16].float().tolist()}" for name, weight in self.transformer.named_parameters()]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
     @property
     @abstractmethod
@@ -160,9 +173,9 @@ class Backbone(nn.Module, ABC):
                 raise UserError(f"block {block} does not exist: this model has {len(sites)} joint-attention blocks, 0 to {len(sites) - 1}.")
         return [sites[block] for block in blocks]
 
-    def text_tokens(self, arguments: dict[str, Any]) -> int:
-        """Text tokens T of a forward pass, from the arguments of the transformer by name."""
-        return arguments["encoder_hidden_states"].shape[1]
+    def layout(self, arguments: dict[str, Any]) -> Layout:
+        """Where image and text stand in the joint sequence of a forward pass, from the arguments of the transformer by name."""
+        return Layout(arguments["encoder_hidden_states"].shape[1], self.text_first)
 
     @abstractmethod
     def sampling_step(self) -> SamplingStep | None:

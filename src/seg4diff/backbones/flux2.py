@@ -7,12 +7,11 @@ from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 from torch import Tensor
 
 from seg4diff.backbones.base import TextCondition
+from seg4diff.backbones.chat import templated_offsets
 from seg4diff.backbones.loading import Source
 from seg4diff.backbones.runtime import Runtime
 from seg4diff.backbones.text_first import TextFirstBackbone
 from seg4diff.errors import UserError
-
-PLACE = "<<the prompt>>"
 
 
 class Flux2Backbone(TextFirstBackbone):
@@ -43,7 +42,6 @@ class Flux2Backbone(TextFirstBackbone):
         super().__init__(pipeline, text_length=text_length, text_options=options, runtime=runtime, source=source)
         if pipeline.tokenizer.padding_side != "right":
             raise UserError("Flux.2 needs a tokenizer that pads on the right: words would be looked for at the wrong places.")
-        self._before = self._templated(PLACE).index(PLACE)
 
     def _templated(self, prompt: str) -> str:
         """The text that the language model reads, as the diffusers pipeline makes it."""
@@ -51,9 +49,7 @@ class Flux2Backbone(TextFirstBackbone):
         return self._pipeline.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=False)
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
-        pairs = self._pipeline.tokenizer(self._templated(prompt), return_offsets_mapping=True)["offset_mapping"]
-        clipped = [(max(start - self._before, 0), min(end - self._before, len(prompt))) for start, end in pairs]
-        return [(start, end) if start < end else (0, 0) for start, end in clipped]
+        return templated_offsets(self._pipeline.tokenizer, self._templated, prompt)
 
     def _encode_image(self, images: Tensor) -> Tensor:
         with self._encoding("vae") as pipeline:

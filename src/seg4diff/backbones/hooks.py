@@ -14,8 +14,8 @@ from seg4diff.errors import UserError
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The model's own attention: query, key, value (B, heads, tokens, d) -> (B, heads, tokens, d)."""
-Handler = Callable[[Tensor, Tensor, Tensor, float, Attend], Tensor]
-"""(query, key, value, factor on the scores, the model's own attention) -> what the block takes as the output of its attention."""
+Handler = Callable[[Tensor, Tensor, Tensor, float, Tensor | None, Attend], Tensor]
+"""(query, key, value, factor on the scores, mask, the model's own attention) -> what the block takes as the output of its attention."""
 
 _handling: ContextVar[bool] = ContextVar("handling", default=False)
 """Whether a handler runs: the attention that it computes itself is not handled again."""
@@ -42,10 +42,10 @@ class _AttentionCall(TorchFunctionMode):
             finally:
                 _handling.reset(inner)
 
-        scale = kwargs.get("scale")
+        scale, mask = kwargs.get("scale"), args[0] if args else kwargs.get("attn_mask")
         outer = _handling.set(True)
         try:
-            return self._handle(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, attend)
+            return self._handle(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, mask, attend)
         finally:
             _handling.reset(outer)
 

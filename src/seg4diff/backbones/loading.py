@@ -28,6 +28,10 @@ FAMILIES = {
     "StableDiffusion3Pipeline": "sd3_medium, sd35_medium, sd35_large or tiny_sd3",
     "FluxPipeline": "flux1_dev or flux1_schnell",
     "Flux2KleinPipeline": "flux2_klein",
+    "AuraFlowPipeline": "aura_flow",
+    "ChromaPipeline": "chroma",
+    "QwenImagePipeline": "qwen_image",
+    "ZImagePipeline": "z_image or z_image_turbo",
 }
 """Pipelines that have an adapter, and the files of conf/backbone that read them."""
 

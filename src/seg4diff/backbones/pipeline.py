@@ -179,12 +179,16 @@ class PipelineBackbone(Backbone):
     def _encode_image(self, images: Tensor) -> Tensor:
         with self._encoding("vae") as pipeline:
             latents = pipeline.vae.encode(images.to(self.device, pipeline.vae.dtype)).latent_dist.mean
-        return (latents - self._vae_config["shift_factor"]) * self._vae_config["scaling_factor"]
+        return (latents - self._vae_shift) * self._vae_config["scaling_factor"]
+
+    @property
+    def _vae_shift(self) -> float:
+        return self._vae_config["shift_factor"] or 0.0
 
     @torch.no_grad()
     def decode_image(self, latents: Tensor) -> Tensor:
         with self._encoding("vae") as pipeline:
-            unscaled = latents / self._vae_config["scaling_factor"] + self._vae_config["shift_factor"]
+            unscaled = latents / self._vae_config["scaling_factor"] + self._vae_shift
             return pipeline.vae.decode(unscaled.to(self.device, pipeline.vae.dtype)).sample.clamp(-1, 1)
 
     def encode_text(self, prompts: Sequence[str]) -> TextCondition:
@@ -198,6 +202,7 @@ class PipelineBackbone(Backbone):
         different = list(dict.fromkeys(prompts))
         rows = [different.index(prompt) for prompt in prompts]
         embeddings, pooled = (part[rows] for part in self._embeddings(different))
+        embeddings = embeddings[:, : self._text_axis(max(map(len, offsets)))]
         padding = torch.ones(embeddings.shape[:2], dtype=torch.bool)
         for row, pairs in enumerate(offsets):
             padding[row, : len(pairs)] = torch.tensor([start == end for start, end in pairs])
@@ -246,6 +251,10 @@ class PipelineBackbone(Backbone):
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         """For each token of the prompt, uncut, the (start, end) characters it stands for; (0, 0) where it stands for none."""
 
+    def _text_axis(self, longest: int) -> int | None:
+        """Text tokens of a batch whose longest prompt has so many; None = always as many as `_embed` gives."""
+        return None
+
     @abstractmethod
     def _embed(self, pipeline: DiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings (B, T, D) and pooled text (B, P) of prompts that fit; P = 0 where the family has none."""
@@ -264,11 +273,16 @@ class PipelineBackbone(Backbone):
     ) -> list[Image.Image]:
         if len(prompts) != len(seeds):
             raise UserError(f"every image needs a seed of its own: found {len(prompts)} prompts and {len(seeds)} seeds.")
-        options = {"height": size[0], "width": size[1], "num_inference_steps": steps, "guidance_scale": guidance, **self._text_options}
+        options = {"height": size[0], "width": size[1], "num_inference_steps": steps, **self._text_options}
+        options |= self._guidance_options(guidance, len(prompts))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         options |= {"latents": noise, "callback_on_step_end": after_step(on_step)}
         with self._encoding(*self.encoders) as pipeline:
             return pipeline(prompt=list(prompts), generator=generators, **options).images
+
+    def _guidance_options(self, guidance: float, count: int) -> dict[str, Any]:
+        """Arguments of the pipeline for this guidance scale and so many prompts."""
+        return {"guidance_scale": guidance}
 
     def sampling_step(self) -> SamplingStep | None:
         return None if self._predicting else current_step(self._pipeline, both_halves=self.guides_in_one_pass)

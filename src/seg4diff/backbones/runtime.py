@@ -202,7 +202,7 @@ class Runtime:
             ) from error
 
     def _set_attention(self, transformer: ModelMixin) -> None:
-        if not any(hasattr(processor, "_attention_backend") for processor in transformer.attn_processors.values()):
+        if not any(hasattr(getattr(module, "processor", None), "_attention_backend") for module in transformer.modules()):
             raise UserError(
                 f"`attention={self._attention}` cannot be combined with this model: its blocks call torch's attention directly; "
                 "leave it out."

@@ -23,7 +23,13 @@ def current_step(pipeline: DiffusionPipeline, *, both_halves: bool) -> SamplingS
     index = scheduler.step_index or 0
     if getattr(scheduler, "num_inference_steps", None) is None or index >= len(scheduler.timesteps):
         return None
-    return SamplingStep(scheduler.timesteps, index, both_halves and pipeline.do_classifier_free_guidance)
+    return SamplingStep(scheduler.timesteps, index, both_halves and _guides(pipeline))
+
+
+def _guides(pipeline: DiffusionPipeline) -> bool:
+    """Whether the run uses classifier-free guidance; AuraFlow's pipeline tells only its scale."""
+    known = getattr(pipeline, "do_classifier_free_guidance", None)
+    return pipeline.guidance_scale > 1 if known is None else known
 
 
 def after_step(on_step: OnStep | None) -> Callable:

@@ -16,7 +16,7 @@ from seg4diff.backbones.lora_files import lora_file
 from seg4diff.commands.inherit import chosen, inherit, other_base
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import run_folder
-from seg4diff.commands.run import build_all, evaluate_module, load_lora, record, seed_everything
+from seg4diff.commands.run import build_all, evaluate_module, load_lora, needed_splits, record, seed_everything
 from seg4diff.commands.trainers import open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
@@ -57,7 +57,7 @@ def _evaluate_entries(config: DictConfig, lora: Path | None, trained_for: int | 
     entries = {name: entry_config(config, name) for name in config.benchmark}
     _check_used(config, "geometry", [entry.data.geometry for entry in entries.values()])
     _check_used(config, "protocol", [entry.evaluation.get("protocol") for entry in entries.values()])
-    data, backbone = build_all([own.data for own in config.benchmark.values()], config.backbone.model, [config.split])
+    data, backbone = build_all([own.data for own in config.benchmark.values()], config.backbone.model, needed_splits(config))
     load_lora(config, backbone, lora, trained_for)
     record(config, output_dir)
     reports = {}

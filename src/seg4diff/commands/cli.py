@@ -3,31 +3,11 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
-ModelName = Annotated[str | None, typer.Option(help="Preset, folder, hub id, or folder of a run; default: tiny_sd3.")]
-Lora = Annotated[Path | None, typer.Option(help="Run folder, .ckpt, LoRA folder or file (.safetensors, .pth of the release).")]
-Like = Annotated[str | None, typer.Option(help="Preset for a model that is not recognised by its size.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; default: the accelerator if there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Quantized = Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")]
-OffloadEncoders = Annotated[bool, typer.Option("--offload-encoders", help="Move the encoders off the accelerator after each use.")]
-"""Options that several commands have."""
-
-
-class Command(TyperCommand):
-    """A command whose errors name its options instead of the library's parameters."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """As typer's own, within `options_named`."""
-        from seg4diff.commands.keys import options_named
-
-        with options_named(ctx):
-            return super().invoke(ctx)
-
+from seg4diff.commands import options as given
 
 app = typer.Typer(
     name="seg4diff",
@@ -51,26 +31,31 @@ def main() -> None:
     guarded(app, places="--out")
 
 
-@app.command(cls=Command, epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
+@app.command(cls=given.Command, epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
 def segment(
     pictures: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.", metavar="PICTURE")],
     words: Annotated[list[str] | None, typer.Argument(help="What to look for; without words there are numbered regions.")] = None,
-    words_file: Annotated[Path | None, typer.Option("--words", help="A text file with one word per line, instead of WORDS.")] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Also take the pictures of the folders in the folder.")] = False,
+    words_file: given.WordsFile = None,
+    recursive: given.Recursive = False,
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/segment/<time>.")] = None,
-    model: ModelName = None,
-    lora: Lora = None,
-    like: Like = None,
-    block: Annotated[int | None, typer.Option(help="Block that is read; default: the expert.")] = None,
-    geometry: Annotated[str, typer.Option(help="letterbox (whole, padded), stretch, or crop (the centre).")] = "letterbox",
+    model: given.ModelName = None,
+    lora: given.Lora = None,
+    like: given.Like = None,
+    block: given.Block = None,
+    geometry: given.GeometryName = "letterbox",
     background: Annotated[float | None, typer.Option(help="Level in [0, 1]; pixels where no word's map reaches it get no label.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Without words: divergence below which two maps are one region.")] = None,
-    sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1]; default: that of the model.")] = None,
-    image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width that the model sees.")] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantized = None,
-    offload_encoders: OffloadEncoders = False,
+    reader: given.ReaderName = "expert",
+    presence: Annotated[str, typer.Option(help="Which words are there: none (any), words, or a file of calibrate.")] = "none",
+    refine: Annotated[str, typer.Option(help="Refine the maps at the pixels: none, guided, pamr or sam.")] = "none",
+    sam_weights: Annotated[str | None, typer.Option(help="With --refine sam: folder or hub id of a SAM or SAM 2 model.")] = None,
+    instances: Annotated[bool, typer.Option("--instances", help="Also write the connected parts of each word as COCO JSON.")] = False,
+    sigma: given.Sigma = None,
+    image_size: given.ImageSize = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    quantize: given.Quantized = None,
+    offload_encoders: given.OffloadEncoders = False,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
@@ -95,12 +80,52 @@ def segment(
         geometry=geometry,
         background=background,
         threshold=threshold,
+        reader=reader,
+        presence=presence,
+        refine=refine,
+        sam_weights=sam_weights,
+        instances=instances,
         load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )
 
 
+@app.command(cls=given.Command, epilog="Example: seg4diff calibrate holiday --words words.txt --out words.safetensors")
+def calibrate(
+    pictures: Annotated[Path, typer.Argument(help="A folder of pictures, whatever they show.", metavar="PICTURES")],
+    words: Annotated[list[str] | None, typer.Argument(help="All words that will be looked for together, in this order.")] = None,
+    words_file: given.WordsFile = None,
+    recursive: given.Recursive = False,
+    out: Annotated[Path, typer.Option(help="The file that is written.")] = Path("calibration.safetensors"),
+    model: given.ModelName = None,
+    lora: given.Lora = None,
+    like: given.Like = None,
+    block: given.Block = None,
+    geometry: given.GeometryName = "letterbox",
+    reader: given.ReaderName = "expert",
+    sigma: given.Sigma = None,
+    image_size: given.ImageSize = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+) -> None:
+    """Measure over pictures how high the map of each word reaches, so that segment --presence tells which words are there."""
+    from seg4diff.commands.segment import calibrate_files
+
+    options = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
+    calibrate_files(
+        pictures,
+        words or None,
+        words_file=words_file,
+        recursive=recursive,
+        out=out,
+        geometry=geometry,
+        reader=reader,
+        load_options={"model": model, "lora": lora} | options,
+    )
+
+
 @app.command(
-    cls=Command, epilog='Example: seg4diff generate "two fishes on water" "a cup on sand" --lora outputs/quickstart/<time> --seeds 0-3'
+    cls=given.Command,
+    epilog='Example: seg4diff generate "two fishes on water" "a cup on sand" --lora outputs/quickstart/<time> --seeds 0-3',
 )
 def generate(
     prompts: Annotated[list[str] | None, typer.Argument(help="What to draw, each prompt in quotes.", metavar="PROMPT")] = None,
@@ -112,24 +137,20 @@ def generate(
     perturbed_block: Annotated[int | None, typer.Option(help="Block that it perturbs; default: the block that is read.")] = None,
     lora_scale: Annotated[str | None, typer.Option(help="Factors on the LoRA, 0 = without it; default: 0,1 where there is one.")] = None,
     maps: Annotated[bool, typer.Option("--maps/--no-maps", help="Read where each word went over each image.")] = True,
-    word: Annotated[
-        list[str] | None, typer.Option(help='A word that has a map, as in --word "traffic cone"; may be repeated; default: all.')
-    ] = None,
+    word: given.MappedWords = None,
     map_step: Annotated[int | None, typer.Option(help="Step, from 0, at which maps are read; default: the one nearest to --sigma.")] = None,
     at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the images go; those that are there already are kept; default: outputs/generate/<time>.")
-    ] = None,
-    model: ModelName = None,
-    lora: Lora = None,
-    like: Like = None,
+    out: given.ImagesFolder = None,
+    model: given.ModelName = None,
+    lora: given.Lora = None,
+    like: given.Like = None,
     block: Annotated[int | None, typer.Option(help="Block that maps are read from; default: the expert.")] = None,
     sigma: Annotated[float | None, typer.Option(help="Noise level in [0, 1] of the maps; default: that of the model.")] = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantized = None,
-    offload_encoders: OffloadEncoders = False,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    quantize: given.Quantized = None,
+    offload_encoders: given.OffloadEncoders = False,
 ) -> None:
     """Generate images of your prompts, base and LoRA side by side, and show where each word went over them."""
     from seg4diff.commands.generate import generate_files
@@ -153,19 +174,19 @@ def generate(
     )
 
 
-@app.command("app", cls=Command, epilog="Example: seg4diff app --model sd3_medium --lora outputs/coco")
+@app.command("app", cls=given.Command, epilog="Example: seg4diff app --model sd3_medium --lora outputs/coco")
 def page(
     analysis: Annotated[Path | None, typer.Option(help="Folder of a run of analyze.py whose report the page shows.")] = None,
     host: Annotated[str, typer.Option(help="Address; one for other machines needs a password in SEG4DIFF_APP_PASSWORD.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.")] = 7860,
-    model: ModelName = None,
-    lora: Lora = None,
-    like: Like = None,
+    model: given.ModelName = None,
+    lora: given.Lora = None,
+    like: given.Like = None,
     block: Annotated[int | None, typer.Option(help="Block that is read at first; default: the expert.")] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantized = None,
-    offload_encoders: OffloadEncoders = False,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    quantize: given.Quantized = None,
+    offload_encoders: given.OffloadEncoders = False,
 ) -> None:
     """Serve a page that segments and generates pictures, to this machine alone: drop a picture, type words, see where they are."""
     from seg4diff.commands.app import serve_page
@@ -174,7 +195,7 @@ def page(
     serve_page(options | {"offload_encoders": offload_encoders}, analysis=analysis, host=host, port=port)
 
 
-@app.command(cls=Command, epilog="Example: seg4diff check coco_stuff --root /data/coco")
+@app.command(cls=given.Command, epilog="Example: seg4diff check coco_stuff --root /data/coco")
 def check(
     data: Annotated[str, typer.Argument(help="A data set of conf/data.")],
     root: Annotated[Path | None, typer.Option(help="Its folder; default: that of its file in conf/data.")] = None,
@@ -190,7 +211,7 @@ def check(
     check_data(data, root=root, split=split, decode=decode, images=images, out=out, settings=settings or ())
 
 
-@app.command(cls=Command, epilog="Example: seg4diff sweep outputs/quickstart/sweeps/2026-01-31_12-00-00")
+@app.command(cls=given.Command, epilog="Example: seg4diff sweep outputs/quickstart/sweeps/2026-01-31_12-00-00")
 def sweep(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, with a folder for each run.")]) -> None:
     """Make table, CSV and plot of a sweep again: while its jobs still run, or for several sweeps in one folder."""
     from seg4diff.commands.sweep import read_runs, summarise_folder
@@ -201,7 +222,7 @@ def sweep(folder: Annotated[Path, typer.Argument(help="The folder of a sweep, wi
     summarise_folder(folder)
 
 
-@app.command(cls=Command, epilog="Example: seg4diff atlas outputs/analyze/<time> outputs/analyze/<another time> --out atlas")
+@app.command(cls=given.Command, epilog="Example: seg4diff atlas outputs/analyze/<time> outputs/analyze/<another time> --out atlas")
 def atlas(
     folders: Annotated[list[Path], typer.Argument(help="Folders of analyze.py, of one model or of several.", metavar="FOLDER...")],
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/atlas/<time>.")] = None,
@@ -212,7 +233,7 @@ def atlas(
     lay_side_by_side(folders, out)
 
 
-@app.command(cls=Command, epilog="Example: seg4diff report outputs/analyze/<time>")
+@app.command(cls=given.Command, epilog="Example: seg4diff report outputs/analyze/<time>")
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run of analyze.py.")]) -> None:
     """Draw the report of a stored analysis again: report.html and its figures. Loads no model."""
     from seg4diff.commands.atlas import redraw
@@ -221,7 +242,8 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run of a
 
 
 @app.command(
-    cls=Command, epilog="Example: seg4diff export geneval --prompts evaluation_metadata.jsonl --model sd3_medium --out geneval --seeds 0-3"
+    cls=given.Command,
+    epilog="Example: seg4diff export geneval --prompts evaluation_metadata.jsonl --model sd3_medium --out geneval --seeds 0-3",
 )
 def export(
     layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
@@ -231,14 +253,14 @@ def export(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; default: that of the model.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; default: those of the model.")] = None,
     at_once: Annotated[int, typer.Option(help="Images that are drawn as one batch.")] = 1,
-    model: ModelName = None,
-    lora: Lora = None,
-    like: Like = None,
+    model: given.ModelName = None,
+    lora: given.Lora = None,
+    like: given.Like = None,
     image_size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the images.")] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    quantize: Quantized = None,
-    offload_encoders: OffloadEncoders = False,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    quantize: given.Quantized = None,
+    offload_encoders: given.OffloadEncoders = False,
 ) -> None:
     """Draw the images of a benchmark in its own layout, for its own judge. Started again, it draws what is missing."""
     from seg4diff.commands.export import export_images
@@ -257,7 +279,7 @@ def export(
 
 
 @app.command(
-    cls=Command, epilog="Example: seg4diff score geneval images/lora --base images/base --detector google/owlv2-base-patch16-ensemble"
+    cls=given.Command, epilog="Example: seg4diff score geneval images/lora --base images/base --detector google/owlv2-base-patch16-ensemble"
 )
 def score(
     layout: Annotated[str, typer.Argument(help="geneval, geneval2 or compbench.")],
@@ -277,7 +299,7 @@ def score(
     ] = 1.0,
     sentence: Annotated[str, typer.Option(help="Prompt of the detector, with {} for the name of a class.")] = "{}",
     out: Annotated[Path | None, typer.Option(help="Where the results go; default: outputs/score/<time>.")] = None,
-    device: Device = None,
+    device: given.Device = None,
     at_once: Annotated[int, typer.Option(help="Images that a network sees together.")] = 16,
 ) -> None:
     """Score generated images with networks that you name, with intervals over prompts. What is not named is skipped."""

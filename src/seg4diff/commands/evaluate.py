@@ -18,8 +18,14 @@ def _run(config: DictConfig) -> Any:
         raise UserError("evaluate.py needs to know what to evaluate: add ckpt=<run folder | .ckpt | LoRA folder or file | base>.")
     from seg4diff.commands.benchmark import evaluate_benchmarks  # heavy; --help does without
     from seg4diff.commands.measure import evaluate_generation
+    from seg4diff.commands.readers import compares_readers, evaluate_readers, fit_mixture, fits_mixture
     from seg4diff.commands.run import evaluate, measures_images
     from seg4diff.commands.sweep import search_figure
 
-    run = evaluate_benchmarks if config.get("benchmark") else evaluate_generation if measures_images(config) else evaluate
+    if compares_readers(config):
+        run = evaluate_readers
+    elif fits_mixture(config):
+        run = fit_mixture
+    else:
+        run = evaluate_benchmarks if config.get("benchmark") else evaluate_generation if measures_images(config) else evaluate
     return search_figure(config, run(config))

@@ -76,7 +76,10 @@ def generate_files(
     model = load(**load_options or {})
     scales = scales or ([0.0, 1.0] if has_lora(model.backbone) else [None])
     options |= vars(model.sampling(guidance, steps, perturbed_guidance=perturbed_guidance, perturbed_block=perturbed_block))
-    reading = {"block": model.block, "readout": vars(model.readout)}
+    readout = {
+        name: value for name, value in vars(model.readout).items() if name not in ("reader", "presence", "refine")
+    }  # of `segment` alone
+    reading = {"block": model.block, "readout": readout}
     settings = {"prompts": prompts, "seeds": chosen, "scales": scales, **options, **identify(model), **reading}
     model.draw(to_requests(Path(), settings), **options, share=share)  # finds what is wrong before anything is written
     with results_folder(out, "generate", SETTINGS) as folder:

@@ -25,7 +25,7 @@ from seg4diff.tiny.report import plot, print_report, write_table
 
 log = logging.getLogger(__name__)
 
-IDLE = ("data", "split", "protocol", "geometry")
+IDLE = ("data", "split", "protocol", "geometry", "reader", "presence", "refine")
 """Keys that say which images of a data set are segmented, and how."""
 
 

@@ -20,7 +20,7 @@ from seg4diff.backbones.lora import adapted_blocks
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.arguments import command_line
 from seg4diff.commands.expert import settle_expert
-from seg4diff.commands.inherit import inherit, other_base
+from seg4diff.commands.inherit import inherit, other_base, refuse_idle
 from seg4diff.commands.keys import keys_named, naming
 from seg4diff.commands.outputs import requeued, run_folder
 from seg4diff.commands.resume import check_same_run, settings
@@ -40,6 +40,9 @@ from seg4diff.training.checkpoints import FIGURES, read_checkpoint
 from seg4diff.training.magnet import MagnetModule
 
 log = logging.getLogger(__name__)
+
+READING = ("reader", "presence", "refine")
+"""Groups that say how maps of words are read."""
 
 
 def seed_everything(seed: int) -> None:
@@ -123,12 +126,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     Returns:
         The content of metrics.json.
     """
+    if "reader" not in config.evaluation:
+        refuse_idle(config, READING, "segmentation without words: leave it out with this evaluation")
     lora, trained_for = inherit(config)
     check_values(config)
     output_dir = Path(config.paths.output_dir)
     with keys_named(config), run_folder(output_dir):
         seed_everything(config.seed)
-        (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
+        (data,), backbone = build_all([config.data], config.backbone.model, needed_splits(config))
         load_lora(config, backbone, lora, trained_for)
         with open_trainer(config) as trainer:
             record(config, output_dir)
@@ -202,7 +207,9 @@ def evaluate_module(
     """
     progress = None if progress_folder is None else Progress(progress_folder, trainer.global_rank, trainer.world_size)
     data.test_from(0 if progress is None else progress.images)
-    evaluation = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary, progress=progress)
+    images = (config.evaluation.get("presence") or {}).get("images")  # of a calibration; segmentation without words has no presence
+    given = {} if images is None else {"unlabelled": data.unlabelled(images)}
+    evaluation = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary, progress=progress, **given)
     trainer.test(evaluation, data, verbose=False)
     report = evaluation.report
     assert report is not None, "the test loop is over"
@@ -215,6 +222,11 @@ def evaluate_module(
         if picture is not None:
             log_picture(trainer.loggers, "blocks", picture, trainer.global_step)
     return report
+
+
+def needed_splits(config: DictConfig) -> list[str]:
+    """The splits that an evaluation reads: its own, and the training images of a calibration."""
+    return [config.split] if config.presence.get("images") is None else [config.split, "train"]
 
 
 def build_all(

@@ -12,15 +12,16 @@ import numpy as np
 from rich.progress import track
 
 from seg4diff.backbones.loading import quiet_hosts
-from seg4diff.commands.drawing import claim_settings, identify
+from seg4diff.calibration import calibrate
+from seg4diff.commands.drawing import claim_settings, file_hash, identify
 from seg4diff.commands.outputs import check_output_dir, results_folder
 from seg4diff.data.files import walk
-from seg4diff.data.geometry import GEOMETRIES
+from seg4diff.data.geometry import GEOMETRIES, Geometry
 from seg4diff.data.reading import UnreadableError, read_labels
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.vocabularies import read_classes
-from seg4diff.disk import write_text
-from seg4diff.errors import MissingFileError, UserError
+from seg4diff.disk import write_json, write_text
+from seg4diff.errors import MissingFileError, UserError, renamed
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
 from seg4diff.results import Segmentation
@@ -42,6 +43,11 @@ def segment_files(
     geometry: str = "letterbox",
     background: float | None = None,
     threshold: float | None = None,
+    reader: str = "expert",
+    presence: str = "none",
+    refine: str = "none",
+    sam_weights: str | None = None,
+    instances: bool = False,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
     """Segment a picture, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
@@ -55,6 +61,11 @@ def segment_files(
         geometry: see `Model.segment`.
         background: see `Model.segment`.
         threshold: see `Model.segment`.
+        reader: see `Model.segment`.
+        presence: see `Model.segment`.
+        refine: see `Model.segment`.
+        sam_weights: folder or hub id of the model for `refine="sam"`.
+        instances: whether instances/<picture>.json holds the connected parts of each word.
         load_options: arguments of `seg4diff.load`.
 
     Returns:
@@ -63,14 +74,9 @@ def segment_files(
     Raises:
         UserError: there is no picture, no picture can be read, the words are no words, or the folder holds results of other settings.
     """
-    if words_file is not None:
-        if words:
-            raise UserError("give words or a file of words, not both.")
-        words = read_classes(words_file, "words_file")
-    asked = None if words is None else check_words(words)
-    placing = next((own for own in GEOMETRIES if own == geometry), None)
-    if placing is None:
-        raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+    if sam_weights is not None and refine != "sam":
+        raise UserError(f"`sam_weights` are for `refine=sam`, found '{refine}': leave one of them out.")
+    asked, placing = _asked(words, words_file), _placing(geometry)
     pictures = find_pictures(path, recursive)
     resumed = out is not None and (out / SETTINGS).exists()
     if out is not None and not resumed:
@@ -78,10 +84,25 @@ def segment_files(
     quiet_hosts()
     model = load(**load_options or {})
     settings = {"pictures": str(path.resolve()), "recursive": recursive, "words": asked, "geometry": geometry, "background": background}
-    settings |= {"threshold": threshold, "image_size": model.image_size, "block": model.block, **identify(model)}
+    settings |= {
+        "reader": reader,
+        "presence": presence if not Path(presence).is_file() else file_hash(Path(presence)),
+        "refine": refine,
+        "sam_weights": sam_weights,
+        "instances": instances,
+        "threshold": threshold,
+        "image_size": model.image_size,
+        "block": model.block,
+        **identify(model),
+    }
+
+    with renamed({"weights": "`sam_weights`"}.get):
+        refiner = refine if refine != "sam" else model.preset.part("refine", refine, weights=sam_weights)
 
     def read(file: Path) -> Segmentation:
-        found = model.segment(file, asked, geometry=placing, background=background, threshold=threshold)
+        found = model.segment(
+            file, asked, geometry=placing, background=background, threshold=threshold, reader=reader, presence=presence, refine=refiner
+        )
         assert isinstance(found, Segmentation), "one picture has one result"
         return found
 
@@ -94,12 +115,58 @@ def segment_files(
     with results_folder(out, "segment", "labels" if resumed else None) as folder:
         claim_settings(folder / SETTINGS, settings, "")
         for stem, found in chain(first, results):
+            if instances:
+                write_json(folder / "instances" / f"{stem}.json", {"annotations": [part.coco() for part in found.instances()]})
             found.save(folder, stem)
         _write_lists({stem: file for stem, file in pictures.items() if stem not in unreadable}, asked, folder)
         for reason in unreadable.values():
             log.warning("left out: %s", reason)
         log.info("segmented %d of %d pictures, see %s", len(pictures) - len(unreadable), len(pictures), folder / "overlays")
     return folder
+
+
+def calibrate_files(
+    path: Path,
+    words: Sequence[str] | None,
+    *,
+    words_file: Path | None = None,
+    recursive: bool = False,
+    out: Path,
+    geometry: str = "letterbox",
+    reader: str = "expert",
+    load_options: dict[str, Any] | None = None,
+) -> None:
+    """Write a calibration of words over a folder of pictures; arguments as in `segment_files`, `out` is the file.
+
+    Raises:
+        UserError: there are fewer than two pictures, one cannot be read, the words are no words, or the file exists.
+    """
+    asked, placing = _asked(words, words_file), _placing(geometry)
+    if asked is None:
+        raise UserError("a calibration is of words: give them, or a file with one word per line (--words).")
+    if out.exists():
+        raise UserError(f"there is a file {out} already: choose another place with --out, or delete it.")
+    pictures = list(find_pictures(path, recursive).values())
+    quiet_hosts()
+    found = calibrate(load(**load_options or {}), track(pictures, "calibrating"), asked, reader=reader, geometry=placing)
+    found.save(out)
+    log.info("calibrated %d words on %d pictures: segment them with --presence %s", len(asked), len(pictures), out)
+
+
+def _asked(words: Sequence[str] | None, words_file: Path | None) -> Sequence[str] | None:
+    """The words, given or in a file; None where there are none."""
+    if words_file is not None:
+        if words:
+            raise UserError("give words or a file of words, not both.")
+        words = read_classes(words_file, "words_file")
+    return None if words is None else check_words(words)
+
+
+def _placing(geometry: str) -> Geometry:
+    placing = next((own for own in GEOMETRIES if own == geometry), None)
+    if placing is None:
+        raise UserError(f"--geometry must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
+    return placing
 
 
 def _segmented(

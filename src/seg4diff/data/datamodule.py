@@ -175,9 +175,13 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def tested(self) -> list[int]:
         """Numbers of the images that the test loaders of all processes serve."""
-        size = len(self._samples(self._test_split, resize_mask=False))
-        count = size if self._test_images is None else min(self._test_images, size)
-        return [size * k // count for k in range(count)]
+        return evenly(len(self._samples(self._test_split, resize_mask=False)), self._test_images)
+
+    def unlabelled(self, count: int) -> DataLoader:
+        """At most `count` training images, evenly spaced over the split, the same ones in every process; not for their labels."""
+        samples = self._samples("train", resize_mask=False)
+        chosen = evenly(len(samples), count)
+        return DataLoader(Subset(samples, chosen), batch_size=self._eval_batch_size, collate_fn=collate, num_workers=self.num_workers)
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Every sample of every split once, as training and evaluation will see it."""
@@ -188,3 +192,9 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._each_once(self._test_split, resize_mask=False, start=self._tested, chosen=self.tested())
+
+
+def evenly(size: int, count: int | None) -> list[int]:
+    """At most `count` of `size` numbers, evenly spaced; None = all."""
+    count = size if count is None else min(count, size)
+    return [size * k // count for k in range(count)]

@@ -31,6 +31,20 @@ class RunLengths:
             raise ValueError(f"the runs do not add up to {height} x {width} pixels")
         return cls(height, width, counts)
 
+    @classmethod
+    def of(cls, mask: np.ndarray) -> "RunLengths":
+        """The run lengths of a mask (height, width) bool."""
+        pixels = np.concatenate([[False], mask.T.flatten()])  # the first run is one of zeros, maybe of none
+        ends = np.concatenate([np.flatnonzero(pixels[1:] != pixels[:-1]), [mask.size]])
+        height, width = mask.shape
+        return cls(height, width, np.diff(ends, prepend=0))
+
+    def pack(self) -> str:
+        """COCO's packed string, see `unpack`."""
+        steps = self.counts.copy()
+        steps[3:] -= self.counts[1:-2]
+        return "".join(_packed(int(step)) for step in steps)
+
     @property
     def area(self) -> int:
         """Number of pixels in the mask."""
@@ -40,6 +54,17 @@ class RunLengths:
         """The mask: (height, width) bool."""
         values = np.arange(len(self.counts)) % 2 == 1
         return np.repeat(values, self.counts).reshape(self.width, self.height).T
+
+
+def _packed(number: int) -> str:
+    """One number of a packed string."""
+    text = ""
+    while True:
+        bits, number = number & 31, number >> 5
+        more = number != (-1 if bits & 16 else 0)
+        text += chr(bits + 32 * more + ord("0"))
+        if not more:
+            return text
 
 
 def unpack(text: str) -> np.ndarray:

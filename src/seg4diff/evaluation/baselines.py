@@ -1,5 +1,7 @@
 """Image-blind baselines, which segment without looking at the image, and the upper bound that the token grid sets."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -103,10 +105,18 @@ def tiles(size: Size, parts: int) -> Tensor:
     return rows[:, None] * parts + columns
 
 
-def grid_upper_bound(mask: Tensor, grid: Size, frame: Frame) -> Tensor:
-    """The label map of perfect attention maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W)."""
+def grid_upper_bound(mask: Tensor, grid: Size, frame: Frame, refine: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """The label map of perfect attention maps: the true mask (H, W), averaged on the token grid, upsampled, argmax. Returns (H, W).
+
+    Args:
+        mask: the true label map.
+        grid: (rows, columns) of the image tokens.
+        frame: where the mask lies.
+        refine: what becomes of the upsampled maps (C, H, W); None = nothing.
+    """
     classes = present_classes(mask)
     if not classes:
         return torch.zeros_like(mask)
     truth = torch.stack([mask == k for k in classes]).float()
-    return torch.tensor(classes, device=mask.device)[frame.upsample(frame.average(truth, grid)).max(dim=0).indices]
+    pixels = frame.upsample(frame.average(truth, grid))
+    return torch.tensor(classes, device=mask.device)[(pixels if refine is None else refine(pixels)).max(dim=0).indices]

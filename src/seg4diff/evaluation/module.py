@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L
@@ -19,15 +19,21 @@ from seg4diff.evaluation.baselines import GuessBaselines, grid_upper_bound
 from seg4diff.evaluation.bootstrap import ImageCounts, intervals
 from seg4diff.evaluation.metrics import SegmentationScore, by_name, mean_iou, scores
 from seg4diff.evaluation.progress import Progress
-from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter
+from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptMaker, PromptProtocol, Segmenter, calibrate
 from seg4diff.evaluation.report import Estimate, Report, Score
 from seg4diff.finite import require_finite
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
 from seg4diff.segmentation.frame import frames
+from seg4diff.segmentation.presence import Presence, Uncalibrated, Unknown
 from seg4diff.segmentation.prompts import cut_to_fit
+from seg4diff.segmentation.readers.base import Reader
 from seg4diff.segmentation.readout import Readout
+from seg4diff.segmentation.refine import Refiner
 
 log = logging.getLogger(__name__)
+
+VARIANTS = ("base", "lora")
+"""What is evaluated: the base model, and the model with its LoRA."""
 
 
 class SplitEvaluation(L.LightningModule, ABC):
@@ -88,7 +94,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         with self.trainer.precision_plugin.forward_context():
             self.backbone.check_device(self.trainer.strategy.root_device)
         classes, self._segment = len(self.vocabulary), self.make_segmenter(self.vocabulary)
-        variants = ["base", "lora"] if has_lora(self.backbone) else ["base"]
+        variants = VARIANTS if has_lora(self.backbone) else VARIANTS[:1]
         self.image_counts = by_name({name: ImageCounts(classes) for name in variants})
         self.block_scores = BlockScores(segment=self._segment, blocks=self._other_blocks, classes=classes)
         self.baselines, self.upper_bound = self.make_baselines(self.vocabulary), SegmentationScore(classes)
@@ -116,10 +122,14 @@ class SplitEvaluation(L.LightningModule, ABC):
 
     def label_maps(self, batch: Batch) -> dict[str, list[Tensor]]:
         """The expert's label maps of each variant, without counting them."""
-        return self._each_variant(lambda _: self._segment(self.backbone, batch, [self.expert_layer])[self.expert_layer])
+        return self._each_variant(lambda variant: self.segment(variant, batch, [self.expert_layer])[self.expert_layer])
+
+    def segment(self, variant: str, batch: Batch, blocks: Sequence[int]) -> dict[int, list[Tensor]]:
+        """The label maps of blocks of the model, which is this variant now; see `Segmenter`."""
+        return self._segment(self.backbone, batch, blocks)
 
     def _each_variant(self, read: Callable[[str], list[Tensor]]) -> dict[str, list[Tensor]]:
-        if "lora" not in self.image_counts:
+        if not has_lora(self.backbone):
             return {"base": read("base")}
         adapted = read("lora")
         with base_model(self.backbone):
@@ -128,7 +138,7 @@ class SplitEvaluation(L.LightningModule, ABC):
     def evaluate_variant(self, variant: str, batch: Batch) -> list[Tensor]:
         """Count a batch for the model as it is now; returns the expert's label maps."""
         others = self._other_blocks if variant == "base" else []
-        predicted = self._segment(self.backbone, batch, sorted([self.expert_layer, *others]))
+        predicted = self.segment(variant, batch, sorted([self.expert_layer, *others]))
         labels = predicted.pop(self.expert_layer)
         self.block_scores.count(predicted, batch.masks)
         for index, own, mask in zip(batch.indices, labels, batch.masks, strict=True):
@@ -184,9 +194,13 @@ class EvaluationModule(SplitEvaluation):
         backbone: see `SplitEvaluation`.
         vocabulary: see `SplitEvaluation`.
         readout: how maps are read.
+        reader: how class maps are read from a pass; None = that of the readout.
+        presence: which classes of a prompt are in the image; None = that of the readout.
+        refine: what becomes of the maps at the pixels of the mask; None = that of the readout.
+        unlabelled: images for a presence that is to be calibrated.
         protocol: which prompts an image gets, "oracle" or "vocabulary".
         expert_layer: see `SplitEvaluation`.
-        base_blocks: see `SplitEvaluation`.
+        base_blocks: see `SplitEvaluation`; a reader that chooses its blocks itself, or a calibration, has one score.
         sigma: distribution of the noise level of the flow loss, which is that of the captions, cut to what the model takes (training
             may use another distribution and other prompts, so its own validation loss is another figure).
         resamples: see `SplitEvaluation`.
@@ -207,25 +221,47 @@ class EvaluationModule(SplitEvaluation):
         resamples: int,
         seed: int,
         progress: Progress | None = None,
+        reader: Reader | None = None,
+        presence: Presence | Uncalibrated | None = None,
+        refine: Refiner | None = None,
+        unlabelled: Iterable[Batch] = (),
     ) -> None:
+        self._calibrated = isinstance(presence, Uncalibrated)
+        known = readout.presence if presence is None or isinstance(presence, Uncalibrated) else presence
+        if protocol == "oracle" and (self._calibrated or not isinstance(known, Unknown)):
+            raise UserError("`presence` is for prompts with classes that may be absent: set `protocol=vocabulary`, or leave it out.")
+        readout = readout.changed(reader=reader or readout.reader, presence=known, refine=refine or readout.refine)
         super().__init__(
             backbone=backbone,
             vocabulary=vocabulary,
             protocol=protocol,
             matching=None,
             expert_layer=expert_layer,
-            base_blocks=base_blocks,
+            base_blocks=base_blocks if readout.reader.per_block and not self._calibrated else [],
             resamples=resamples,
             seed=seed,
             progress=progress,
         )
-        self._readout, self._prompts_of, self._sigma = readout, protocol, sigma
+        self._readouts, self._prompts_of, self._sigma = dict.fromkeys(VARIANTS, readout), protocol, sigma
+        self._make_prompts, self._unlabelled = PromptMaker(protocol, vocabulary, backbone.fits), unlabelled
+
+    def on_test_start(self) -> None:
+        if self._calibrated:
+            self._each_variant(self._calibrate)
+
+    def _calibrate(self, variant: str) -> list[Tensor]:
+        readout, prompts = self._readouts[variant], self._make_prompts.everything
+        found = calibrate(readout, self.backbone, self._unlabelled, prompts, self.expert_layer)
+        self._readouts[variant] = readout.changed(presence=found)
+        return []
 
     def make_segmenter(self, vocabulary: Vocabulary) -> Segmenter:
-        make_prompts = PromptMaker(self._prompts_of, vocabulary, self.backbone.fits)
-        if self._prompts_of == "vocabulary" and len(make_prompts.everything) > 1 and self.trainer.is_global_zero:
-            log.info("the %d class names take %d prompts", len(vocabulary), len(make_prompts.everything))
-        return PromptedSegmenter(self._readout, make_prompts)
+        if self._prompts_of == "vocabulary" and len(self._make_prompts.everything) > 1 and self.trainer.is_global_zero:
+            log.info("the %d class names take %d prompts", len(vocabulary), len(self._make_prompts.everything))
+        return PromptedSegmenter(self._readouts["base"], self._make_prompts)
+
+    def segment(self, variant: str, batch: Batch, blocks: Sequence[int]) -> dict[int, list[Tensor]]:
+        return PromptedSegmenter(self._readouts[variant], self._make_prompts)(self.backbone, batch, blocks)
 
     def make_baselines(self, vocabulary: Vocabulary) -> Metric:
         return GuessBaselines(len(vocabulary), oracle=self._prompts_of == "oracle", background=vocabulary.background)

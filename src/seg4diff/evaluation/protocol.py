@@ -1,8 +1,9 @@
 """The zero-shot segmentation protocol: which prompts an image gets, and the scores of every block on a split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from seg4diff.backbones.base import Backbone
@@ -10,6 +11,7 @@ from seg4diff.data.sample import Batch, Vocabulary, present_classes
 from seg4diff.errors import UserError
 from seg4diff.evaluation.metrics import SegmentationScore, by_name
 from seg4diff.segmentation.frame import frames
+from seg4diff.segmentation.presence import Calibration, peaks
 from seg4diff.segmentation.prompts import Prompt, split_names
 from seg4diff.segmentation.readout import Readout
 
@@ -80,11 +82,33 @@ class PromptedSegmenter:
         maps = self._readout.class_maps(backbone, batch.images, prompts, batch.indices, blocks)
         return {
             block: [
-                self._readout.segment(own, ids, frame, self._make_prompts.background)
-                for own, ids, frame in zip(maps[block], classes, frames(batch), strict=True)
+                self._readout.segment(own, ids, frame, self._make_prompts.background, frame.picture(image))
+                for own, ids, frame, image in zip(maps[block], classes, frames(batch), batch.images, strict=True)
             ]
             for block in blocks
         }
+
+
+@torch.no_grad()
+def calibrate(readout: Readout, backbone: Backbone, unlabelled: Iterable[Batch], prompts: Sequence[Prompt], block: int) -> Calibration:
+    """The statistics of the maps of all classes over images, whose masks are not read.
+
+    Args:
+        readout: how maps are read.
+        backbone: the model.
+        unlabelled: the images.
+        prompts: those that name the whole vocabulary, see `PromptMaker.everything`.
+        block: block that is read.
+
+    Raises:
+        UserError: there are fewer than two images.
+    """
+    found = []
+    for batch in unlabelled:
+        batch = batch.to(backbone.device)
+        maps = readout.class_maps(backbone, batch.images, [prompts] * len(batch), batch.indices, [block])[block]
+        found += [peaks(own, frame).cpu() for own, frame in zip(maps, frames(batch), strict=True)]
+    return Calibration.of_peaks(found, [k for prompt in prompts for k in prompt.classes])
 
 
 class BlockScores(nn.Module):

@@ -16,8 +16,8 @@ from seg4diff.errors import UserError
 from seg4diff.generation.requests import Request, Sampling, missing_batches
 from seg4diff.inputs import CanvasPicture
 from seg4diff.results import Generated, Segmentation
-from seg4diff.segmentation.prompts import find_names, prompt_words, visible_words
-from seg4diff.segmentation.readout import Readout, pool_words
+from seg4diff.segmentation.prompts import find_names, pool_words, prompt_words, visible_words
+from seg4diff.segmentation.readout import Readout
 
 log = logging.getLogger(__name__)
 

@@ -52,6 +52,10 @@ class Frame:
         with torch.autocast(maps.device.type, enabled=False):
             return rows.to(maps) @ maps @ columns.to(maps).T
 
+    def picture(self, image: Tensor) -> Tensor:
+        """What the mask is of, (3, H, W) in [0, 1], from the image (3, height, width) in [-1, 1] that fills the canvas."""
+        return upsample(self.window.cut(image), self.size).clamp(-1, 1) / 2 + 0.5
+
     def tokens(self, maps: Tensor) -> Tensor:
         """The part of (..., h, w) whose tokens see some of the window."""
         rows = _seen(maps.shape[-2], self.canvas[0], self.window.top, self.window.height)

@@ -1,4 +1,4 @@
-"""Class names as prompts, and the tokens that each name became."""
+"""Class names as prompts, the tokens that each name became, and the maps of these tokens as one map of the name."""
 
 import re
 from bisect import bisect_left
@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from unicodedata import category, normalize
+
+import torch
+from torch import Tensor
 
 from seg4diff.backbones.base import TextCondition
 from seg4diff.errors import UserError
@@ -196,3 +199,14 @@ def token_sets(condition: TextCondition, row: int, prompt: Prompt) -> list[list[
             raise UserError(f"class {k} of the prompt '{prompt.text[:60]}' became no token: give it a name the tokenizer knows.")
         sets.append(tokens)
     return sets
+
+
+def pool_words(maps: Tensor, grid: tuple[int, int], condition: TextCondition, prompts: Sequence[Prompt]) -> list[Tensor]:
+    """Mean over the tokens of each class name: token maps (B, T, N) -> B tensors (classes, h, w)."""
+    maps = maps.unflatten(-1, grid)
+    return [
+        torch.stack([maps[row, tokens].mean(dim=0) for tokens in token_sets(condition, row, prompt)])
+        if prompt.classes
+        else maps.new_zeros(0, *grid)
+        for row, prompt in enumerate(prompts)
+    ]

@@ -110,10 +110,11 @@ class Search:
         scores, most = scores[able], irfft2(weighted * spectra[-1], shape)[places]
         fits = scores / np.maximum(most, 1e-6)
         scores = np.where((fits >= 0.7 * FIT) & (most >= SEEN * whole[able, None, None]), scores, -np.inf)
-        best = pose, top, left = tuple(int(place) for place in np.unravel_index(scores.argmax(), scores.shape))
+        best = np.unravel_index(scores.argmax(), scores.shape)
         if not np.isfinite(scores[best]):
             return None
-        return Match(float(scores[best]), float(fits[best]), thing, own_bank.poses[able[pose]], top - 1, left - 1)
+        which, top, left = (int(place) for place in best)
+        return Match(float(scores[best]), float(fits[best]), thing, own_bank.poses[able[which]], top - 1, left - 1)
 
     def _refine(self, match: Match) -> Match:
         """The best match near this one at full resolution."""

@@ -13,8 +13,8 @@ from seg4diff.backbones.base import TextCondition
 from seg4diff.data.geometry import size_of
 from seg4diff.data.sample import Batch, present_classes
 from seg4diff.errors import UserError
-from seg4diff.segmentation.prompts import Prompt
-from seg4diff.segmentation.readout import pool_words
+from seg4diff.segmentation.prompts import Prompt, pool_words
+from seg4diff.segmentation.readers.propagated import Propagated
 from seg4diff.training.objective import MaskAlignment, Regions, named_regions
 
 AlignBy = Literal["names", "regions", "tokens"]
@@ -31,12 +31,14 @@ class ExpertPass:
         grid: (rows, columns) of the image tokens.
         condition: the encoded prompts.
         prompts: one for each image.
+        spread_by: what enters the attention of the block that spreads the maps of names; None = they are aligned as they are (the paper).
     """
 
     joint: Joint
     grid: tuple[int, int]
     condition: TextCondition
     prompts: Sequence[Prompt]
+    spread_by: Joint | None = None
 
 
 class Alignment(ABC):
@@ -52,6 +54,8 @@ class ByName(Alignment):
 
     def __call__(self, expert: ExpertPass, batch: Batch) -> tuple[list[Tensor], list[Regions]]:
         maps = pool_words(i2t(expert.joint, "logits"), expert.grid, expert.condition, expert.prompts)
+        if expert.spread_by is not None:
+            maps = Propagated().spread(expert.spread_by, maps)
         return maps, [named_regions(mask, prompt.classes) for mask, prompt in zip(batch.masks, expert.prompts, strict=True)]
 
 

@@ -46,6 +46,8 @@ class MagnetModule(L.LightningModule):
             prompt, mean over the heads, as it is read.
         flow_target: what the flow term draws the velocity to: "data", that of the image (the paper), or "base", that of the model without
             the LoRA for the same input, so that the masks alone change the model; it takes one more pass without gradient.
+        affinity_layer: with "names", block whose image-to-image attention spreads the maps before they are aligned, see
+            `seg4diff.segmentation.readers.propagated`; None = they are aligned as they are (the paper).
         lr: peak learning rate (AdamW, warm-up then cosine).
         weight_decay: decoupled weight decay.
         warmup_steps: steps of linear warm-up.
@@ -66,6 +68,7 @@ class MagnetModule(L.LightningModule):
         prompt: PromptKind,
         align: AlignBy,
         flow_target: FlowTarget = "data",
+        affinity_layer: int | None = None,
         lr: float,
         weight_decay: float,
         warmup_steps: int,
@@ -77,7 +80,10 @@ class MagnetModule(L.LightningModule):
             raise UserError(f"`lr` must be above 0, `weight_decay` and `warmup_steps` 0 or more, found {found}.")
         if flow_target not in get_args(FlowTarget):
             raise UserError(f"`flow_target` must be one of {', '.join(get_args(FlowTarget))}, found '{flow_target}'.")
-        backbone.select_sites([expert_layer])
+        if affinity_layer is not None and align != "names":
+            raise UserError(f"`affinity_layer` spreads the maps of names: set `align=names` instead of '{align}', or leave it out.")
+        self._aligned = [expert_layer] if affinity_layer is None else [expert_layer, affinity_layer]
+        backbone.select_sites(self._aligned)
         add_lora(backbone, lora, expert_layer, seed)
         self.backbone, self.expert_layer, self.vocabulary = backbone, expert_layer, vocabulary
         self._objective, self._sigma, self._flow_target = objective, sigma, flow_target
@@ -123,9 +129,10 @@ class MagnetModule(L.LightningModule):
         if self._flow_target == "base":
             with torch.no_grad(), base_model(self.backbone):
                 target = self.backbone.predict_velocity(noisy, sigma, condition)
-        with capture(self.backbone, [self.expert_layer]) as record:
+        with capture(self.backbone, self._aligned) as record:
             predicted = self.backbone.predict_velocity(noisy, sigma, condition)
-        maps, regions = self._align(ExpertPass(record[self.expert_layer], grid, condition, prompts), batch)
+        spread_by = record[self._aligned[1]] if len(self._aligned) > 1 else None
+        maps, regions = self._align(ExpertPass(record[self.expert_layer], grid, condition, prompts, spread_by), batch)
         return self._objective(predicted, target, maps, regions)
 
     @torch.no_grad()

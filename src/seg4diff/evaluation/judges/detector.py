@@ -9,9 +9,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+from seg4diff.backbones.networks import load_network
 from seg4diff.errors import UserError
 from seg4diff.evaluation.judges.geneval import COLOURS, Box, Detection, iou
-from seg4diff.evaluation.judges.networks import Clip, load_network
+from seg4diff.evaluation.judges.networks import Clip
 
 SAME_THING = 0.9
 """IoU from which boxes of two classes are one thing, which has the class with the higher score."""

@@ -1,0 +1,237 @@
+"""Every reader with every refinement under every protocol, on the same images, noise and prompts."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor
+from torchmetrics.classification import BinaryAveragePrecision
+
+from seg4diff.backbones.base import Backbone
+from seg4diff.backbones.lora import base_model, has_lora
+from seg4diff.data.sample import Batch, Vocabulary, present_classes
+from seg4diff.errors import UserError
+from seg4diff.evaluation.baselines import grid_upper_bound
+from seg4diff.evaluation.bootstrap import ImageCounts, percentile_interval, resampled_miou
+from seg4diff.evaluation.callbacks import picture_row
+from seg4diff.evaluation.components import ComponentScore
+from seg4diff.evaluation.metrics import mean_iou, scores
+from seg4diff.evaluation.protocol import PromptMaker, calibrate
+from seg4diff.pictures import sheet
+from seg4diff.segmentation.frame import Frame, frames
+from seg4diff.segmentation.presence import Uncalibrated
+from seg4diff.segmentation.readers.base import Reader
+from seg4diff.segmentation.readout import Readout
+from seg4diff.segmentation.refine import Refiner
+
+FIRST = "expert"
+"""The reader that the others are compared with."""
+PROTOCOLS = ("oracle", "vocabulary", "calibrated")
+"""Prompts that name the present classes; all classes; all classes, weighed by their presence."""
+SHOWN = 4
+"""Images on the page of pictures."""
+
+
+class Cell(NamedTuple):
+    """What is compared."""
+
+    variant: str
+    protocol: str
+    reader: str
+    refine: str
+
+
+class ReadersModule(L.LightningModule):
+    """Test loop over a split that reads each image with every reader.
+
+    Once the loop is over, `rows` holds a row for each `Cell`, `page` the pictures side by side.
+
+    Args:
+        backbone: the model; where it carries a LoRA, it is evaluated without and with it.
+        vocabulary: the classes of the data set.
+        readout: how maps are read; its reader, presence and refinement are replaced.
+        readers: by name; "expert" is among them.
+        refinements: by name; the first is what the others are compared with.
+        protocols: some of `PROTOCOLS`.
+        presence: how many images the protocol "calibrated" takes.
+        expert_layer: block that is read.
+        resamples: number of bootstrap resamples behind the intervals.
+        seed: seed of their draws.
+        unlabelled: images for the calibration.
+
+    Raises:
+        UserError: there is no such protocol, or no expert among the readers.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        vocabulary: Vocabulary,
+        readout: Readout,
+        readers: Mapping[str, Any],
+        refinements: Mapping[str, Any],
+        protocols: Sequence[str],
+        presence: Uncalibrated,
+        expert_layer: int,
+        resamples: int,
+        seed: int,
+        unlabelled: Iterable[Batch] = (),
+    ) -> None:
+        super().__init__()
+        if odd := [name for name in protocols if name not in PROTOCOLS]:
+            raise UserError(f"`protocols` must be some of {', '.join(PROTOCOLS)}, found '{odd[0]}'.")
+        if FIRST not in readers or not refinements or not protocols:
+            raise UserError(f"`readers` must hold {FIRST}, and `refinements` and `protocols` at least one name.")
+        backbone.select_sites([expert_layer])
+        self.backbone, self.vocabulary, self._readout, self._block = backbone, vocabulary, readout, expert_layer
+        self._readers: dict[str, Reader] = dict(readers)
+        self._refinements: dict[str, Refiner] = dict(refinements)
+        self._protocols = list(protocols)
+        self._resamples, self._seed, self._unlabelled = resamples, seed, unlabelled
+        self._prompts = {name: PromptMaker("oracle" if name == "oracle" else "vocabulary", vocabulary, backbone.fits) for name in protocols}
+        self._variants = ("base", "lora") if has_lora(backbone) else ("base",)
+        classes = len(vocabulary)
+        cells = [Cell(*names) for names in product(self._variants, protocols, readers, refinements)]
+        self._counts = {cell: ImageCounts(classes) for cell in cells}
+        self._parts = {cell: ComponentScore() for cell in cells}
+        self._bounds = {name: ImageCounts(classes) for name in refinements}
+        self._seconds = dict.fromkeys(product(self._variants, readers), 0.0)
+        self._memory: dict[str, float] = {}
+        self._presence = {key: BinaryAveragePrecision() for key in self._seconds}
+        self._calibrations: dict[tuple[str, str], Readout] = {}
+        self.refused: dict[str, str] = {}
+        self._pictures: list[list[Image.Image]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.page: Image.Image | None = None
+
+    def _models(self) -> Iterator[str]:
+        """The variants, one after the other, while the model is each of them."""
+        for variant in self._variants:
+            with base_model(self.backbone) if variant == "base" and len(self._variants) > 1 else nullcontext():
+                yield variant
+
+    def on_test_start(self) -> None:
+        if "calibrated" not in self._protocols:
+            return
+        prompts = self._prompts["calibrated"].everything
+        for variant in self._models():
+            for name in self._usable():
+                readout = self._readout.changed(reader=self._readers[name])
+                found = self._try(name, partial(calibrate, readout, self.backbone, self._unlabelled, prompts, self._block))
+                if found is not None:
+                    self._calibrations[variant, name] = readout.changed(presence=found)
+
+    def _usable(self) -> list[str]:
+        return [name for name in self._readers if name not in self.refused]
+
+    def _try(self, name: str, read: Callable[[], Any]) -> Any:
+        """What a reader gives; None for one that cannot read this model, whose reason is kept."""
+        try:
+            return read()
+        except UserError as error:
+            self.refused[name] = str(error)
+            return None
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Read a batch in every way, and count it."""
+        places, rows = frames(batch), list[list[Tensor]]([[] for _ in range(len(batch))])
+        guides = [frame.picture(image) for frame, image in zip(places, batch.images, strict=True)]
+        for variant in self._models():
+            for protocol, name in product(self._protocols, self._usable()):
+                readout = self._calibrations.get((variant, name)) if protocol == "calibrated" else None
+                readout = readout or self._readout.changed(reader=self._readers[name])
+                maps = self._try(name, partial(self._maps, readout, batch, Cell(variant, protocol, name, ""), batch_idx))
+                if maps is None:
+                    continue
+                if protocol == "calibrated":
+                    self._keep_presence((variant, name), readout, maps, batch, places)
+                for refine, refiner in self._refinements.items():
+                    labels = self._labels(readout.changed(refine=refiner), maps, batch, protocol, places, guides)
+                    self._count(Cell(variant, protocol, name, refine), labels, batch)
+                    if protocol == self._protocols[0] and variant == self._variants[-1] and len(self._pictures) < SHOWN:
+                        for row, own in zip(rows, labels, strict=True):
+                            row.append(own)
+        self._count_bounds(batch, places, guides)
+        for k, row in enumerate(rows[: SHOWN - len(self._pictures)]):
+            self._pictures.append(picture_row(batch, k, self.vocabulary.names, row))
+
+    def _maps(self, readout: Readout, batch: Batch, cell: Cell, batch_idx: int) -> list[Tensor]:
+        """The class maps of a batch; the time of the first protocol and the memory are kept."""
+        prompts = [self._prompts[cell.protocol](mask) for mask in batch.masks]
+        device = self.backbone.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        start = time.perf_counter()
+        maps = readout.class_maps(self.backbone, batch.images, prompts, batch.indices, [self._block])[self._block]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            self._memory[cell.reader] = max(self._memory.get(cell.reader, 0.0), float(torch.cuda.max_memory_allocated(device) - before))
+        if cell.protocol == self._protocols[0] and (batch_idx or self.trainer.num_test_batches[0] == 1):  # the first batch warms up
+            self._seconds[cell.variant, cell.reader] += time.perf_counter() - start
+        return maps
+
+    def _labels(
+        self, readout: Readout, maps: list[Tensor], batch: Batch, protocol: str, places: Sequence[Frame], guides: Sequence[Tensor]
+    ) -> list[Tensor]:
+        found = []
+        for own, mask, frame, guide in zip(maps, batch.masks, places, guides, strict=True):
+            classes = [k for prompt in self._prompts[protocol](mask) for k in prompt.classes]
+            found.append(readout.segment(own, classes, frame, self.vocabulary.background, guide))
+        return found
+
+    def _count(self, cell: Cell, labels: list[Tensor], batch: Batch) -> None:
+        for index, own, mask in zip(batch.indices, labels, batch.masks, strict=True):
+            self._counts[cell].update(index, own, mask)
+            self._parts[cell].update(own, mask, self.vocabulary.names)
+
+    def _count_bounds(self, batch: Batch, places: Sequence[Frame], guides: Sequence[Tensor]) -> None:
+        grid = self.backbone.token_grid(*batch.images.shape[-2:])
+        for refine, refiner in self._refinements.items():
+            for index, mask, frame, guide in zip(batch.indices, batch.masks, places, guides, strict=True):
+                refined = partial(_refined, refiner, guide)
+                best = grid_upper_bound(mask, grid, frame, refined)
+                self._bounds[refine].update(index, best, mask)
+
+    def _keep_presence(self, key: tuple[str, str], readout: Readout, maps: list[Tensor], batch: Batch, places: Sequence[Frame]) -> None:
+        classes = [k for prompt in self._prompts["calibrated"].everything for k in prompt.classes]
+        for own, mask, frame in zip(maps, batch.masks, places, strict=True):
+            there = set(present_classes(mask))
+            self._presence[key].update(readout.presence(own, classes, frame).cpu(), torch.tensor([int(k in there) for k in classes]))
+
+    def on_test_epoch_end(self) -> None:
+        counts = {cell: own.compute()[1] for cell, own in self._counts.items() if cell.reader not in self.refused}
+        draws = {cell: resampled_miou(own, self._resamples, self._seed) for cell, own in counts.items()}
+        bounds = {name: float(mean_iou(own.compute()[1].sum(dim=0))) for name, own in self._bounds.items()}
+        plain = next(iter(self._refinements))
+        for cell, own in counts.items():
+            total = own.sum(dim=0)
+            first = cell._replace(reader=FIRST, refine=plain)
+            iou = scores(total)["iou"][total[2].cpu() > 0]
+            row: dict[str, Any] = {**cell._asdict(), "miou": float(mean_iou(total)), "upper_bound": bounds[cell.refine]}
+            row["miou_low"], row["miou_high"] = percentile_interval(draws[cell])
+            row["gain"] = row["miou"] - float(mean_iou(counts[first].sum(dim=0)))
+            row["gain_low"], row["gain_high"] = percentile_interval(draws[cell] - draws[first])
+            row |= {"silent": float((iou == 0).double().mean()), **self._parts[cell].compute()}
+            row["time"] = self._seconds[cell.variant, cell.reader] / max(self._seconds[cell.variant, FIRST], 1e-9)
+            row["memory"] = self._memory[cell.reader] / self._memory[FIRST] if self._memory else math.nan
+            calibrated = cell.protocol == "calibrated"
+            row["presence"] = float(self._presence[cell.variant, cell.reader].compute()) if calibrated else math.nan
+            self.rows.append(row)
+        self.page = sheet(self._pictures, (), ["image", "truth", *self._titles()]) if self._pictures else None
+
+    def _titles(self) -> list[str]:
+        return [f"{reader}, {refine}" if refine != "none" else reader for reader, refine in product(self._usable(), self._refinements)]
+
+
+def _refined(refiner: Refiner, guide: Tensor, maps: Tensor) -> Tensor:
+    return refiner(maps, guide)

@@ -1,0 +1,74 @@
+"""Connected parts of a label map, as COCO annotations and as prompts for other segmenters."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt, find_objects, label
+
+from seg4diff.data.rle import RunLengths
+from seg4diff.data.sample import IGNORE
+
+NEIGHBOURS = np.ones((3, 3), dtype=bool)
+"""Pixels that touch at a corner are connected."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A connected part of the pixels of a word.
+
+    Attributes:
+        name: the word.
+        category: its label.
+        box: (left, top, width, height) in pixels.
+        point: (x, y) of its pixel that lies deepest inside, a prompt for SAM.
+        mask: (H, W) bool.
+    """
+
+    name: str
+    category: int
+    box: tuple[int, int, int, int]
+    point: tuple[int, int]
+    mask: np.ndarray
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(self.mask.sum())
+
+    def coco(self) -> dict[str, Any]:
+        """An annotation in the format of COCO, with packed run lengths; "point" is ours."""
+        lengths = RunLengths.of(self.mask)
+        return {
+            "category_id": self.category,
+            "category_name": self.name,
+            "bbox": list(self.box),
+            "area": self.area,
+            "iscrowd": 0,
+            "segmentation": {"size": [lengths.height, lengths.width], "counts": lengths.pack()},
+            "point": list(self.point),
+        }
+
+
+def instances(labels: np.ndarray, names: Sequence[str], least: int) -> Iterator[Instance]:
+    """The connected parts of each word in a label map, from the largest to the smallest.
+
+    Args:
+        labels: (H, W) positions of the names, `IGNORE` where there is no label.
+        names: the words.
+        least: number of pixels that a part must have.
+    """
+    found = [part for k, name in enumerate(names) if k != IGNORE for part in _parts(labels == k, name, k) if part.area >= least]
+    yield from sorted(found, key=lambda part: -part.area)
+
+
+def _parts(pixels: np.ndarray, name: str, category: int) -> Iterator[Instance]:
+    numbered, _ = label(pixels, NEIGHBOURS)
+    for number, (rows, columns) in enumerate(find_objects(numbered), start=1):
+        mask = np.zeros_like(pixels)
+        mask[rows, columns] = numbered[rows, columns] == number
+        depth = distance_transform_edt(np.pad(mask[rows, columns], 1))  # the edge of the picture is an edge of the part
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        yield Instance(name, category, box, (columns.start + int(x) - 1, rows.start + int(y) - 1), mask)
