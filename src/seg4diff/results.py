@@ -1,7 +1,7 @@
 """Results of `Model`: a label map, a map for each word, and pictures of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,6 +146,7 @@ class Generated:
         words: where each word of the prompt went over the image; None where no maps were read. Small words such as "a" get no pixels.
         path: file that the image was asked for; None = none.
         stem: name of the image, for its files.
+        strip: the same as `words` at further sampling steps, by step.
     """
 
     image: Image.Image
@@ -155,6 +156,7 @@ class Generated:
     words: Segmentation | None = None
     path: Path | None = None
     stem: str = "image"
+    strip: Mapping[int, Segmentation] = field(default_factory=dict)
 
     @property
     def maps(self) -> Mapping[str, Tensor]:
