@@ -91,6 +91,13 @@ def heat_over(picture: Image.Image, values: Tensor, opacity: float = 0.75) -> Im
     return Image.blend(picture, Image.fromarray(colormaps["inferno"](values.numpy(), bytes=True)[..., :3]), opacity)
 
 
+def highlight(picture: Image.Image, region: np.ndarray) -> Image.Image:
+    """An RGB picture in pale grey, with a region (H, W) bool in magenta."""
+    values = (0.4 * np.asarray(picture).mean(axis=-1, keepdims=True) + 0.6 * 255).astype(np.uint8).repeat(3, axis=-1)
+    values[region] = (200, 0, 120)
+    return Image.fromarray(values)
+
+
 def overlay_regions(image: Image.Image, regions: Tensor, opacity: float = 0.55) -> Image.Image:
     """Tint regions (M, H, W) bool over their image, smaller ones above larger ones, and draw their outlines; the rest stays as it is."""
     height, width = regions.shape[-2:]

@@ -16,6 +16,8 @@ from seg4diff.commands.segment import segment_files
 from seg4diff.errors import UserError
 
 WORDS = ["apple", "traffic cone"]
+READ = (0, "expert", "none", True, 1)
+"""Fields below block and noise level: unlabelled pixels, reader, refinement, LoRA and its scale."""
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +45,13 @@ def get(page):
 
 
 def test_the_label_map_is_that_of_the_command(ask, photo, load_options, tmp_path):
-    label_file = Path(ask("segment", handle_file(photo), WORDS, "all words", 1, 0.3, 0, 1)[3]["value"])
+    label_file = Path(ask("segment", handle_file(photo), WORDS, "all words", 1, 0.3, *READ)[3]["value"])
     segment_files(photo, WORDS, out=tmp_path / "out", load_options=load_options)
     assert label_file.read_bytes() == (tmp_path / "out" / "labels" / "photo.png").read_bytes()
 
 
 def test_another_block_gives_other_masks(ask, photo):
-    first, second = (Path(ask("segment", handle_file(photo), WORDS, "all words", block, 0.3, 0, 1)[0]) for block in (1, 3))
+    first, second = (Path(ask("segment", handle_file(photo), WORDS, "all words", block, 0.3, *READ)[0]) for block in (1, 3))
     assert not np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
 
 
@@ -57,16 +59,16 @@ def test_another_block_gives_other_masks(ask, photo):
 def test_a_broken_file_is_one_sentence(ask, content, tmp_path):
     (tmp_path / "odd.png").write_bytes(content)
     with pytest.raises(AppError, match=r"The image odd\.png cannot be read"):
-        ask("segment", handle_file(tmp_path / "odd.png"), WORDS, "all words", 1, 0.3, 0, 1)
+        ask("segment", handle_file(tmp_path / "odd.png"), WORDS, "all words", 1, 0.3, *READ)
 
 
 def test_too_many_words_are_one_sentence(ask, photo):
     with pytest.raises(AppError, match="This page takes at most 32 words, found 40"):
-        ask("segment", handle_file(photo), [f"w{k}" for k in range(40)], "all words", 1, 0.3, 0, 1)
+        ask("segment", handle_file(photo), [f"w{k}" for k in range(40)], "all words", 1, 0.3, *READ)
 
 
 def test_images_of_a_prompt(ask):
-    images, view, command = ask("generate", "a fish", "3", 3, 2, 0, 1)
+    images, _, view, command = ask("generate", "a fish", "3", 3, 2, 0, 1)
     assert [own["caption"] for own in images] == ["seed 3, base", "seed 3, LoRA x 1"] and "fish" in [name for name, _ in view["choices"]]
     assert command.startswith("seg4diff generate 'a fish'")
     with pytest.raises(AppError, match="There is no prompt"):
@@ -74,7 +76,7 @@ def test_images_of_a_prompt(ask):
 
 
 def test_every_block(ask, photo):
-    shown = ask("blocks", handle_file(photo), WORDS, 1, 0.3, 0, 1)
+    shown = ask("blocks", handle_file(photo), WORDS, 1, 0.3, *READ)
     assert [own["caption"] for own in shown] == ["block 0", "block 1, the model is read here", "block 2", "block 3"]
 
 
@@ -98,7 +100,7 @@ def test_no_other_host_is_asked(page, get, path):
 def test_a_file_that_was_not_uploaded_is_no_picture(page, path):
     (segment,) = [own["id"] for own in page.config["dependencies"] if own["api_name"] == "segment"]
     upload = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    asked = {"data": [upload, WORDS, "all words", 1, 0.3, 0, 1], "fn_index": segment, "session_hash": "odd"}
+    asked = {"data": [upload, WORDS, "all words", 1, 0.3, *READ], "fn_index": segment, "session_hash": "odd"}
     httpx.post(f"{page.local_url}gradio_api/queue/join", json=asked).raise_for_status()
     answer = httpx.get(f"{page.local_url}gradio_api/queue/data?session_hash=odd", timeout=60).text
     assert '"success":false' in answer and "root" not in answer

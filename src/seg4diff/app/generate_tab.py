@@ -8,13 +8,16 @@ from PIL import Image
 
 from seg4diff.app.desk import Desk
 from seg4diff.app.limits import IMAGES, STEPS, to_prompt
-from seg4diff.app.parts import DEVICE, sentences
+from seg4diff.app.parts import DEVICE, KEPT_SECONDS, sentences
 from seg4diff.app.repeat import generate_command
 from seg4diff.generation.requests import to_seeds
+from seg4diff.pictures import sheet
 from seg4diff.results import Generated
 
 IMAGE, OVERLAY = "image", "all words"
 """Choices of the view besides the words of the prompt."""
+STRIP, CELL = 6, 192
+"""Steps in the strip of a word, at most, and longest side in pixels of a picture in it."""
 
 
 class GenerateTab:
@@ -24,7 +27,7 @@ class GenerateTab:
         self._desk = desk
 
     def draw(self, prompt: str, seeds: str, *numbers: float) -> Iterator[tuple[Any, ...]]:
-        """After each image: the gallery, the images themselves, choices of views, the command."""
+        """After each image: the gallery, no strip, the images themselves, choices of views, the command."""
         guidance, steps, perturbed = numbers[:3]
         with sentences():
             text, chosen = to_prompt(prompt), to_seeds(seeds, IMAGES)
@@ -32,14 +35,37 @@ class GenerateTab:
             options = {"guidance": guidance, "steps": round(steps), "perturbed_guidance": perturbed or None}
             command = generate_command(text, chosen, scales, options, self._desk.loaded_by)
             drawn: list[Generated] = []
-            for image in self._desk.draw(text, chosen, scales, **options):
+            for image in self._desk.draw(text, chosen, scales, strip=spread(round(steps)), **options):
                 drawn.append(image)
-                yield gallery(drawn, IMAGE), drawn, gr.Radio(choices=[IMAGE, OVERLAY, *drawn[0].maps], value=IMAGE), command
+                yield (
+                    gallery(drawn, IMAGE),
+                    gr.Image(visible=False),
+                    drawn,
+                    gr.Radio(choices=[IMAGE, OVERLAY, *drawn[0].maps], value=IMAGE),
+                    command,
+                )
 
     @sentences()
-    def show(self, drawn: Sequence[Generated] | None, view: str) -> list[tuple[Image.Image, str]]:
-        """The gallery with another view of each image."""
-        return gallery(drawn or [], view)
+    def show(self, drawn: Sequence[Generated] | None, view: str) -> tuple[list[tuple[Image.Image, str]], Any]:
+        """The gallery with another view of each image, and the strip of a word."""
+        own = drawn or []
+        strip = strip_of(own, view) if any(view in one.maps for one in own) else None
+        return gallery(own, view), gr.Image(value=strip, visible=strip is not None)
+
+
+def spread(steps: int) -> list[int]:
+    """Steps of a strip: the first, the last and some between them."""
+    return sorted({round(k * (steps - 1) / (STRIP - 1)) for k in range(STRIP)})
+
+
+def strip_of(drawn: Sequence[Generated], word: str) -> Image.Image:
+    """Where a word is over the steps: a row for each image, a column for each step."""
+    rows = []
+    for one in drawn:
+        rows.append([own.heat_of(word) for own in one.strip.values()])
+        for cell in rows[-1]:
+            cell.thumbnail((CELL, CELL))
+    return sheet(rows, [_caption(one) for one in drawn], [f"step {step + 1}" for step in drawn[0].strip])
 
 
 def gallery(drawn: Sequence[Generated], view: str) -> list[tuple[Image.Image, str]]:
@@ -85,19 +111,27 @@ def generate_tab(desk: Desk) -> None:
                 interactive=False,
                 elem_id="images",
             )
+            strip = gr.Image(
+                label="The word over the steps",
+                format="png",
+                interactive=False,
+                visible=False,
+                elem_id="strip",
+                buttons=["download", "fullscreen"],
+            )
             with gr.Accordion("Repeat this result", open=False):
                 command = gr.Code(label="Command", language="shell", interactive=False, lines=1)
-    drawn = gr.State([])
+    drawn = gr.State([], time_to_live=KEPT_SECONDS)
     asked = [prompt, seeds, guidance, steps, perturbed, *([scale] if desk.has_lora else [])]
     running = gr.on(
         [start.click, prompt.submit],
         tab.draw,
         asked,
-        [shown, drawn, view, command],
+        [shown, strip, drawn, view, command],
         api_name="generate",
         concurrency_id=DEVICE,
         concurrency_limit=1,
         show_progress_on=shown,
     )
     stop.click(lambda: None, cancels=[running], api_visibility="private", queue=False)
-    view.input(tab.show, [drawn, view], shown, api_name="show_generated", show_progress="hidden")
+    view.input(tab.show, [drawn, view], [shown, strip], api_name="show_generated", show_progress="hidden")

@@ -1,17 +1,17 @@
-"""The page: three tabs over one model."""
+"""The page: four tabs over one model."""
 
 from pathlib import Path
 
 import gradio as gr
 
 from seg4diff.app.blocks_tab import blocks_tab
+from seg4diff.app.compare_tab import compare_tab
 from seg4diff.app.desk import Desk
 from seg4diff.app.examples import draw_examples
 from seg4diff.app.generate_tab import generate_tab
+from seg4diff.app.parts import KEPT_SECONDS
 from seg4diff.app.segment_tab import segment_tab
 
-KEPT_SECONDS = 3600
-"""Age at which files of the page, uploads included, are deleted; all of them are when the program ends."""
 TITLE = "seg4diff"
 CSS = """
 .bars { width: 100%; border-collapse: collapse; font-size: var(--text-sm); margin: 0.25rem 0; }
@@ -20,6 +20,10 @@ CSS = """
 .bars td { padding: 2px 0; }
 .bars.bars, .bars tr, .bars th, .bars td { border: 0 !important; }
 .bars td:last-child { width: 3rem; text-align: right; font-variant-numeric: tabular-nums; }
+.figures { width: 100%; border-collapse: collapse; font-size: var(--text-sm); }
+.figures caption { text-align: left; padding-bottom: 0.25rem; }
+.figures th, .figures td { text-align: right; font-weight: 400; padding: 2px 0.5rem; font-variant-numeric: tabular-nums; }
+.figures th:first-child { text-align: left; overflow-wrap: anywhere; }
 .bars .bar { display: block; height: 0.7rem; min-width: 1px; border-radius: 2px; }
 .bars .swatch { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 2px; }
 .report { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary); border-radius: 4px; background: Canvas; }
@@ -42,11 +46,13 @@ def build_page(desk: Desk, folder: Path, analysis: Path | None) -> gr.Blocks:
         gr.Markdown(f"# {TITLE}\nWhere the words of a text-to-image transformer are in a picture. {_about(desk)}")
         with gr.Tabs() as tabs:
             with gr.Tab("Segment", id="segment"):
-                segment, fields = segment_tab(desk, folder / "results", draw_examples(folder / "examples"))
+                segment = segment_tab(desk, folder / "results", draw_examples(folder / "examples"))
             with gr.Tab("Generate", id="generate"):
                 generate_tab(desk)
             with gr.Tab("Blocks", id="blocks"):
-                blocks_tab(desk, segment, fields, analysis, tabs)
+                blocks_tab(desk, segment, analysis, tabs)
+            with gr.Tab("Compare", id="compare"):
+                compare_tab(desk, segment)
     return page
 
 

@@ -14,14 +14,26 @@ from seg4diff.pictures import class_colours
 
 log = logging.getLogger(__name__)
 
+KEPT_SECONDS = 3600
+"""Age at which files and images of the page, uploads included, are deleted; all of them are when the program ends."""
 DEVICE = "device"
 """Name of the queue that all requests to the model wait in: one at a time has the device."""
+ASKED: dict[str, Any] = {
+    "preprocess": False,
+    "concurrency_id": DEVICE,
+    "concurrency_limit": 1,
+    "show_progress": "minimal",
+    "trigger_mode": "always_last",
+}
+"""Options of events that ask for a segmentation: the last of several that come while one runs is answered."""
 LABELS = {
     "background": "the level of unlabelled pixels",
     "block": "the block",
     "guidance": "the guidance scale",
     "lora_scale": "the LoRA scale",
     "maps": "the words",
+    "reader": "the reader",
+    "refine": "the refinement",
     "perturbed_guidance": "the scale of perturbed guidance",
     "seeds": "the seeds",
     "sigma": "the noise level",
@@ -61,6 +73,14 @@ def file_of(picture: Any) -> Path | None:
     Gradio has checked that the file is an upload. Its preprocessing would decode the picture, which the package does in one place.
     """
     return Path(picture["path"]) if picture else None
+
+
+def has_picture(picture: Any) -> Path:
+    """As `file_of`, or an error where there is none."""
+    file = file_of(picture)
+    if file is None:
+        raise UserError("there is no picture yet: choose one in the tab Segment.")
+    return file
 
 
 def bars(shares: Mapping[str, float], colours: Mapping[str, str], what: str) -> str:

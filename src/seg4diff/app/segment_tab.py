@@ -1,19 +1,18 @@
 """The tab *Segment*: a picture, words, and where they are."""
 
-import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
 from seg4diff.app.desk import Desk, Reading
 from seg4diff.app.examples import Example
+from seg4diff.app.fields import reading_fields, to_reading
+from seg4diff.app.files import Files
 from seg4diff.app.limits import to_words
-from seg4diff.app.parts import DEVICE, bars, colours_of, file_of, sentences
+from seg4diff.app.parts import ASKED, bars, colours_of, file_of, has_picture, sentences
 from seg4diff.app.repeat import segment_command, segment_lines
 from seg4diff.results import Segmentation
 
@@ -25,11 +24,16 @@ MOST_BARS = 12
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of the tab that other tabs read or set."""
+    """The fields of the tab that other tabs read or set.
+
+    Attributes:
+        picture: the picture.
+        words: its words.
+        reading: how they are read, see `reading_fields`; the first is the block.
+    """
 
     picture: gr.Image
     words: gr.Dropdown
-    block: gr.Slider
     reading: list[Any]
 
 
@@ -42,21 +46,15 @@ class SegmentTab:
     """
 
     def __init__(self, desk: Desk, folder: Path) -> None:
-        self._desk, self._folder = desk, folder
-
-    def reading(self, block: float, sigma: float, background: float, lora_scale: float | None = None) -> Reading:
-        """What the fields say. The place of the slider nearest to the model's own noise level means this level; a level of 0 means none."""
-        own = self._desk.model.readout.sigma
-        options = (("background", background),) if background else ()
-        return Reading(round(block), own if abs(sigma - own) < 0.005 else sigma, lora_scale if self._desk.has_lora else None, options)
+        self._desk, self._files = desk, Files(folder)
 
     @sentences()
     def segment(self, upload: Any, chips: Sequence[str] | None, view: str | None, *fields: Any) -> tuple[Any, ...]:
-        """Shown picture, its size, choices of views, legend, file of the label map, command, lines of Python; the cleared rest."""
+        """Shown picture, its size, views, legend, file of the label map, command, lines of Python, words of no pixel, two buttons."""
         picture, words = file_of(upload), to_words(chips or ())
-        none = gr.DownloadButton(visible=False)
         if picture is None:
-            return None, None, gr.Radio(choices=[OVERLAY], value=OVERLAY), "", gr.DownloadButton(interactive=False), "", "", "", none
+            off = gr.Button(interactive=False)
+            return None, None, gr.Radio(choices=[OVERLAY], value=OVERLAY), "", gr.DownloadButton(interactive=False), "", "", "", off, off
         found, reading = self._found(picture, words, fields)
         view = view if view in words else OVERLAY
         shown, shares = _shown(found, view), {name: float(found.mask(name).mean()) for name in found.names}
@@ -65,16 +63,12 @@ class SegmentTab:
             shown,
             shown.size,
             gr.Radio(choices=[OVERLAY, *words], value=view),
-            bars(
-                _largest(shares),
-                colours_of(found.names),
-                "share of the pixels",
-            ),
-            gr.DownloadButton(value=str(self._save(found, picture, words, reading)), interactive=True),
+            bars(_largest(shares), colours_of(found.names), "share of the pixels"),
+            gr.DownloadButton(value=str(self._files.labels(found, (picture, words, reading))), interactive=True),
             segment_command(picture.name, words, reading, loaded_by, self._desk.lora_blocks),
             segment_lines(picture.name, words, reading, loaded_by),
             "",
-            none,
+            *[gr.Button(interactive=True)] * 2,
         )
 
     @sentences()
@@ -101,30 +95,23 @@ class SegmentTab:
         return bars(_largest(levels), colours_of(found.names), f"{place}; level of each map, of 0 to 1" if levels else place)
 
     @sentences()
-    def archive(self, upload: Any, chips: Sequence[str] | None, *fields: Any) -> Any:
-        """A zip file of the label map, the overlay, the sheet of maps, and the maps as numbers."""
-        picture = file_of(upload)
-        if picture is None:
-            raise gr.Error("There is no picture yet: choose one first.", duration=None, print_exception=False, title="")
-        words = to_words(chips or ())
+    def coco(self, upload: Any, chips: Sequence[str] | None, *fields: Any) -> str:
+        """A file of COCO with the connected parts of each word."""
+        return str(self._files.coco(*self._asked(upload, chips, fields)))
+
+    @sentences()
+    def archive(self, upload: Any, chips: Sequence[str] | None, *fields: Any) -> str:
+        """A zip file of label map, overlay, sheet of maps, connected parts, and the maps as numbers."""
+        return str(self._files.archive(*self._asked(upload, chips, fields)))
+
+    def _asked(self, upload: Any, chips: Sequence[str] | None, fields: Sequence[Any]) -> tuple[Segmentation, object, str]:
+        picture, words = has_picture(upload), to_words(chips or ())
         found, reading = self._found(picture, words, fields)
-        labels = self._save(found, picture, words, reading)
-        folder = labels.parents[1]
-        np.savez_compressed(folder / "maps.npz", labels=found.labels, **{f"map_{k}": found.maps[name] for k, name in enumerate(found.maps)})
-        (folder / "words.txt").write_text("".join(f"{name}\n" for name in found.names), encoding="utf-8")
-        return gr.DownloadButton(value=shutil.make_archive(str(folder), "zip", folder), visible=True)
+        return found, (picture, words, reading), picture.name
 
     def _found(self, picture: Path, words: tuple[str, ...], fields: Sequence[Any]) -> tuple[Segmentation, Reading]:
-        reading = self.reading(*fields)
+        reading = to_reading(self._desk, words, *fields)
         return self._desk.segment(picture, words, reading), reading
-
-    def _save(self, found: Segmentation, picture: Path, words: tuple[str, ...], reading: Reading) -> Path:
-        """The file of the label map, written once; overlay and maps are beside it."""
-        name = hashlib.sha256(repr((str(picture), words, reading)).encode()).hexdigest()[:16]
-        labels = self._folder / name / "labels" / f"{found.stem}.png"
-        if not labels.exists():
-            found.save(self._folder / name)
-        return labels
 
 
 def _shown(found: Segmentation, view: str) -> Any:
@@ -135,9 +122,9 @@ def _largest(shares: dict[str, float]) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda pair: -pair[1])[:MOST_BARS])
 
 
-def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> tuple[SegmentTab, Fields]:
+def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> Fields:
     """Lay out the tab inside the page that is being built."""
-    tab, model = SegmentTab(desk, folder), desk.model
+    tab = SegmentTab(desk, folder)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             picture = gr.Image(
@@ -157,11 +144,7 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> tuple[
                 info="Type a word and press Enter. Also name what surrounds it, such as grass. Without words there are numbered regions.",
                 elem_id="words",
             )
-            marked = f"Block (the model's own: {model.block})"
-            block = gr.Slider(0, desk.blocks - 1, model.block, step=1, label=marked, elem_id="block")
-            sigma = gr.Slider(0, 1, model.readout.sigma, step=0.01, label=f"Noise level (the model's own: {model.readout.sigma:.3g})")
-            background = gr.Slider(0, 1, 0, step=0.05, label="Unlabelled pixels", info="Where no word's map reaches this level; 0: none.")
-            lora_scale = gr.Slider(0, 2, 1, step=0.1, label="LoRA scale", info="0: the base model.", visible=desk.has_lora)
+            reading = reading_fields(desk, "segment")
             gr.Examples(
                 [[str(one.file), list(one.words)] for one in examples], [picture, words], visible_columns=[0], label="Examples: toy scenes"
             )
@@ -179,20 +162,13 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> tuple[
             pixel = gr.HTML(elem_id="pixel")
             legend = gr.HTML(elem_id="legend")
             with gr.Row():
-                labels = gr.DownloadButton("Label map (PNG)", interactive=False, size="sm", elem_id="labels")
-                archive = gr.Button("Make an archive of everything", size="sm")
-                archived = gr.DownloadButton("Archive (ZIP)", visible=False, size="sm")
+                labels = gr.DownloadButton("Label map (PNG)", interactive=False, size="sm", min_width=120, elem_id="labels")
+                parts = gr.Button("Connected parts (COCO JSON)", interactive=False, size="sm", min_width=120, elem_id="coco")
+                archive = gr.Button("All files (ZIP)", interactive=False, size="sm", min_width=120, elem_id="archive")
+            made = gr.DownloadButton(visible="hidden", elem_id="made")
             with gr.Accordion("Repeat this result", open=False):
                 command = gr.Code(label="Command", language="shell", interactive=False, lines=1)
                 lines = gr.Code(label="Python", language="python", interactive=False, lines=1)
-    reading = [block, sigma, background, *([lora_scale] if desk.has_lora else [])]
-    asked: dict[str, Any] = {
-        "preprocess": False,
-        "concurrency_id": DEVICE,
-        "concurrency_limit": 1,
-        "show_progress": "minimal",
-        "trigger_mode": "always_last",
-    }
 
     def at_pixel(event: gr.SelectData, *values: Any) -> str:
         return tab.at_pixel(*values, event=event)
@@ -201,12 +177,14 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> tuple[
         [field.change for field in (picture, words, *reading)],
         tab.segment,
         [picture, words, view, *reading],
-        [shown, size, view, legend, labels, command, lines, pixel, archived],
+        [shown, size, view, legend, labels, command, lines, pixel, parts, archive],
         api_name="segment",
         show_progress_on=shown,
-        **asked,
+        **ASKED,
     )
-    view.input(tab.show, [picture, words, view, *reading], shown, api_name="show", **asked)
-    shown.select(at_pixel, [size, picture, words, *reading], pixel, api_name="pixel", **asked)
-    archive.click(tab.archive, [picture, words, *reading], archived, api_name="archive", **asked)
-    return tab, Fields(picture, words, block, reading)
+    view.input(tab.show, [picture, words, view, *reading], shown, api_name="show", **ASKED)
+    shown.select(at_pixel, [size, picture, words, *reading], pixel, api_name="pixel", **ASKED)
+    for button, make, name in ((parts, tab.coco, "coco"), (archive, tab.archive, "archive")):
+        made_now = button.click(make, [picture, words, *reading], made, api_name=name, **ASKED)
+        made_now.success(None, js="() => document.querySelector('#made').click()", api_visibility="private")
+    return Fields(picture, words, reading)

@@ -71,6 +71,24 @@ def instances(labels: np.ndarray, names: Sequence[str], least: int) -> Iterator[
             yield _part(numbers, number, places[number - 1], names[categories[number]], categories[number])
 
 
+def coco(labels: np.ndarray, names: Sequence[str], file_name: str, least: int = 1) -> dict[str, Any]:
+    """The connected parts of a picture as a file of COCO.
+
+    Args:
+        labels: see `instances`.
+        names: see `instances`.
+        file_name: name of the picture.
+        least: see `instances`.
+    """
+    height, width = labels.shape
+    parts = enumerate(instances(labels, names, least), start=1)
+    return {
+        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(names)],
+        "annotations": [{"id": number, "image_id": 1} | part.coco() for number, part in parts],
+    }
+
+
 def _part(numbers: np.ndarray, number: int, place: tuple[slice, slice], name: str, category: int) -> Instance:
     """The part of a number in a map of numbers; `place` is the smallest box around it."""
     rows, columns = place
