@@ -77,8 +77,8 @@ class Model:
         Raises:
             UserError: the block does not exist, or the noise level is out of range.
         """
-        place = {"block": self.block if block is None else block, "sigma": self.readout.sigma if sigma is None else sigma}
-        other = Model(self.backbone, self.preset, image_size=self.image_size, lora=self.lora, **place)
+        chosen, level = self.block if block is None else block, self.readout.sigma if sigma is None else sigma
+        other = Model(self.backbone, self.preset, block=chosen, sigma=level, image_size=self.image_size, lora=self.lora)
         other._samples = self._samples
         return other
 

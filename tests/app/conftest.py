@@ -1,11 +1,14 @@
 """A page over a random model of four blocks with a LoRA of its block 1."""
 
+import socket
+
 import pytest
 import torch
 from PIL import Image
 from tests.hosts import random_sd3
 
 from seg4diff.app.desk import Desk
+from seg4diff.app.server import served
 from seg4diff.backbones.lora import LoraSpec, add_lora, lora_weights
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.loading import load
@@ -36,3 +39,12 @@ def photo(tmp_path_factory):
     file = tmp_path_factory.mktemp("photos") / "photo.png"
     Image.fromarray(make_scene(0, "test", 2, 48).image[:20]).save(file)
     return file
+
+
+@pytest.fixture(scope="session")
+def page(load_options):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with served(load_options, port=port) as page:
+        yield page

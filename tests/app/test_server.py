@@ -1,6 +1,5 @@
 """The page as it is served, through gradio's own client and by hand."""
 
-import socket
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -18,15 +17,6 @@ from seg4diff.errors import UserError
 WORDS = ["apple", "traffic cone"]
 READ = (0, "expert", "none", True, 1)
 """Fields below block and noise level: unlabelled pixels, reader, refinement, LoRA and its scale."""
-
-
-@pytest.fixture(scope="module")
-def page(load_options):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with served(load_options, port=port) as page:
-        yield page
 
 
 @pytest.fixture(scope="module")

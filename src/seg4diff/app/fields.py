@@ -9,7 +9,7 @@ from seg4diff.app.desk import Desk, Reading
 from seg4diff.errors import UserError
 from seg4diff.presets import Preset
 
-UNREAD = {"background": 0, "reader": "expert", "refine": "none"}
+UNREAD: dict[str, Any] = {"background": 0, "reader": "expert", "refine": "none"}
 """Options of `Model.segment` that have fields, and the values that mean that nothing was asked for."""
 
 
@@ -22,7 +22,7 @@ def reading_fields(desk: Desk, place: str) -> list[Any]:
     """
     model = desk.model
     block = gr.Slider(
-        0, desk.blocks - 1, model.block, step=1, label="Block", info=f"The model is read at block {model.block}.", elem_id=f"{place}-block"
+        0, desk.blocks - 1, model.block, step=1, label="Block", info=f"The model's own: {model.block}.", elem_id=f"{place}-block"
     )
     level = model.readout.sigma
     sigma = gr.Slider(0, 1, level, step=0.01, label="Noise level", info=f"1: pure noise. The model's own: {level:.3g}.")
@@ -34,9 +34,8 @@ def reading_fields(desk: Desk, place: str) -> list[Any]:
     background = gr.Slider(0, 1, 0, step=0.05, label="Unlabelled pixels", info="Where no word's map reaches this level; 0: none.")
     lora: list[Any] = []
     if desk.has_lora:
-        with gr.Row():
-            switch = gr.Checkbox(True, label="LoRA", min_width=80, elem_id=f"{place}-lora")
-            lora = [switch, gr.Slider(0, 2, 1, step=0.1, label="LoRA scale", min_width=160)]
+        switch = gr.Checkbox(True, label="LoRA", elem_id=f"{place}-lora")
+        lora = [switch, gr.Slider(0, 2, 1, step=0.1, label="LoRA scale")]
     return [block, sigma, background, reader, refine, *lora]
 
 

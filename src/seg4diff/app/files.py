@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Files:
     def archive(self, found: Segmentation, asked: object, picture: str) -> Path:
         """A zip file of all of them, and of the maps as numbers; see `coco` for the arguments."""
         folder = self.coco(found, asked, picture).parent
-        maps = {f"map_{k}": values for k, values in enumerate(found.maps.values())}
-        np.savez_compressed(folder / "maps.npz", labels=found.labels, **maps)
+        arrays: dict[str, Any] = {"labels": found.labels} | {f"map_{k}": own.numpy() for k, own in enumerate(found.maps.values())}
+        np.savez_compressed(folder / "maps.npz", **arrays)
         (folder / "words.txt").write_text("".join(f"{name}\n" for name in found.names), encoding="utf-8")
         return Path(shutil.make_archive(str(folder), "zip", folder))

@@ -1,5 +1,6 @@
 """The tab *Generate*: images of a prompt, base beside LoRA, and where each word went."""
 
+import html
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,15 +9,14 @@ from PIL import Image
 
 from seg4diff.app.desk import Desk
 from seg4diff.app.limits import IMAGES, STEPS, to_prompt
-from seg4diff.app.parts import DEVICE, KEPT_SECONDS, sentences
+from seg4diff.app.parts import DEVICE, KEPT_SECONDS, picture_of, sentences
 from seg4diff.app.repeat import generate_command
 from seg4diff.generation.requests import to_seeds
-from seg4diff.pictures import sheet
 from seg4diff.results import Generated
 
 IMAGE, OVERLAY = "image", "all words"
 """Choices of the view besides the words of the prompt."""
-STRIP, CELL = 6, 192
+STRIP, CELL = 5, 144
 """Steps in the strip of a word, at most, and longest side in pixels of a picture in it."""
 
 
@@ -46,11 +46,10 @@ class GenerateTab:
                 )
 
     @sentences()
-    def show(self, drawn: Sequence[Generated] | None, view: str) -> tuple[list[tuple[Image.Image, str]], Any]:
+    def show(self, drawn: Sequence[Generated] | None, view: str) -> tuple[list[tuple[Image.Image, str]], str]:
         """The gallery with another view of each image, and the strip of a word."""
         own = drawn or []
-        strip = strip_of(own, view) if any(view in one.maps for one in own) else None
-        return gallery(own, view), gr.Image(value=strip, visible=strip is not None)
+        return gallery(own, view), strip_of(own, view) if own and view in own[0].maps else ""
 
 
 def spread(steps: int) -> list[int]:
@@ -58,14 +57,15 @@ def spread(steps: int) -> list[int]:
     return sorted({round(k * (steps - 1) / (STRIP - 1)) for k in range(STRIP)})
 
 
-def strip_of(drawn: Sequence[Generated], word: str) -> Image.Image:
-    """Where a word is over the steps: a row for each image, a column for each step."""
+def strip_of(drawn: Sequence[Generated], word: str) -> str:
+    """Where a word is over the steps, as HTML: a row for each image, a column for each step."""
+    head = "".join(f'<th scope="col">step {step + 1}</th>' for step in drawn[0].strip)
     rows = []
     for one in drawn:
-        rows.append([own.heat_of(word) for own in one.strip.values()])
-        for cell in rows[-1]:
-            cell.thumbnail((CELL, CELL))
-    return sheet(rows, [_caption(one) for one in drawn], [f"step {step + 1}" for step in drawn[0].strip])
+        cells = [(f"{word} at step {step + 1}, {_caption(one)}", own.heat_of(word)) for step, own in one.strip.items()]
+        pictures = "".join(f"<td>{picture_of(picture, text, CELL)}</td>" for text, picture in cells)
+        rows.append(f'<tr><th scope="row">{_caption(one)}</th>{pictures}</tr>')
+    return f'<table class="strip"><caption>{html.escape(word)} over the steps</caption><tr><td></td>{head}</tr>{"".join(rows)}</table>'
 
 
 def gallery(drawn: Sequence[Generated], view: str) -> list[tuple[Image.Image, str]]:
@@ -111,14 +111,7 @@ def generate_tab(desk: Desk) -> None:
                 interactive=False,
                 elem_id="images",
             )
-            strip = gr.Image(
-                label="The word over the steps",
-                format="png",
-                interactive=False,
-                visible=False,
-                elem_id="strip",
-                buttons=["download", "fullscreen"],
-            )
+            strip = gr.HTML(elem_id="strip")
             with gr.Accordion("Repeat this result", open=False):
                 command = gr.Code(label="Command", language="shell", interactive=False, lines=1)
     drawn = gr.State([], time_to_live=KEPT_SECONDS)

@@ -18,15 +18,20 @@ CSS = """
 .bars caption { text-align: left; color: var(--body-text-color-subdued); padding-bottom: 0.25rem; }
 .bars th { text-align: left; font-weight: 400; width: 34%; padding: 2px 0.5rem 2px 0; overflow-wrap: anywhere; }
 .bars td { padding: 2px 0; }
-.bars.bars, .bars tr, .bars th, .bars td { border: 0 !important; }
+.bars.bars, .figures.figures, .strip.strip, .bars *, .figures *, .strip * { border: 0 !important; }
 .bars td:last-child { width: 3rem; text-align: right; font-variant-numeric: tabular-nums; }
 .figures { width: 100%; border-collapse: collapse; font-size: var(--text-sm); }
-.figures caption { text-align: left; padding-bottom: 0.25rem; }
+.figures caption, .strip caption { text-align: left; padding-bottom: 0.25rem; }
 .figures th, .figures td { text-align: right; font-weight: 400; padding: 2px 0.5rem; font-variant-numeric: tabular-nums; }
 .figures th:first-child { text-align: left; overflow-wrap: anywhere; }
+.strip { width: 100%; table-layout: fixed; border-collapse: collapse; font-size: var(--text-sm); }
+.strip th { font-weight: 400; padding: 2px; overflow-wrap: anywhere; }
+.strip td { padding: 2px; }
+.strip img { width: 100%; display: block; margin: 0; border-radius: 2px; }
 .bars .bar { display: block; height: 0.7rem; min-width: 1px; border-radius: 2px; }
 .bars .swatch { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 2px; }
 .report { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary); border-radius: 4px; background: Canvas; }
+#blocks .grid-wrap, #images .grid-wrap { max-height: none; }
 #shown img { cursor: crosshair; }
 """
 

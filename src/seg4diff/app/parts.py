@@ -2,12 +2,15 @@
 
 import html
 import logging
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from seg4diff.errors import UserError, rename
 from seg4diff.pictures import class_colours
@@ -97,6 +100,20 @@ def bars(shares: Mapping[str, float], colours: Mapping[str, str], what: str) -> 
         for name, share in shares.items()
     ]
     return f'<table class="bars"><caption>{html.escape(what)}</caption>{"".join(rows)}</table>'
+
+
+def picture_of(picture: Image.Image, text: str, side: int) -> str:
+    """A picture inside the page, as HTML.
+
+    Args:
+        picture: the picture.
+        text: what a screen reader says.
+        side: longest side in pixels of what is sent, at most.
+    """
+    small, content = picture.copy(), BytesIO()
+    small.thumbnail((side, side))
+    small.save(content, "PNG")
+    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{b64encode(content.getvalue()).decode()}">'
 
 
 def colours_of(names: tuple[str, ...]) -> dict[str, str]:

@@ -126,7 +126,7 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> Fields
     """Lay out the tab inside the page that is being built."""
     tab = SegmentTab(desk, folder)
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=2, min_width=260):
             picture = gr.Image(
                 label="Picture",
                 type="filepath",
@@ -144,17 +144,16 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> Fields
                 info="Type a word and press Enter. Also name what surrounds it, such as grass. Without words there are numbered regions.",
                 elem_id="words",
             )
-            reading = reading_fields(desk, "segment")
             gr.Examples(
                 [[str(one.file), list(one.words)] for one in examples], [picture, words], visible_columns=[0], label="Examples: toy scenes"
             )
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=4, min_width=300):
             view = gr.Radio([OVERLAY], value=OVERLAY, label="Show", elem_id="view")
             shown = gr.Image(
                 label="Where the words are: click for the words of a pixel",
                 format="png",
                 interactive=False,
-                height=460,
+                height=440,
                 elem_id="shown",
                 buttons=["download", "fullscreen"],
             )
@@ -163,12 +162,14 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> Fields
             legend = gr.HTML(elem_id="legend")
             with gr.Row():
                 labels = gr.DownloadButton("Label map (PNG)", interactive=False, size="sm", min_width=120, elem_id="labels")
-                parts = gr.Button("Connected parts (COCO JSON)", interactive=False, size="sm", min_width=120, elem_id="coco")
+                parts = gr.Button("Parts (COCO JSON)", interactive=False, size="sm", min_width=120, elem_id="coco")
                 archive = gr.Button("All files (ZIP)", interactive=False, size="sm", min_width=120, elem_id="archive")
             made = gr.DownloadButton(visible="hidden", elem_id="made")
             with gr.Accordion("Repeat this result", open=False):
                 command = gr.Code(label="Command", language="shell", interactive=False, lines=1)
                 lines = gr.Code(label="Python", language="python", interactive=False, lines=1)
+        with gr.Column(scale=2, min_width=260):
+            reading = reading_fields(desk, "segment")
 
     def at_pixel(event: gr.SelectData, *values: Any) -> str:
         return tab.at_pixel(*values, event=event)

@@ -130,7 +130,9 @@ def served(
     """
     if host not in HERE and not password:
         raise UserError(f"`host={host}` lets other machines in, so it needs a password: set SEG4DIFF_APP_PASSWORD, or leave the host out.")
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in load_options.items() if value not in (None, False)}
+    given: dict[str, Any] = {
+        key: str(value) if isinstance(value, Path) else value for key, value in load_options.items() if value not in (None, False)
+    }
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported, as is the next one by every page
     with TemporaryDirectory(prefix="seg4diff-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -139,26 +141,32 @@ def served(
         page = build_page(Desk(load(**given), given), Path(folder), analysis)
         page.queue(max_size=WAITING, api_open=False)
         try:
-            page.launch(
-                server_name=host,
-                server_port=port,
-                auth=None if password is None else ("seg4diff", password),
-                max_file_size=BYTES,
-                share=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                footer_links=[],
-                quiet=True,
-                show_error=True,
-                prevent_thread_lock=True,
-                app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
-                css=CSS,
-            )
-        except OSError as error:
-            raise UserError(f"the page cannot be served on `port={port}`: choose another one, as in `port={port + 1}`.") from error
-        try:
+            _launch(page, host, port, password, CSS)
             yield page
         finally:
             page.close(verbose=False)
+
+
+def _launch(page: "gr.Blocks", host: str, port: int, password: str | None, style: str) -> None:
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            auth=None if password is None else ("seg4diff", password),
+            max_file_size=BYTES,
+            state_session_capacity=WAITING,
+            share=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            footer_links=[],
+            quiet=True,
+            show_error=True,
+            prevent_thread_lock=True,
+            app_kwargs={"middleware": [Middleware(Guard)], "docs_url": None, "redoc_url": None},
+            css=style,
+            _frontend=False,  # gradio would ask the page for itself, and give up after three seconds on a busy machine
+        )
+    except OSError as error:
+        raise UserError(f"the page cannot be served on `port={port}`: choose another one, as in `port={port + 1}`.") from error
