@@ -1,20 +1,11 @@
 """What the page refuses before the model sees it."""
 
-import struct
-import zlib
-
 import pytest
 from PIL import Image
+from tests.app.files import png
 
 from seg4diff.app.limits import check_picture, to_prompt, to_words
 from seg4diff.errors import UserError
-
-
-def png(width, height, pixels=b""):
-    """A PNG file that claims a size."""
-    parts = [(b"IHDR", struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
-    body = (struct.pack(">I", len(own)) + kind + own + struct.pack(">I", zlib.crc32(kind + own)) for kind, own in parts)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
 
 
 @pytest.mark.parametrize(
@@ -24,9 +15,10 @@ def png(width, height, pixels=b""):
         (b"", "the image a.png cannot be read"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is stored as EPS, and this page takes AVIF, BMP"),
         (png(20000, 10000), "the image a.png"),
+        (png(9, 9, text=bytes(2**27)), "the image a.png cannot be read"),
         (png(5000, 4000, bytes(2**20)), "has 5000 x 4000 pixels, and this page takes at most 16 million"),
     ],
-    ids=["text", "empty", "program", "200 megapixels", "20 megapixels"],
+    ids=["text", "empty", "program", "200 megapixels", "bomb", "20 megapixels"],
 )
 def test_pictures_that_are_refused(content, sentence, tmp_path):
     (tmp_path / "a.png").write_bytes(content)

@@ -2,6 +2,7 @@
 
 from http.client import HTTPConnection
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from speed.page import questions, storm
+from tests.app.files import png
+from tests.conftest import REPO
 
 from seg4diff.app.server import POLICY, served
 from seg4diff.commands.segment import segment_files
 from seg4diff.errors import UserError
+from seg4diff.loading import load
 
 WORDS = ["apple", "traffic cone"]
 READ = (0, "expert", "none", True, 1)
@@ -52,11 +57,6 @@ def test_a_broken_file_is_one_sentence(ask, content, tmp_path):
         ask("segment", handle_file(tmp_path / "odd.png"), WORDS, "all words", 1, 0.3, *READ)
 
 
-def test_too_many_words_are_one_sentence(ask, photo):
-    with pytest.raises(AppError, match="This page takes at most 32 words, found 40"):
-        ask("segment", handle_file(photo), [f"w{k}" for k in range(40)], "all words", 1, 0.3, *READ)
-
-
 def test_images_of_a_prompt(ask):
     images, _, view, command = ask("generate", "a fish", "3", 3, 2, 0, 1)
     assert [own["caption"] for own in images] == ["seed 3, base", "seed 3, LoRA x 1"] and "fish" in [name for name, _ in view["choices"]]
@@ -86,14 +86,93 @@ def test_no_other_host_is_asked(page, get, path):
     assert httpx.post(f"{page.local_url}gradio_api/queue/join", json=asked).status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "../../etc/hostname", "/proc/self/environ"])
-def test_a_file_that_was_not_uploaded_is_no_picture(page, path):
-    (segment,) = [own["id"] for own in page.config["dependencies"] if own["api_name"] == "segment"]
-    upload = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    asked = {"data": [upload, WORDS, "all words", 1, 0.3, *READ], "fn_index": segment, "session_hash": "odd"}
-    httpx.post(f"{page.local_url}gradio_api/queue/join", json=asked).raise_for_status()
-    answer = httpx.get(f"{page.local_url}gradio_api/queue/data?session_hash=odd", timeout=60).text
-    assert '"success":false' in answer and "root" not in answer
+@pytest.fixture
+def post(page):
+    """What the page answers to a message that no browser would send."""
+
+    def post(name, values):
+        (number,) = [own["id"] for own in page.config["dependencies"] if own["api_name"] == name]
+        session = uuid4().hex
+        asked = {"data": values, "fn_index": number, "session_hash": session}
+        joined = httpx.post(f"{page.local_url}gradio_api/queue/join", json=asked)
+        return joined.text + httpx.get(f"{page.local_url}gradio_api/queue/data?session_hash={session}", timeout=60).text
+
+    return post
+
+
+def uploaded(path):
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("path", [REPO / "docs" / "images" / "method.png", "../../etc/hostname", "/proc/self/environ"])
+def test_a_file_that_was_not_uploaded_is_no_picture(post, path):
+    assert '"success":false' in post("segment", [uploaded(path), WORDS, "all words", 1, 0.3, *READ])
+
+
+UPLOAD = "the picture"
+ASKED = {
+    "segment": [UPLOAD, WORDS, "all words", 1, 0.3, *READ],
+    "show": [UPLOAD, WORDS, "apple", 1, 0.3, *READ],
+    "coco": [UPLOAD, WORDS, 1, 0.3, *READ],
+    "archive": [UPLOAD, WORDS, 1, 0.3, *READ],
+    "blocks": [UPLOAD, WORDS, 1, 0.3, *READ],
+    "compare": [UPLOAD, WORDS, *[1, 0.3, *READ] * 2],
+    "generate": ["a fish", "3", 3, 1, 0, 1],
+    "show_generated": [None, "image"],
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_path_in_any_field_reads_no_file(page, post, photo, tmp_path, name):
+    (tmp_path / "private.txt").write_text("what nobody may see")
+    (place,) = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": photo.read_bytes()}).json()
+    values = [uploaded(place) if value is UPLOAD else value for value in ASKED[name]]
+    for k in range(len(values)):
+        for path in (str(tmp_path / "private.txt"), f"../../../..{tmp_path}/private.txt", uploaded(tmp_path / "private.txt")):
+            assert "what nobody may see" not in post(name, [*values[:k], path, *values[k + 1 :]])
+
+
+ODD = {
+    "one pixel.png": Image.new("RGB", (1, 1), "red"),
+    "a line.png": Image.new("RGB", (400, 2), "blue"),
+    "sixteen bit.png": Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100),
+    "two colours.png": Image.new("1", (30, 20), 1),
+    "palette.gif": Image.new("P", (30, 20), 3),
+    "transparent.png": Image.new("RGBA", (30, 20), (9, 9, 9, 0)),
+    "grey with alpha.png": Image.new("LA", (30, 20), (9, 200)),
+    "inks.jpg": Image.new("CMYK", (30, 20), (9, 9, 9, 0)),
+    "äpfel & birnen <b>.webp": Image.new("RGB", (30, 20), "green"),
+    "named wrongly.txt": Image.new("RGB", (20, 30), "green"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_pictures_are_segmented(ask, tmp_path, name):
+    ODD[name].save(tmp_path / name, format="PNG" if name.endswith("txt") else None)
+    with Image.open(ask("segment", handle_file(tmp_path / name), WORDS, "all words", 1, 0.3, *READ)[3]["value"]) as labels:
+        assert labels.size == ODD[name].size and set(np.unique(labels)) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(png(20000, 10000), "big.png"), (png(5000, 4000), "has 5000 x 4000 pixels"), (png(9, 9, text=bytes(2**27)), "big.png cannot be read")],
+    ids=["200 megapixels", "20 megapixels", "bomb"],
+)
+def test_pictures_that_are_too_large_are_one_sentence(ask, content, sentence, tmp_path):
+    (tmp_path / "big.png").write_bytes(content)
+    with pytest.raises(AppError, match=sentence):
+        ask("segment", handle_file(tmp_path / "big.png"), WORDS, "all words", 1, 0.3, *READ)
+
+
+def test_ten_thousand_words_are_one_sentence(ask, photo):
+    with pytest.raises(AppError, match="This page takes at most 32 words, found 10000"):
+        ask("segment", handle_file(photo), [f"w{k}" for k in range(10_000)], "all words", 1, 0.3, *READ)
+
+
+def test_four_people_at_once_get_right_answers(page, load_options, photo, tmp_path):
+    asked = questions(load(**load_options), tmp_path, [3, 5], [1, 2], side=32)
+    answers = storm(page.local_url, asked, users=4, seconds=1, downloads=tmp_path)
+    assert len(answers) >= 4 and not [answer.fault for answer in answers if answer.fault]
 
 
 def test_a_browser_stays_with_this_host(get):

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from seg4diff.app.desk import Desk, Reading
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, of_kind
 from seg4diff.presets import Preset
 
 UNREAD: dict[str, Any] = {"background": 0, "reader": "expert", "refine": "none"}
@@ -53,7 +53,12 @@ def to_reading(
     """What the fields say.
 
     The place of the slider nearest to the model's own noise level means this level. Without words there are no options.
+
+    Raises:
+        UserError: a value is of another kind than its field gives.
     """
+    of_kind("a number", int, float, block=block, sigma=sigma, background=background, lora_scale=lora_scale)
+    of_kind("a name", str, reader=reader, refine=refine)
     own = desk.model.readout.sigma
     given = {"background": background, "reader": reader, "refine": refine} if words else {}
     options = tuple((name, value) for name, value in given.items() if value != UNREAD[name])

@@ -27,7 +27,7 @@ class GenerateTab:
         self._desk = desk
 
     def draw(self, prompt: str, seeds: str, *numbers: float) -> Iterator[tuple[Any, ...]]:
-        """After each image: the gallery, no strip, the images themselves, choices of views, the command."""
+        """After each image: the gallery, no strip, the images themselves, choices of views, the command. Then views can be chosen."""
         guidance, steps, perturbed = numbers[:3]
         with sentences():
             text, chosen = to_prompt(prompt), to_seeds(seeds, IMAGES)
@@ -37,13 +37,10 @@ class GenerateTab:
             drawn: list[Generated] = []
             for image in self._desk.draw(text, chosen, scales, strip=spread(round(steps)), **options):
                 drawn.append(image)
-                yield (
-                    gallery(drawn, IMAGE),
-                    gr.Image(visible=False),
-                    drawn,
-                    gr.Radio(choices=[IMAGE, OVERLAY, *drawn[0].maps], value=IMAGE),
-                    command,
-                )
+                views = gr.Radio(choices=[IMAGE, OVERLAY, *drawn[0].maps], value=IMAGE, interactive=False)
+                yield gallery(drawn, IMAGE), "", drawn, views, command
+            # The last message is sent twice, so it holds nothing that a person may have changed in between.
+            yield gr.skip(), gr.skip(), gr.skip(), gr.Radio(interactive=True), gr.skip()
 
     @sentences()
     def show(self, drawn: Sequence[Generated] | None, view: str) -> tuple[list[tuple[Image.Image, str]], str]:
@@ -126,5 +123,5 @@ def generate_tab(desk: Desk) -> None:
         concurrency_limit=1,
         show_progress_on=shown,
     )
-    stop.click(lambda: None, cancels=[running], api_visibility="private", queue=False)
+    stop.click(lambda: gr.Radio(interactive=True), None, view, cancels=[running], api_visibility="private", queue=False)
     view.input(tab.show, [drawn, view], [shown, strip], api_name="show_generated", show_progress="hidden")
