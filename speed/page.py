@@ -81,14 +81,14 @@ def storm(url: str, questions: Sequence[Question], users: int, seconds: float, d
         url: address of the page.
         questions: asked in turn; each user begins with another one.
         users: how many there are.
-        seconds: after this time none of them asks again.
+        seconds: after this time none of them asks again; everybody asks once.
         downloads: folder of the files that they get.
     """
     end = time.monotonic() + seconds
 
     def user(number: int) -> list[Answer]:
         client, answers = Client(url, verbose=False, download_files=downloads / str(number)), []
-        while time.monotonic() < end:
+        while not answers or time.monotonic() < end:
             answers.append(ask(client, questions[(number + len(answers)) % len(questions)]))
         return answers
 

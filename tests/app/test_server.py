@@ -1,6 +1,7 @@
 """The page as it is served, through gradio's own client and by hand."""
 
 from http.client import HTTPConnection
+from itertools import cycle
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,9 +26,12 @@ READ = (0, "expert", "none", True, 1)
 
 
 @pytest.fixture(scope="module")
-def ask(page):
-    client = Client(page.local_url, verbose=False)
+def client(page):
+    return Client(page.local_url, verbose=False)
 
+
+@pytest.fixture(scope="module")
+def ask(client):
     def ask(name, *values):
         return client.predict(*values, api_name=f"/{name}")
 
@@ -57,9 +61,15 @@ def test_a_broken_file_is_one_sentence(ask, content, tmp_path):
         ask("segment", handle_file(tmp_path / "odd.png"), WORDS, "all words", 1, 0.3, *READ)
 
 
-def test_images_of_a_prompt(ask):
-    images, _, view, command = ask("generate", "a fish", "3", 3, 2, 0, 1)
-    assert [own["caption"] for own in images] == ["seed 3, base", "seed 3, LoRA x 1"] and "fish" in [name for name, _ in view["choices"]]
+def test_images_of_a_prompt(client, ask):
+    running = client.submit("a fish", "3", 3, 2, 0, 1, api_name="/generate")
+    running.result()
+    (first, *_), (images, _, view, command), _ = running.outputs()
+    assert (
+        len(first) == 1
+        and [own["caption"] for own in images] == ["seed 3, base", "seed 3, LoRA x 1"]
+        and "fish" in [name for name, _ in view["choices"]]
+    )
     assert command.startswith("seg4diff generate 'a fish'")
     with pytest.raises(AppError, match="There is no prompt"):
         ask("generate", " ", "3", 3, 2, 0, 1)
@@ -127,9 +137,9 @@ def test_a_path_in_any_field_reads_no_file(page, post, photo, tmp_path, name):
     (tmp_path / "private.txt").write_text("what nobody may see")
     (place,) = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": photo.read_bytes()}).json()
     values = [uploaded(place) if value is UPLOAD else value for value in ASKED[name]]
-    for k in range(len(values)):
-        for path in (str(tmp_path / "private.txt"), f"../../../..{tmp_path}/private.txt", uploaded(tmp_path / "private.txt")):
-            assert "what nobody may see" not in post(name, [*values[:k], path, *values[k + 1 :]])
+    paths = (str(tmp_path / "private.txt"), f"../../../..{tmp_path}/private.txt", uploaded(tmp_path / "private.txt"))
+    for k, path in zip(range(len(values)), cycle(paths), strict=False):
+        assert "what nobody may see" not in post(name, [*values[:k], path, *values[k + 1 :]])
 
 
 ODD = {
