@@ -60,6 +60,7 @@ def agreement(first: Segmentation, second: Segmentation) -> str:
 def compare_tab(desk: Desk, segment: Fields) -> None:
     """Lay out the tab inside the page that is being built."""
     gr.Markdown("The picture and words of the tab *Segment*, read in two ways.")
+    start = gr.Button("Compare", variant="primary", elem_id="compare")
     ways, shown = [], []
     with gr.Row():
         for side in ("left", "right"):
@@ -71,7 +72,6 @@ def compare_tab(desk: Desk, segment: Fields) -> None:
             differs = gr.Image(
                 label="Where they differ", format="png", interactive=False, height=320, buttons=["fullscreen"], elem_id="differs"
             )
-            start = gr.Button("Compare", variant="primary", elem_id="compare")
             table = gr.HTML(elem_id="agreement")
     tab = CompareTab(desk, len(ways[0]))
     gr.on(

@@ -32,6 +32,8 @@ CSS = """
 .bars .swatch { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 2px; }
 .report { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary); border-radius: 4px; background: Canvas; }
 #blocks .grid-wrap, #images .grid-wrap { max-height: none; }
+#blocks .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(130px, 22%), 1fr)); }
+#pixel:not(:has(table)), #legend:not(:has(table)), #strip:not(:has(table)), #agreement:not(:has(table)) { display: none; }
 #shown img { cursor: crosshair; }
 """
 
