@@ -29,6 +29,7 @@ def fill(window: Page, picture: Path) -> None:
     for word in ("flower", "traffic cone", "brick", "grass"):
         window.get_by_label("Words", exact=True).fill(word)
         window.keyboard.press("Enter")
+    window.get_by_label("Words", exact=True).blur()
     window.locator("#legend").get_by_text("grass").wait_for()
     window.get_by_role("tab", name="Generate").click()
     window.locator("#prompt textarea").fill("a flower on grass")

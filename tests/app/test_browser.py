@@ -35,6 +35,7 @@ class Person:
         for word in words:
             self.window.get_by_label("Words", exact=True).fill(word)
             self.window.keyboard.press("Enter")
+        self.window.get_by_label("Words", exact=True).blur()  # the list of words closes, and covers nothing
 
     def see(self, text):
         self.window.get_by_text(text).first.wait_for()
