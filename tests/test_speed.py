@@ -44,6 +44,8 @@ ROWS = {
         "blocks (7, 8, 9) in 3 passes",
     ],
     "stream": ["streamed, 2 blocks", "streamed, 24 blocks", "kept, 2 blocks", "kept, 24 blocks"],
+    "readers": ["expert", "t2i", "propagated", "propagated, block 12", "bounce", "concepts", "aggregated", "expert", "propagated"],
+    "refine": ["pamr", "guided"],
     "train_step": [
         "flow matching, LoRA on the expert",
         "+ mask alignment, LoRA on the expert",
@@ -53,6 +55,8 @@ ROWS = {
         "encoders run in the step",
     ],
 }
+
+COLUMNS = {"train_step": "step", "readers": "reader", "refine": "refine"}
 
 
 def test_every_table_is_made(tmp_path):
@@ -64,7 +68,7 @@ def test_every_table_is_made(tmp_path):
     assert content["machine"]["threads"] == 1 and content["machine"]["quick"]
     assert [table["name"] for table in content["tables"]] == list(ROWS)
     for table in content["tables"]:
-        names = [row["step" if table["name"] == "train_step" else "reading"] for row in table["rows"]]
+        names = [row[COLUMNS.get(table["name"], "reading")] for row in table["rows"]]
         assert names == ROWS[table["name"]] and all(name in done.stdout for name in names)
 
 

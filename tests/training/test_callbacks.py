@@ -1,16 +1,47 @@
 """Sample images of a run."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from tests.families import FAMILIES, adapted
 from tests.hosts import random_sd3
+from tests.judges import make_clip
 
 from seg4diff.errors import UserError
+from seg4diff.evaluation.judges.networks import Clip, CLIPScore
+from seg4diff.model import Model
+from seg4diff.presets import Preset
 from seg4diff.training.callbacks import SampleImages
 
+PROMPTS = ["apple", "sky", "", "apple sky", "leaf"]
+SAMPLING = {"steps": 2, "guidance": 2.0, "size": (32, 48)}
 
-def samples(folder, at_once):
-    prompts = ["apple", "sky", "", "apple sky", "sky"]
-    return SampleImages(prompts=prompts, seed=3, steps=2, guidance=2.0, size=(32, 48), output_dir=str(folder), at_once=at_once)
+
+def samples(folder, at_once, clip=None):
+    return SampleImages(prompts=PROMPTS, seed=3, output_dir=str(folder), at_once=at_once, clip=clip, **SAMPLING)
+
+
+class Log(CSVLogger):
+    def log_metrics(self, metrics, step=None):
+        self.seen = metrics
+
+
+def test_clip_scores_of_base_and_lora_are_logged(tmp_path):
+    """The score of each prompt with its own image; the empty prompt has none."""
+    backbone, weights, log = adapted(FAMILIES["sd3"]), make_clip(tmp_path / "clip"), Log(tmp_path)
+    trainer = SimpleNamespace(is_global_zero=True, sanity_checking=False, loggers=[log], global_step=4)
+    callback = samples(tmp_path, 2, weights)
+    callback.setup(trainer, None, "fit")
+    callback.on_validation_end(trainer, SimpleNamespace(backbone=backbone))
+    score, seeds = CLIPScore(Clip(weights, torch.device("cpu"))), {prompt: 3 + k for k, prompt in enumerate(PROMPTS) if prompt}
+    model = Model(backbone, Preset.named("tiny_sd3"), block=1)
+    for name, scale in (("base", 0), ("lora", 1)):
+        images = [model.generate(own, seeds=seed, lora_scale=scale, **SAMPLING).image for own, seed in seeds.items()]
+        assert log.seen[f"val/{name}/clip_score"] == pytest.approx(sum(score(images, list(seeds))) / len(seeds), abs=1e-3)
+    assert log.seen["val/base/clip_score"] != log.seen["val/lora/clip_score"]
 
 
 @pytest.mark.parametrize("at_once", [2, 5, 9])
