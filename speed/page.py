@@ -24,6 +24,8 @@ from seg4diff.model import Model
 from speed.measure import Table, quiet, text
 
 SIDE, REPETITIONS = 384, 7
+PATIENT = {"timeout": 120}
+"""Options of clients that wait for a page which many ask at once."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def storm(url: str, questions: Sequence[Question], users: int, seconds: float, d
     end = time.monotonic() + seconds
 
     def user(number: int) -> list[Answer]:
-        client, answers = Client(url, verbose=False, download_files=downloads / str(number)), []
+        client, answers = Client(url, verbose=False, download_files=downloads / str(number), httpx_kwargs=PATIENT), []
         while not answers or time.monotonic() < end:
             answers.append(ask(client, questions[(number + len(answers)) % len(questions)]))
         return answers
@@ -134,7 +136,7 @@ def resident(process: int) -> float:
 
 def one_person(url: str, model: Model, folder: Path) -> Table:
     """Seconds from the click to the masks: of a new picture with new words, and of another block."""
-    client, rows = Client(url, verbose=False, download_files=folder), []
+    client, rows = Client(url, verbose=False, download_files=folder, httpx_kwargs=PATIENT), []
     asked = questions(model, folder, range(REPETITIONS), [1, 3])
     for name, own in (("first masks", asked[::2]), ("another block", asked[1::2])):
         answers = [ask(client, question) for question in own]
