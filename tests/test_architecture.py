@@ -35,11 +35,13 @@ ORDER = [
     "analysis",
     "training",
     "tiny",
+    "app",
     "commands",
     "__main__",
 ]
 """A room imports only rooms to its left (and itself)."""
 OWNERS = {
+    "gradio": {"app"},
     "hydra": {"commands"},
     "typer": {"commands"},
     "omegaconf": {"commands", "presets"},

@@ -1,4 +1,4 @@
-"""What a wheel holds is enough: from an empty folder, without the checkout."""
+"""What a wheel holds, which is built from the source distribution, is enough: from an empty folder, without the checkout."""
 
 import os
 import subprocess
@@ -10,6 +10,15 @@ from PIL import Image
 from seg4diff.data.toyworld.scenes import make_scene
 from tests.conftest import REPO
 
+THE_PAGE = """
+import httpx, socket
+from seg4diff.app.server import served
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+with served({}, port=port) as page:
+    assert httpx.get(page.local_url, timeout=60).status_code == 200
+"""
 pytestmark = pytest.mark.slow
 IN_PYTHON = """
 import seg4diff
@@ -27,7 +36,7 @@ print(seg4diff.__file__)
 def installed(tmp_path_factory):
     """Runs a command in an empty folder with a picture, with the package as a wheel installs it."""
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "-w", folder / "dist", REPO], check=True)
+    subprocess.run([sys.executable, "-m", "build", "--outdir", folder / "dist", REPO], check=True, stdout=subprocess.DEVNULL)
     (wheel,) = (folder / "dist").glob("*.whl")
     subprocess.run([sys.executable, "-m", "pip", "-q", "install", "--no-deps", "--target", folder / "site", wheel], check=True)
     (folder / "empty").mkdir()
@@ -45,6 +54,10 @@ def installed(tmp_path_factory):
 
 def test_a_picture_in_python(installed):
     assert str(installed.folder / "site") in installed("-c", IN_PYTHON)
+
+
+def test_the_page(installed):
+    installed("-c", THE_PAGE)
 
 
 def test_a_picture_on_the_command_line(installed):

@@ -71,6 +71,17 @@ class Model:
             raise UserError(f"`block` must be one of this model's joint-attention blocks, 0 to {blocks - 1}, found {chosen}.")
         backbone.token_grid(*self.image_size)
 
+    def at(self, *, block: int | None = None, sigma: float | None = None) -> "Model":
+        """The same model, read at another block or noise level; the weights are shared.
+
+        Raises:
+            UserError: the block does not exist, or the noise level is out of range.
+        """
+        chosen, level = self.block if block is None else block, self.readout.sigma if sigma is None else sigma
+        other = Model(self.backbone, self.preset, block=chosen, sigma=level, image_size=self.image_size, lora=self.lora)
+        other._samples = self._samples
+        return other
+
     @torch.no_grad()
     def segment(
         self,
@@ -117,11 +128,11 @@ class Model:
             )
         asked = words_of_each(words, len(sources))
         placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
-        level = {} if background is None else {"background": background}
         if words is None:
             found = self._regions(placed, threshold)
         else:
             known = to_presence(presence, self.preset, [self.about(reader, own, geometry) for own in asked])
+            level = {} if background is None else {"background": background}
             found = self._words(placed, asked, self.read_by(reader, refine).changed(presence=known, **level))
         return found if isinstance(pictures, list | tuple) else found[0]
 
@@ -194,16 +205,8 @@ class Model:
         lists = [list(value) if isinstance(value, list | tuple | range) else [value] for value in given]
         asked = [Request(prompt, seed, scale) for prompt, scale, seed in product(*lists)]
         order = sorted(range(len(asked)), key=lambda k: lists[1].index(asked[k].scale))  # what is drawn together has one scale
-        options: dict[str, Any] = {
-            "guidance": guidance,
-            "steps": steps,
-            "size": size,
-            "perturbed_guidance": perturbed_guidance,
-            "perturbed_block": perturbed_block,
-            "maps": maps,
-            "map_step": map_step,
-            "at_once": at_once,
-        }
+        options: dict[str, Any] = {"guidance": guidance, "steps": steps, "size": size, "maps": maps, "map_step": map_step}
+        options |= {"perturbed_guidance": perturbed_guidance, "perturbed_block": perturbed_block, "at_once": at_once}
         drawn = dict(zip(order, self.draw([asked[k] for k in order], **options), strict=True))
         found = [drawn[k] for k in range(len(asked))]
         return found if any(isinstance(value, list | tuple | range) for value in given) else found[0]
@@ -221,6 +224,7 @@ class Model:
         map_step: int | None = None,
         at_once: int = 1,
         share: tuple[int, int] = (0, 1),
+        strip: Sequence[int] = (),
     ) -> Iterator[Generated]:
         """Generate the images of a list one after the other, without those whose file exists.
 
@@ -237,13 +241,15 @@ class Model:
             map_step: sampling step from 0 at which maps are read; None: the one whose noise level is nearest to `sigma`.
             at_once: images that are drawn as one batch. Another number may change the last bit of an image.
             share: (k, n) = the k-th of n equal shares of the batches, for n processes with one list.
+            strip: further steps from 0 whose maps `Generated.strip` holds.
 
         Raises:
             UserError: a value is out of range, a prompt is too long, a word stands in no prompt, or there is no LoRA to scale.
         """
         sampling, reader = self.sampling(guidance, steps, size, perturbed_guidance, perturbed_block), None
         if maps is not False:
-            reader = MapReader(self.backbone, self.block, self.readout, map_step, None if maps is True else check_words(maps, "maps"))
+            words = None if maps is True else check_words(maps, "maps")
+            reader = MapReader(self.backbone, self.block, self.readout, map_step, words, strip)
         elif map_step is not None:
             raise UserError("`map_step` says when maps are read, and no map is read: leave it out.")
         return draw(self.backbone, requests, sampling, reader, at_once=at_once, share=share)
@@ -260,10 +266,8 @@ class Model:
         names: dict[str, str] = {} if size is None else {"image_size": "`size`"}
         with renamed(names.get):
             given = {"guidance": guidance, "steps": steps, "size": None if size is None else to_size(size)}
-            perturbed = {
-                "perturbed_guidance": perturbed_guidance,
-                "perturbed_block": self.block if perturbed_block is None else perturbed_block,
-            }
+            place = self.block if perturbed_block is None else perturbed_block
+            perturbed = {"perturbed_guidance": perturbed_guidance, "perturbed_block": place}
             sampling = Sampling(**self._samples | {name: value for name, value in given.items() if value is not None} | perturbed)
             self.backbone.token_grid(*sampling.size)
         return sampling

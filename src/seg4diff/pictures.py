@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
@@ -83,6 +84,18 @@ def _widest(region: np.ndarray) -> tuple[int, int]:
     factor = step if coarse is not region else 1
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return int(row) * factor, int(column) * factor
+
+
+def heat_over(picture: Image.Image, values: Tensor, opacity: float = 0.75) -> Image.Image:
+    """A map (H, W) in [0, 1] over a picture of its size, from dark (0) to bright (1)."""
+    return Image.blend(picture, Image.fromarray(colormaps["inferno"](values.numpy(), bytes=True)[..., :3]), opacity)
+
+
+def highlight(picture: Image.Image, region: np.ndarray) -> Image.Image:
+    """An RGB picture in pale grey, with a region (H, W) bool in magenta."""
+    values = (0.4 * np.asarray(picture).mean(axis=-1, keepdims=True) + 0.6 * 255).astype(np.uint8).repeat(3, axis=-1)
+    values[region] = (200, 0, 120)
+    return Image.fromarray(values)
 
 
 def overlay_regions(image: Image.Image, regions: Tensor, opacity: float = 0.55) -> Image.Image:

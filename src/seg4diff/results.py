@@ -1,15 +1,15 @@
 """Results of `Model`: a label map, a map for each word, and pictures of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from seg4diff.attention.maps import Scores, i2t, i2t_per_head, quadrant_mass
 from seg4diff.attention.seam import Visit
@@ -18,7 +18,7 @@ from seg4diff.data.geometry import Window
 from seg4diff.data.sample import IGNORE, resize_labels
 from seg4diff.disk import save_picture
 from seg4diff.errors import UserError
-from seg4diff.pictures import IGNORED, class_colours, overlay, sheet
+from seg4diff.pictures import IGNORED, class_colours, heat_over, overlay, sheet
 from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.instances import Instance, instances
 from seg4diff.segmentation.prompts import find_names, token_sets
@@ -109,6 +109,13 @@ class Segmentation:
         regions = _draw_regions(part, labels, self.names, 2 * CELL).reduce(2)  # smooth outlines, readable names
         return draw_maps(part, regions, list(self.maps), self.maps.at((regions.height, regions.width)))
 
+    def heat_of(self, name: str) -> Image.Image:
+        """The map of one word over the picture, at most 1024 pixels wide or high."""
+        scale = min(1, OVERLAY / max(self.picture.size))
+        width, height = (max(1, round(length * scale)) for length in self.picture.size)
+        values = interpolate(self.maps[name][None, None], size=(height, width), mode="bilinear", antialias=True)[0, 0]
+        return heat_over(self.picture.resize((width, height)), values.clamp(0, 1))
+
     def plot(self) -> "Figure":
         """The overlay, and the heat maps where there are words, as a matplotlib figure; a notebook shows it."""
         return show([self.overlay(), *([self.heat()] if self.maps else [])])
@@ -139,6 +146,7 @@ class Generated:
         words: where each word of the prompt went over the image; None where no maps were read. Small words such as "a" get no pixels.
         path: file that the image was asked for; None = none.
         stem: name of the image, for its files.
+        strip: the same as `words` at further sampling steps, by step.
     """
 
     image: Image.Image
@@ -148,6 +156,7 @@ class Generated:
     words: Segmentation | None = None
     path: Path | None = None
     stem: str = "image"
+    strip: Mapping[int, Segmentation] = field(default_factory=dict)
 
     @property
     def maps(self) -> Mapping[str, Tensor]:
@@ -243,8 +252,7 @@ def _draw_regions(picture: Image.Image, labels: Tensor, names: Sequence[str], si
 def draw_maps(picture: Image.Image, regions: Image.Image, names: Sequence[str], maps: Tensor) -> Image.Image:
     """See `Segmentation.heat`; maps (names, H, W) have the size of `regions`."""
     picture = picture.resize(regions.size)
-    heat = colormaps["inferno"](maps.numpy(), bytes=True)[..., :3]
-    shown = [picture, regions, *(Image.blend(picture, Image.fromarray(colours), 0.75) for colours in heat)]
+    shown = [picture, regions, *(heat_over(picture, own) for own in maps)]
     cells = [sheet([[cell]], (), [title]) for cell, title in zip(shown, ["picture", "regions", *names], strict=True)]
     columns = -(-len(cells) // -(-len(cells) // COLUMNS))  # rows of one length where that is possible
     return sheet([cells[k : k + columns] for k in range(0, len(cells), columns)])

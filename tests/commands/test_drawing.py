@@ -5,27 +5,8 @@ import json
 import pytest
 import torch
 
-from seg4diff.commands.drawing import claim_settings, to_seeds
+from seg4diff.commands.drawing import claim_settings
 from seg4diff.errors import UserError
-
-
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("0-3", [0, 1, 2, 3]), ("0, 5,7-8", [0, 5, 7, 8]), ("12", [12]), ("7-7", [7]), ("5,2", [5, 2])]
-)
-def test_seeds(text, seeds):
-    assert to_seeds(text) == seeds
-
-
-@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1,,2", "1.5", "0-", "-3", "٣"])
-def test_what_is_no_seed(text):
-    with pytest.raises(UserError, match="--seeds must be numbers and ranges from the smaller to the larger, as in 0-3 or 0,5,7-9"):
-        to_seeds(text)
-
-
-@pytest.mark.parametrize("text", ["0-3,2", "1,1"])
-def test_each_seed_is_given_once(text):
-    with pytest.raises(UserError, match=f"--seeds must hold each number once, found '{text}'"):
-        to_seeds(text)
 
 
 @pytest.fixture

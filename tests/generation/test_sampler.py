@@ -91,6 +91,15 @@ def test_maps_are_those_of_the_prompt_at_the_step_nearest_to_the_readout(family)
     assert float(drawn.words.maps.grid[1].min()) == 0 and float(drawn.words.maps.grid[1].max()) == 1
 
 
+def test_a_strip_holds_the_maps_of_other_steps(model):
+    (drawn,) = model.draw([Request("apple leaf", 1)], strip=[0, 2], **SAMPLING)
+    alone = [model.generate("apple leaf", seeds=1, map_step=step, **SAMPLING) for step in (0, 2)]
+    assert list(drawn.strip) == [0, 2] and same(pixels([drawn]), pixels(alone[:1]))
+    assert all(drawn.strip[step].maps["leaf"].equal(own.maps["leaf"]) for step, own in zip((0, 2), alone, strict=True))
+    with pytest.raises(UserError, match="`strip` must be a whole number from 0 to 2, found 3"):
+        model.draw([Request("apple leaf", 1)], strip=[3], **SAMPLING)
+
+
 def test_a_lora_at_several_scales(model):
     """0 is the base model, 1 the LoRA as it was trained; in between, diffusers' own weights of adapters; afterwards all is as before."""
     backbone, prompt = model.backbone, PROMPTS[0]

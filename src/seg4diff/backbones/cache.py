@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -78,6 +79,34 @@ class EncodingCache:
             reason = str(error)
         log.warning("the cache file %s cannot be used (%s): it is made again.", path, reason)
         return None
+
+
+class EncodingMemory:
+    """As `EncodingCache`, in the memory of this process and on its device: the encodings that were used last.
+
+    Args:
+        most: number of images, and of prompts, that are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._kept = most, dict[str, OrderedDict[bytes, Entry]]()
+
+    def fetch(self, kind: str, contents: Sequence[bytes], encode: Callable[[list[int]], list[Entry]]) -> list[Entry]:
+        """See `EncodingCache.fetch`."""
+        kept = self._kept.setdefault(kind, OrderedDict())
+        missing = {content: k for k, content in enumerate(contents) if content not in kept}
+        if missing:
+            kept.update(zip(missing, encode(list(missing.values())), strict=True))
+        for content in contents:
+            kept.move_to_end(content)
+        entries = [kept[content] for content in contents]
+        while len(kept) > self._most:
+            kept.popitem(last=False)
+        return entries
+
+    def count(self, kind: str) -> int:
+        """Entries of a kind, "text" or "image"."""
+        return len(self._kept.get(kind, ()))
 
 
 def image_bytes(image: Tensor) -> bytes:

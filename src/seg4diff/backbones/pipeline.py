@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from seg4diff.backbones.base import Backbone, OnStep, SamplingStep, TextCondition
-from seg4diff.backbones.cache import EncodingCache, Entry, image_bytes
+from seg4diff.backbones.cache import EncodingCache, EncodingMemory, Entry, image_bytes
 from seg4diff.backbones.loading import Source
 from seg4diff.backbones.lora import load_lora, save_lora
 from seg4diff.backbones.runtime import Runtime
@@ -63,7 +63,7 @@ class PipelineBackbone(Backbone):
         self.text_length, self.runtime, self._source = text_length, runtime or Runtime(), source
         self._text_options = ({self.length_option: text_length} if self.length_option else {}) | (text_options or {})
         self._vae_config = pipeline.vae.config if pipeline.vae is not None else self._origin.vae_config()
-        self._cache = self._open_cache()
+        self._cache: EncodingCache | EncodingMemory | None = self._open_cache()
         self._adopt(pipeline)
         self.runtime.apply(self.transformer, [site.block for site in self.attention_sites()])
 
@@ -108,6 +108,10 @@ class PipelineBackbone(Backbone):
         text = {"max_sequence_length": self.text_length} | self._text_options
         model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": str(text)}
         return EncodingCache(self.runtime.cache, model, self._origin.stamp(self.encoders))
+
+    def remember_encodings(self, most: int) -> None:
+        """Keep the encodings of the last images and prompts in memory, where there is no cache on disk: a second look encodes nothing."""
+        self._cache = self._cache or EncodingMemory(most)
 
     def encodings_held(self) -> dict[str, int]:
         """Numbers of images and of prompts that the cache holds of this model; 0 without a cache."""

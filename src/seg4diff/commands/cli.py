@@ -174,6 +174,27 @@ def generate(
     )
 
 
+@app.command("app", cls=given.Command, epilog="Example: seg4diff app --model sd3_medium --lora outputs/coco")
+def page(
+    analysis: Annotated[Path | None, typer.Option(help="Folder of a run of analyze.py whose report the page shows.")] = None,
+    host: Annotated[str, typer.Option(help="Address; one for other machines needs a password in SEG4DIFF_APP_PASSWORD.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.")] = 7860,
+    model: given.ModelName = None,
+    lora: given.Lora = None,
+    like: given.Like = None,
+    block: Annotated[int | None, typer.Option(help="Block that is read at first; default: the expert.")] = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    quantize: given.Quantized = None,
+    offload_encoders: given.OffloadEncoders = False,
+) -> None:
+    """Serve a page that segments and generates pictures, to this machine alone: drop a picture, type words, see where they are."""
+    from seg4diff.commands.app import serve_page
+
+    options = {"model": model, "lora": lora, "like": like, "block": block, "device": device, "dtype": dtype, "quantize": quantize}
+    serve_page(options | {"offload_encoders": offload_encoders}, analysis=analysis, host=host, port=port)
+
+
 @app.command(cls=given.Command, epilog="Example: seg4diff check coco_stuff --root /data/coco")
 def check(
     data: Annotated[str, typer.Argument(help="A data set of conf/data.")],

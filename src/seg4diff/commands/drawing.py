@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,26 +20,6 @@ from seg4diff.provenance import provenance
 from seg4diff.results import Generated
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")
-
-
-def to_seeds(text: str) -> list[int]:
-    """Seeds from numbers and ranges, as in 0-3 or 0,5,7-9.
-
-    Raises:
-        UserError: it is nothing of that kind, or a seed is in it twice.
-    """
-    parts = [re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part, re.ASCII) for part in text.split(",")]
-    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part is not None]
-    if len(ranges) < len(parts) or not all(ranges):
-        raise UserError(f"--seeds must be numbers and ranges from the smaller to the larger, as in 0-3 or 0,5,7-9, found '{text}'.")
-    return each_once([seed for own in ranges for seed in own], "--seeds", text)
-
-
-def each_once(values: list[Any], option: str, text: str) -> list[Any]:
-    """The values of an option, or UserError if one is there twice."""
-    if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
-        raise UserError(f"{option} must hold each number once, found '{text}'.")
-    return values
 
 
 def identify(model: Model) -> dict[str, Any]:

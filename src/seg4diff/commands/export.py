@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from seg4diff.backbones.loading import quiet_hosts
-from seg4diff.commands.drawing import claim_settings, draw_missing, file_hash, identify, to_seeds
+from seg4diff.commands.drawing import claim_settings, draw_missing, file_hash, identify
 from seg4diff.commands.outputs import process_share, results_folder
 from seg4diff.disk import save_picture
 from seg4diff.evaluation.judges.layouts import layout_of
-from seg4diff.generation.requests import Request
+from seg4diff.generation.requests import Request, to_seeds
 from seg4diff.loading import load
 from seg4diff.results import Generated
 

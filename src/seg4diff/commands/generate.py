@@ -8,11 +8,11 @@ from typing import Any
 
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.lora import has_lora
-from seg4diff.commands.drawing import claim_settings, draw_missing, each_once, identify, to_seeds
+from seg4diff.commands.drawing import claim_settings, draw_missing, identify
 from seg4diff.commands.outputs import process_share, results_folder
 from seg4diff.commands.overview import write_overview
 from seg4diff.errors import UserError
-from seg4diff.generation.requests import Request, prompts_of_file
+from seg4diff.generation.requests import Request, each_once, prompts_of_file, to_seeds
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
 

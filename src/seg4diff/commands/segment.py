@@ -25,6 +25,7 @@ from seg4diff.errors import MissingFileError, UserError, renamed
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
 from seg4diff.results import Segmentation
+from seg4diff.segmentation.instances import coco
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def segment_files(
         claim_settings(folder / SETTINGS, settings, "")
         for stem, found in chain(first, results):
             if instances:
-                write_json(folder / "instances" / f"{stem}.json", {"annotations": [part.coco() for part in found.instances()]})
+                write_json(folder / "instances" / f"{stem}.json", coco(found.labels, found.names, missing[stem].name))
             found.save(folder, stem)
         _write_lists({stem: file for stem, file in pictures.items() if stem not in unreadable}, asked, folder)
         for reason in unreadable.values():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from seg4diff.data.files import lines_of
 from seg4diff.errors import MissingFileError, UserError
@@ -117,3 +118,29 @@ def batches(requests: Sequence[Request], at_once: int) -> list[list[Request]]:
 def missing_batches(requests: Sequence[Request], at_once: int, share: tuple[int, int]) -> list[list[Request]]:
     """The batches of one share in which an image is missing; share (k, n) = the k-th of n."""
     return [batch for batch in batches(requests, at_once)[share[0] :: share[1]] if any(request.is_missing for request in batch)]
+
+
+def to_seeds(text: str, most: int | None = None) -> list[int]:
+    """Seeds from numbers and ranges, as in 0-3 or 0,5,7-9.
+
+    Args:
+        text: the numbers and ranges.
+        most: how many there may be; None = any number.
+
+    Raises:
+        UserError: it is nothing of that kind, a seed is in it twice, or there are too many.
+    """
+    parts = [re.fullmatch(r"\s*(\d{1,19})(?:\s*-\s*(\d{1,19}))?\s*", part, re.ASCII) for part in text.split(",")]
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part is not None]
+    if len(ranges) < len(parts) or not all(ranges):
+        raise UserError(f"`seeds` must be numbers and ranges from the smaller to the larger, as in 0-3 or 0,5,7-9, found '{text}'.")
+    if most is not None and (count := sum(own.stop - own.start for own in ranges)) > most:
+        raise UserError(f"`seeds` may hold at most {most} numbers, found {count}: give fewer of them.")
+    return each_once([seed for own in ranges for seed in own], "`seeds`", text)
+
+
+def each_once(values: list[Any], option: str, text: str) -> list[Any]:
+    """The values of an option, or UserError if one is there twice."""
+    if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
+        raise UserError(f"{option} must hold each number once, found '{text}'.")
+    return values

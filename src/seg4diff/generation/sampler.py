@@ -1,7 +1,7 @@
 """Draw images with the plain diffusers pipeline, and read one block's attention at one step on the way."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,15 +31,20 @@ class MapReader:
         readout: how it is read.
         step: sampling step from 0; None = the step whose noise level is nearest to that of the readout.
         words: words that are looked for; None = every word of a prompt.
+        strip: further steps that are read.
     """
 
-    def __init__(self, backbone: Backbone, block: int, readout: Readout, step: int | None, words: Sequence[str] | None) -> None:
-        self._backbone, self._block, self._readout, self._step, self._words = backbone, block, readout, step, words
+    def __init__(
+        self, backbone: Backbone, block: int, readout: Readout, step: int | None, words: Sequence[str] | None, strip: Sequence[int] = ()
+    ) -> None:
+        self._backbone, self._block, self._readout, self._step = backbone, block, readout, step
+        self._words, self._strip = words, strip
 
     def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
         """Raise UserError if the step does not exist, a prompt does not fit, or a word stands in no prompt."""
-        if self._step is not None and (type(self._step) is not int or not 0 <= self._step < sampling.steps):
-            raise UserError(f"`map_step` must be a whole number from 0 to {sampling.steps - 1}, found {self._step!r}.")
+        for name, step in (("map_step", 0 if self._step is None else self._step), *(("strip", step) for step in self._strip)):
+            if type(step) is not int or not 0 <= step < sampling.steps:
+                raise UserError(f"`{name}` must be a whole number from 0 to {sampling.steps - 1}, found {step!r}.")
         for prompt in dict.fromkeys(prompts):
             if not self._backbone.fits(prompt):
                 raise UserError(
@@ -51,26 +56,33 @@ class MapReader:
                 raise UserError(f"'{word}' stands in none of the prompts: leave it out, or write it as they do.")
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling) -> tuple[list[Image.Image], list[Segmentation]]:
-        """Images, one for each prompt and seed, and where the words of each prompt went over them.
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    ) -> tuple[list[Image.Image], list[Segmentation], list[dict[int, Segmentation]]]:
+        """Images, one for each prompt and seed, where the words of each prompt went over them, and where at the steps of the strip.
 
         Read are the rows that see the prompt: the conditional half of classifier-free guidance.
         """
-        read: list[Tensor] = []
+        read: dict[int, Tensor] = {}
 
         def look(visit: Visit) -> None:
-            if not read and visit.step == self._chosen_step():
+            if visit.step is not None and visit.step not in read and visit.step in (self._chosen_step(), *self._strip):
                 maps = self._readout.token_maps(visit.joint, self._block)[visit.prompted]
-                read.extend([maps] if len(maps) else [])
+                read.update({visit.step: maps} if len(maps) else {})
 
         with stream(self._backbone, [self._block], look):
             images = sample_images(self._backbone, prompts, seeds, sampling)
+        found = {step: self._words_over(images, prompts, read[step], sampling.size) for step in (self._chosen_step(), *self._strip)}
+        strips = [{step: found[step][k] for step in self._strip} for k in range(len(images))]
+        return images, found[self._chosen_step()], strips
+
+    def _words_over(self, images: Sequence[Image.Image], prompts: Sequence[str], maps: Tensor, size: tuple[int, int]) -> list[Segmentation]:
+        """Where the words of each prompt are over its image, from the maps of all tokens (B, T, N)."""
         names = [self._words or prompt_words(prompt) for prompt in prompts]
         found = [find_names(prompt, own, range(len(own))) for prompt, own in zip(prompts, names, strict=True)]
-        grid = self._backbone.token_grid(*sampling.size)
-        maps = pool_words(read[0], grid, self._backbone.encode_text(prompts), found)
+        pooled = pool_words(maps, self._backbone.token_grid(*size), self._backbone.encode_text(prompts), found)
         words = [[own[k] for k in prompt.classes] for own, prompt in zip(names, found, strict=True)]
-        return images, [self._over(*parts, sampling.size) for parts in zip(images, words, maps, strict=True)]
+        return [self._over(*parts, size) for parts in zip(images, words, pooled, strict=True)]
 
     def _over(self, image: Image.Image, words: Sequence[str], maps: Tensor, size: tuple[int, int]) -> Segmentation:
         return CanvasPicture(image, size, "letterbox").of_words(words, maps, self._readout, visible_words(words))
@@ -104,13 +116,14 @@ def _draw_batch(backbone: Backbone, batch: Sequence[Request], sampling: Sampling
     prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
     with scaled_lora(backbone, batch[0].scale):
         words: Sequence[Segmentation | None] = [None] * len(batch)
+        strips: Sequence[Mapping[int, Segmentation]] = [{}] * len(batch)
         if reader is None:
             images = sample_images(backbone, prompts, seeds, sampling)
         else:
-            images, words = reader.sample(prompts, seeds, sampling)
+            images, words, strips = reader.sample(prompts, seeds, sampling)
     return [
-        Generated(image, one.prompt, one.seed, one.scale, own, one.path, one.stem)
-        for image, one, own in zip(images, batch, words, strict=True)
+        Generated(image, one.prompt, one.seed, one.scale, own, one.path, one.stem, strip)
+        for image, one, own, strip in zip(images, batch, words, strips, strict=True)
         if one.is_missing
     ]
 

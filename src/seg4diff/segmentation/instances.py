@@ -52,23 +52,48 @@ class Instance:
 
 
 def instances(labels: np.ndarray, names: Sequence[str], least: int) -> Iterator[Instance]:
-    """The connected parts of each word in a label map, from the largest to the smallest.
+    """The connected parts of each word in a label map, from the largest to the smallest; one mask is made at a time.
 
     Args:
         labels: (H, W) positions of the names, `IGNORE` where there is no label.
         names: the words.
         least: number of pixels that a part must have.
     """
-    found = [part for k, name in enumerate(names) if k != IGNORE for part in _parts(labels == k, name, k) if part.area >= least]
-    yield from sorted(found, key=lambda part: -part.area)
+    numbers, categories = np.zeros(labels.shape, dtype=np.int32), [-1]
+    for k in range(len(names)):
+        if k != IGNORE:
+            own, count = label(labels == k, NEIGHBOURS)
+            numbers[own > 0] = own[own > 0] + len(categories) - 1
+            categories += [k] * count
+    areas, places = np.bincount(numbers.flatten(), minlength=len(categories)), find_objects(numbers)
+    for number in sorted(range(1, len(categories)), key=lambda number: -areas[number]):
+        if areas[number] >= least:
+            yield _part(numbers, number, places[number - 1], names[categories[number]], categories[number])
 
 
-def _parts(pixels: np.ndarray, name: str, category: int) -> Iterator[Instance]:
-    numbered, _ = label(pixels, NEIGHBOURS)
-    for number, (rows, columns) in enumerate(find_objects(numbered), start=1):
-        mask = np.zeros_like(pixels)
-        mask[rows, columns] = numbered[rows, columns] == number
-        depth = distance_transform_edt(np.pad(mask[rows, columns], 1))  # the edge of the picture is an edge of the part
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        yield Instance(name, category, box, (columns.start + int(x) - 1, rows.start + int(y) - 1), mask)
+def coco(labels: np.ndarray, names: Sequence[str], file_name: str, least: int = 1) -> dict[str, Any]:
+    """The connected parts of a picture as a file of COCO.
+
+    Args:
+        labels: see `instances`.
+        names: see `instances`.
+        file_name: name of the picture.
+        least: see `instances`.
+    """
+    height, width = labels.shape
+    parts = enumerate(instances(labels, names, least), start=1)
+    return {
+        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(names)],
+        "annotations": [{"id": number, "image_id": 1} | part.coco() for number, part in parts],
+    }
+
+
+def _part(numbers: np.ndarray, number: int, place: tuple[slice, slice], name: str, category: int) -> Instance:
+    """The part of a number in a map of numbers; `place` is the smallest box around it."""
+    rows, columns = place
+    mask = numbers == number
+    depth = distance_transform_edt(np.pad(mask[place], 1))  # the edge of the picture is an edge of the part
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+    return Instance(name, category, box, (columns.start + int(x) - 1, rows.start + int(y) - 1), mask)

@@ -1,0 +1,1 @@
+"""The page `seg4diff app`: layout and state over `Model`. Only this room imports gradio."""
