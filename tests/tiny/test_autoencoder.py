@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from torch.utils.data import DataLoader
 
 from seg4diff.data.sample import Batch
 from seg4diff.errors import UserError
@@ -55,7 +56,7 @@ def test_a_student_learns_the_latents_that_the_transformer_takes(student, batch,
     torch.testing.assert_close(targets, (student.teacher.encode(images).latent_dist.mean - 0.1) * 0.5)
     error = (student.vae.encode(images).latents - targets).square().mean()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    L.Trainer(max_steps=20, accelerator="cpu", **quiet).fit(student, [batch] * 20)
+    L.Trainer(max_steps=20, accelerator="cpu", **quiet).fit(student, DataLoader([batch] * 20, batch_size=None))
     saved = AutoencoderTiny.from_pretrained(tmp_path / "vae")
     assert (saved.encode(images).latents - targets).square().mean() < 0.5 * error
     assert all(torch.equal(one, other) for one, other in zip(student.teacher.parameters(), before, strict=True))
