@@ -45,7 +45,8 @@ def student(tmp_path):
 
 @pytest.fixture
 def batch():
-    images = torch.rand(4, 3, 24, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    coarse = torch.rand(4, 3, 6, 10, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
     return Batch(images, masks=[], captions=[""] * 4, names=[""] * 4, indices=[0] * 4)
 
 
@@ -56,7 +57,7 @@ def test_a_student_learns_the_latents_that_the_transformer_takes(student, batch,
     torch.testing.assert_close(targets, (student.teacher.encode(images).latent_dist.mean - 0.1) * 0.5)
     error = (student.vae.encode(images).latents - targets).square().mean()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    L.Trainer(max_steps=20, accelerator="cpu", **quiet).fit(student, DataLoader([batch] * 20, batch_size=None))
+    L.Trainer(max_steps=60, accelerator="cpu", **quiet).fit(student, DataLoader([batch] * 60, batch_size=None))
     saved = AutoencoderTiny.from_pretrained(tmp_path / "vae")
     assert (saved.encode(images).latents - targets).square().mean() < 0.5 * error
     assert all(torch.equal(one, other) for one, other in zip(student.teacher.parameters(), before, strict=True))

@@ -66,8 +66,6 @@ class PipelineBackbone(Backbone):
         self.text_length, self.runtime, self._source = text_length, runtime or Runtime(), source
         self._text_options = {"max_sequence_length": text_length} | (text_options or {})
         self._vae_config = pipeline.vae.config if pipeline.vae is not None else self._origin.vae_config()
-        if self.runtime.autoencoder_tile is not None:
-            check_tile(self.runtime.autoencoder_tile, self._vae_config)
         self._adopt(pipeline)
         self._cache = self._open_cache()
         self.runtime.apply(self.transformer, [site.block for site in self.attention_sites()])
@@ -88,11 +86,13 @@ class PipelineBackbone(Backbone):
         """
         source, runtime = Source(path, revision), runtime or Runtime()
         source.check_class(cls.pipeline_class)
-        transformer = source.load(cls.transformer_class, subfolder="transformer", torch_dtype=runtime.dtype, **runtime.quantization())
-        later: dict[str, Any] = dict.fromkeys(cls.encoders) if runtime.cache is not None else {}
+        parts: dict[str, Any] = cls.unused | (dict.fromkeys(cls.encoders) if runtime.cache is not None else {})
         if runtime.autoencoder is not None:
-            later["vae"] = load_tiny(runtime.autoencoder, source.vae_config(), runtime.dtype)
-        pipeline = load_pipeline(source, cls.pipeline_class, runtime.dtype, transformer=transformer, **cls.unused | later)
+            parts["vae"] = load_tiny(runtime.autoencoder, source.vae_config(), runtime.dtype)
+        if runtime.autoencoder_tile is not None:
+            check_tile(runtime.autoencoder_tile, source.vae_config())
+        transformer = source.load(cls.transformer_class, subfolder="transformer", torch_dtype=runtime.dtype, **runtime.quantization())
+        pipeline = load_pipeline(source, cls.pipeline_class, runtime.dtype, transformer=transformer, **parts)
         return cls(pipeline, runtime=runtime, source=source, **options)
 
     @property
@@ -123,6 +123,7 @@ class PipelineBackbone(Backbone):
         return found if tile is None else found | {"autoencoder_tile": tile}
 
     def fingerprint(self) -> str:
+        """As that of every backbone; it changes with `encoding` too."""
         own = super().fingerprint()
         return hashlib.sha256(f"{own}{encoding}".encode()).hexdigest()[:16] if (encoding := self.encoding()) else own
 
@@ -165,10 +166,10 @@ class PipelineBackbone(Backbone):
         """
         if any(getattr(self._pipeline, name) is None for name in self.encoders):
             log.info("loading the encoders of %s: the cache does not hold everything", self._origin.path)
-            parts = {name: part for name in self.encoders if (part := getattr(self._pipeline, name)) is not None}
-            parts |= self.unused | {"transformer": self.transformer}
+            held = {name: part for name in self.encoders if (part := getattr(self._pipeline, name)) is not None}
+            held |= self.unused | {"transformer": self.transformer}
             with torch.inference_mode(False):
-                self._adopt(load_pipeline(self._origin, self.pipeline_class, self.runtime.dtype, **parts))
+                self._adopt(load_pipeline(self._origin, self.pipeline_class, self.runtime.dtype, **held))
         parts = [getattr(self._pipeline, name) for name in names]
         for part in parts:
             if next(part.parameters()).device != self.device:
