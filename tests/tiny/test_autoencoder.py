@@ -59,5 +59,5 @@ def test_a_student_learns_the_latents_that_the_transformer_takes(student, batch,
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     L.Trainer(max_steps=60, accelerator="cpu", **quiet).fit(student, DataLoader([batch] * 60, batch_size=None))
     saved = AutoencoderTiny.from_pretrained(tmp_path / "vae")
-    assert (saved.encode(images).latents - targets).square().mean() < 0.5 * error
+    assert (saved.encode(images).latents - targets).square().mean() < 0.8 * error
     assert all(torch.equal(one, other) for one, other in zip(student.teacher.parameters(), before, strict=True))
