@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from seg4diff.segmentation.readout import Readout
 from speed.dry_run import OURS, RELEASE, Case
@@ -44,7 +44,7 @@ def run(settings: Settings) -> Table:
 
 def _case(shape: Shape, settings: Settings) -> Case:
     readout = Readout(sigma=0.5, scores="joint", normalisation="none", seed=0)
-    return Case(new_backbone(shape, settings), OmegaConf.create(), EXPERT, readout, new_example(shape.side, settings), settings)
+    return Case(new_backbone(shape, settings), DictConfig({}), EXPERT, readout, new_example(shape.side, settings), settings)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class PipelineBackbone(Backbone):
     def encoding(self) -> dict[str, str | int]:
         """How pictures become latents, where it is not by the model's own autoencoder on the whole picture: plain values by name."""
         vae, tile = self._pipeline.vae, self.runtime.autoencoder_tile
-        found = {"autoencoder": weights_hash(vae)} if isinstance(vae, AutoencoderTiny) else {}
+        found: dict[str, str | int] = {"autoencoder": weights_hash(vae)} if isinstance(vae, AutoencoderTiny) else {}
         return found if tile is None else found | {"autoencoder_tile": tile}
 
     def fingerprint(self) -> str:
