@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from docs import models
+from docs import models, tradeoff
 from PIL import Image
 
 from seg4diff.commands.trainers import build
@@ -98,3 +98,16 @@ def test_the_table_of_models_is_that_of_the_configurations():
     shown = text(REPO / "docs" / "models.md")
     for row in models.rows(memory=False):
         assert "| " + " | ".join(row.values()) + " |" in shown, "run python -m docs.models"
+
+
+def test_recipes_are_drawn_with_what_they_gain_and_cost(tmp_path):
+    for name, gain in (("paper-0", 0.05), ("paper-1", 0.06), ("light-0", 0.02)):
+        run, drawn = tmp_path / "runs" / name, tmp_path / "drawn" / name
+        changes = {f"gain/{own}{end}": value for own in tradeoff.CATEGORIES for end, value in (("", 0), ("_low", -0.1), ("_high", 0.1))}
+        for folder, content in ((run, {"gain/miou": gain}), (drawn, {"ckpt": str(run), **changes})):
+            folder.mkdir(parents=True)
+            (folder / "metrics.json").write_text(json.dumps(content))
+    found = [tradeoff.read(folder)[:2] for folder in sorted((tmp_path / "drawn").iterdir())]
+    assert found == [("light", 2.0), ("paper", 5.0), ("paper", 6.0)]
+    tradeoff.main([*map(str, (tmp_path / "drawn").iterdir()), "--out", str(tmp_path / "figure.png")])
+    assert Image.open(tmp_path / "figure.png").width > 1000
