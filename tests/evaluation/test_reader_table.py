@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 import torch
+from tests.families import FAMILIES, adapted
 from tests.hosts import random_sd3
 
 from seg4diff.data.sample import Batch, Vocabulary
@@ -109,6 +110,30 @@ def test_a_reader_that_cannot_read_the_model_has_its_reason(module, tmp_path, ca
 
 def test_the_page_shows_every_reader_on_the_first_images(module):
     assert module.page is not None and module.page.width > module.page.height
+
+
+def test_base_and_lora_are_read_and_calibrated_apart():
+    """The rows of the base model are those that it has without the LoRA."""
+    options = {"readers": {"expert": Expert()}, "refinements": {"none": Unrefined()}, "protocols": ["oracle", "calibrated"]}
+
+    def rows(model):
+        made = ReadersModule(
+            backbone=model,
+            vocabulary=VOCABULARY,
+            readout=READOUT,
+            presence=Uncalibrated(images=4),
+            expert_layer=1,
+            resamples=2,
+            seed=0,
+            unlabelled=[batch(5), batch(6)],
+            **options,
+        )
+        return {(row["variant"], row["protocol"]): (row["miou"], row["presence"]) for row in counted(made).rows}
+
+    alone, both = rows(FAMILIES["sd3"].model()), rows(adapted(FAMILIES["sd3"]))
+    for protocol in options["protocols"]:
+        assert both["base", protocol] == pytest.approx(alone["base", protocol], nan_ok=True)
+    assert both["lora", "calibrated"] != pytest.approx(alone["base", "calibrated"])
 
 
 def test_without_the_expert_there_is_no_comparison(model):

@@ -266,10 +266,10 @@ def test_a_block_that_does_not_exist_is_named(reader):
 
 def test_a_mixture_has_a_weight_for_each_head():
     with pytest.raises(UserError, match="must hold 2 weights for each block, one for each head: block 1"):
-        class_maps(random_sd3(), [1], reader=Mixture(weights={"1": [1.0]}))
+        class_maps(random_sd3(), [1], reader=Mixture(weights={"0": [0.5, 0.5], "1": []}))
 
 
-BAD_WEIGHTS = [None, {}, {"1": [0.0, 0.0]}, {"1": [0.5, -0.5]}, {"a": [1.0]}, {"0": [0.5], "1": []}, {"1": [float("nan"), 1.0]}]
+BAD_WEIGHTS = [None, {}, {"1": [0.0, 0.0]}, {"1": [0.5, -0.5]}, {"a": [1.0]}, {"1": [float("nan"), 1.0]}]
 
 
 @pytest.mark.parametrize("weights", BAD_WEIGHTS)

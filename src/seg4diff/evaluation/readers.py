@@ -149,11 +149,12 @@ class ReadersModule(L.LightningModule):
             return
         prompts = self._prompts["calibrated"].everything
         with self.trainer.precision_plugin.test_step_context():
-            for variant, name in product(self._models(), self._usable()):
-                readout = self._of(name)
-                found = self._try(name, partial(calibrate, readout, self.backbone, self._unlabelled, prompts, self._block))
-                if found is not None:
-                    self._calibrations[variant, name] = readout.changed(presence=found)
+            for variant in self._models():
+                for name in self._usable():
+                    readout = self._of(name)
+                    found = self._try(name, partial(calibrate, readout, self.backbone, self._unlabelled, prompts, self._block))
+                    if found is not None:
+                        self._calibrations[variant, name] = readout.changed(presence=found)
 
     def _of(self, name: str) -> Readout:
         return self._readout.changed(reader=self._readers[name])
