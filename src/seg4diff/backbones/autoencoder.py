@@ -72,7 +72,8 @@ def check_tile(side: int, own: Mapping[str, Any]) -> None:
         raise UserError(
             f"`autoencoder_tile` is for {' and '.join(TILED)}, and this autoencoder is a {own.get('_class_name')}: leave it out."
         )
-    if side < 1 or side % (step := OVERLAP * reduction(own["block_out_channels"])):
+    step = OVERLAP * reduction(own["block_out_channels"])
+    if side < 1 or side % step:
         raise UserError(f"`autoencoder_tile` must be a multiple of {step} pixels for this model, found {side}.")
 
 
