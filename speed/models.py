@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from seg4diff.attention.capture import capture
@@ -33,6 +33,8 @@ class Shape:
         vae_widths: channels of the four levels of the autoencoder.
         text_width: channels of both CLIP encoders.
         text_layers: layers of both CLIP encoders.
+        text_tokens: half of them of CLIP, half zeros in place of T5.
+        tiny: channels of an AutoencoderTiny that takes the place of the autoencoder; None = it does not.
     """
 
     blocks: int
@@ -42,6 +44,8 @@ class Shape:
     vae_widths: tuple[int, int, int, int] = (8, 8, 8, 8)
     text_width: int = 32
     text_layers: int = 1
+    text_tokens: int = TEXT_TOKENS
+    tiny: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -77,14 +81,14 @@ def new_backbone(shape: Shape, settings: Settings) -> SD3Backbone:
             "caption_projection_dim": shape.heads * shape.head_width,
             "pos_embed_max_size": shape.side,
         },
-        vae=new_vae(shape.vae_widths),
+        vae=new_vae(shape.vae_widths) if shape.tiny is None else new_tiny(shape.tiny),
         text_encoder=text | {"num_attention_heads": max(1, shape.text_width // 64)},
-        tokenizer=build_clip_tokenizer(WORDS, TEXT_TOKENS // 2),
+        tokenizer=build_clip_tokenizer(WORDS, shape.text_tokens // 2),
         shift=3.0,
         pooled_text=True,
         seed=0,
     )
-    return SD3Backbone(pipeline, t5_length=TEXT_TOKENS // 2).eval().requires_grad_(False).to(settings.device, settings.dtype)
+    return SD3Backbone(pipeline, t5_length=shape.text_tokens // 2).eval().requires_grad_(False).to(settings.device, settings.dtype)
 
 
 def new_vae(widths: tuple[int, int, int, int]) -> AutoencoderKL:
@@ -103,6 +107,13 @@ def new_vae(widths: tuple[int, int, int, int]) -> AutoencoderKL:
             shift_factor=0.0609,
             scaling_factor=1.5305,
         )
+
+
+def new_tiny(width: int) -> AutoencoderTiny:
+    """An AutoencoderTiny like taesd3, with another width."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoencoderTiny(latent_channels=16, encoder_block_out_channels=(width,) * 4, decoder_block_out_channels=(width,) * 4)
 
 
 @torch.no_grad()

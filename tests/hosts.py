@@ -4,6 +4,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderTiny,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
@@ -44,6 +45,20 @@ CHAT = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "<|im_start|>assistant\n<think>\n\n</think>\n\n"
 )
+
+
+def random_tiny(*, channels=4, stages=3, decoder_stages=None) -> AutoencoderTiny:
+    """An autoencoder that can take the place of `VAE`, or not."""
+    count = stages if decoder_stages is None else decoder_stages
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoencoderTiny(
+            latent_channels=channels,
+            encoder_block_out_channels=(8,) * stages,
+            decoder_block_out_channels=(8,) * count,
+            num_encoder_blocks=(1,) * stages,
+            num_decoder_blocks=(1,) * count,
+        ).eval()
 
 
 def scatter(module, seed):

@@ -43,6 +43,7 @@ ROWS = {
         "blocks (7, 8, 9) in one pass",
         "blocks (7, 8, 9) in 3 passes",
     ],
+    "end_to_end": ["this package", "the release's way", "this package, tiny autoencoder", "the release's way"],
     "stream": ["streamed, 2 blocks", "streamed, 24 blocks", "kept, 2 blocks", "kept, 24 blocks"],
     "readers": ["expert", "t2i", "propagated", "propagated, block 12", "bounce", "concepts", "aggregated", "expert", "propagated"],
     "refine": ["pamr", "guided"],
@@ -56,7 +57,7 @@ ROWS = {
     ],
 }
 
-COLUMNS = {"train_step": "step", "readers": "reader", "refine": "refine"}
+COLUMNS = {"train_step": "step", "end_to_end": "way", "readers": "reader", "refine": "refine"}
 
 
 def test_every_table_is_made(tmp_path):

@@ -34,6 +34,8 @@ def load(
     quantize: Quantization | None = None,
     cache: str | Path | None = None,
     offload_encoders: bool = False,
+    autoencoder: str | Path | None = None,
+    autoencoder_tile: int | None = None,
 ) -> Model:
     """Load a model.
 
@@ -52,11 +54,13 @@ def load(
         quantize: "int8" or "nf4" for the transformer; see `Runtime`.
         cache: folder that keeps text embeddings and latents; see `Runtime`.
         offload_encoders: see `Runtime`.
+        autoencoder: folder or hub id of an AutoencoderTiny in place of the model's autoencoder; see `Runtime`.
+        autoencoder_tile: see `Runtime`.
 
     Raises:
         UserError: the model or the LoRA is missing, gated, of an unknown kind, or they do not fit each other.
     """
-    of_kind("a file or folder", str, Path, lora=lora, cache=cache)
+    of_kind("a file or folder", str, Path, lora=lora, cache=cache, autoencoder=autoencoder)
     of_kind("a name", str, like=like, revision=revision)
     if isinstance(model, str | Path) and lora is None and str(model) not in names() and (Path(model) / "config.yaml").is_file():
         model, lora = None, model  # the folder of a run
@@ -66,7 +70,7 @@ def load(
     if revision is not None and (source is None or source.revision != revision or Path(source.path).is_dir()):
         raise UserError("`revision` is for a hub model that is named here, not for a folder, a run or a pipeline: leave it out.")
     if source is None:
-        backbone = _adopt(model, preset, given=(device, dtype, quantize, cache, offload_encoders or None))
+        backbone = _adopt(model, preset, given=(device, dtype, quantize, cache, offload_encoders or None, autoencoder, autoencoder_tile))
     else:
         place = find_device(device)
         runtime = Runtime(
@@ -74,6 +78,8 @@ def load(
             quantize=quantize,
             cache=None if cache is None else str(cache),
             offload_encoders=offload_encoders,
+            autoencoder=None if autoencoder is None else str(autoencoder),
+            autoencoder_tile=autoencoder_tile,
         )
         runtime.check_device(place)
         backbone = preset.adapter.from_pretrained(path=source.path, revision=source.revision, runtime=runtime, **preset.options)

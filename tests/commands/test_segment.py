@@ -86,6 +86,27 @@ def test_a_folder(run, photos, caplog):
     assert json.loads((out / "segmentation.json").read_text())["block"] == 1
 
 
+def without_batches(folder):
+    """What a folder of results holds, but for the number of pictures at once and the provenance."""
+    files = [
+        path for path in folder.rglob("*.*") if path.is_file() and path.name not in (".in-use", "provenance.json", "segmentation.json")
+    ]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("words", [WORDS, None], ids=["words", "regions"])
+def test_pictures_in_batches_have_the_labels_that_they_have_alone(words, run, photos):
+    """Pictures of different sizes in one batch; a broken one is left out of it."""
+    alone, together = run(photos, words, name="alone"), run(photos, words, name="together", at_once=3)
+    for name in ("scene", "turned"):
+        assert np.array_equal(read(alone, name), read(together, name)), name
+    assert without_batches(alone).keys() == without_batches(together).keys()
+    with pytest.raises(UserError, match=r"together holds results with at_once 3, and here it is 2"):
+        run(photos, words, name="together", at_once=2)
+    with pytest.raises(UserError, match="`at_once` must be at least 1, found 0"):
+        run(photos, words, at_once=0)
+
+
 def test_folders_in_the_folder(run, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "all" / "2017" / "may")
     shutil.copy(photos / "scene.png", tmp_path / "all")
@@ -181,10 +202,10 @@ def test_bad_input_writes_nothing(run, photos, tmp_path):
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
 
-@pytest.mark.parametrize("words", [WORDS, None], ids=["words", "regions"])
-def test_what_was_stopped_goes_on_where_it_was(words, run, photos, monkeypatch):
+@pytest.mark.parametrize(("words", "at_once"), [(WORDS, 1), (None, 1), (WORDS, 3)], ids=["words", "regions", "batch"])
+def test_what_was_stopped_goes_on_where_it_was(words, at_once, run, photos, monkeypatch):
     """The folder ends as that of one start, and labels that are there are not made again."""
-    whole, save = run(photos, words, name="whole"), Segmentation.save
+    whole, save = run(photos, words, name="whole", at_once=at_once), Segmentation.save
 
     def stopped(self, folder, stem):
         if stem == "turned":
@@ -194,10 +215,10 @@ def test_what_was_stopped_goes_on_where_it_was(words, run, photos, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Segmentation, "save", stopped)
         with pytest.raises(KeyboardInterrupt):
-            run(photos, words)
+            run(photos, words, at_once=at_once)
     made = []
     monkeypatch.setattr(Segmentation, "save", lambda self, folder, stem: made.append(stem) or save(self, folder, stem))
-    out = run(photos, words)
+    out = run(photos, words, at_once=at_once)
     assert made == ["turned"]
     files = [path.relative_to(whole) for path in whole.rglob("*.*") if path.is_file() and path.name not in (".in-use", "provenance.json")]
     assert all((out / file).read_bytes() == (whole / file).read_bytes() for file in files)

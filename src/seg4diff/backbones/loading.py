@@ -66,6 +66,10 @@ class Source:
         """The configuration of the autoencoder; no weights are read."""
         return self._config("an autoencoder", subfolder="vae")
 
+    def autoencoder_config(self) -> dict[str, Any]:
+        """The configuration of a model that is an autoencoder itself; no weights are read."""
+        return self._config("an autoencoder")
+
     def kind(self) -> tuple[str, dict[str, Any]]:
         """Name of the pipeline's class, and the configuration of its transformer with that of its scheduler; no weights are read."""
         name, transformer = self._pipeline_class(), self._config("a transformer", subfolder="transformer")

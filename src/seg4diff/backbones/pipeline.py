@@ -1,6 +1,7 @@
 """What the model families share: a diffusers pipeline, encoders that may be loaded late, a cache before them, LoRA files."""
 
 import copy
+import hashlib
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from seg4diff.backbones.autoencoder import check_tile, load_pipeline, load_tiny, reduction, use_tiles, weights_hash
 from seg4diff.backbones.base import Backbone, OnStep, SamplingStep, TextCondition
 from seg4diff.backbones.cache import EncodingCache, EncodingMemory, Entry, image_bytes
 from seg4diff.backbones.loading import Source
@@ -63,8 +65,8 @@ class PipelineBackbone(Backbone):
         self.text_length, self.runtime, self._source = text_length, runtime or Runtime(), source
         self._text_options = ({self.length_option: text_length} if self.length_option else {}) | (text_options or {})
         self._vae_config = pipeline.vae.config if pipeline.vae is not None else self._origin.vae_config()
-        self._cache: EncodingCache | EncodingMemory | None = self._open_cache()
         self._adopt(pipeline)
+        self._cache: EncodingCache | EncodingMemory | None = self._open_cache()
         self.runtime.apply(self.transformer, [site.block for site in self.attention_sites()])
 
     @classmethod
@@ -83,9 +85,13 @@ class PipelineBackbone(Backbone):
         """
         source, runtime = Source(path, revision), runtime or Runtime()
         source.check_class(cls.pipeline_class)
+        parts: dict[str, Any] = cls.unused | (dict.fromkeys(cls.encoders) if runtime.cache is not None else {})
+        if runtime.autoencoder is not None:
+            parts["vae"] = load_tiny(runtime.autoencoder, source.vae_config(), runtime.dtype)
+        if runtime.autoencoder_tile is not None:
+            check_tile(runtime.autoencoder_tile, source.vae_config())
         transformer = source.load(cls.transformer_class, subfolder="transformer", torch_dtype=runtime.dtype, **runtime.quantization())
-        later = dict.fromkeys(cls.encoders) if runtime.cache is not None else {}
-        pipeline = source.load(cls.pipeline_class, transformer=transformer, torch_dtype=runtime.dtype, **cls.unused | later)
+        pipeline = load_pipeline(source, cls.pipeline_class, runtime.dtype, transformer=transformer, **parts)
         return cls(pipeline, runtime=runtime, source=source, **options)
 
     @property
@@ -107,11 +113,23 @@ class PipelineBackbone(Backbone):
             return None
         text = {"max_sequence_length": self.text_length} | self._text_options
         model = self._origin.identity() | {"dtype": str(self.runtime.dtype), "text": str(text)}
+        model |= {name: str(value) for name, value in self.encoding().items()}
         return EncodingCache(self.runtime.cache, model, self._origin.stamp(self.encoders))
 
     def remember_encodings(self, most: int) -> None:
         """Keep the encodings of the last images and prompts in memory, where there is no cache on disk: a second look encodes nothing."""
         self._cache = self._cache or EncodingMemory(most)
+
+    def encoding(self) -> dict[str, str | int]:
+        """How pictures become latents, where it is not by the model's own autoencoder on the whole picture: plain values by name."""
+        vae, tile = self._pipeline.vae, self.runtime.autoencoder_tile
+        found: dict[str, str | int] = {"autoencoder": weights_hash(vae)} if isinstance(vae, AutoencoderTiny) else {}
+        return found if tile is None else found | {"autoencoder_tile": tile}
+
+    def fingerprint(self) -> str:
+        """As that of every backbone; it changes with `encoding` too."""
+        own = super().fingerprint()
+        return hashlib.sha256(f"{own}{encoding}".encode()).hexdigest()[:16] if (encoding := self.encoding()) else own
 
     def encodings_held(self) -> dict[str, int]:
         """Numbers of images and of prompts that the cache holds of this model; 0 without a cache."""
@@ -126,6 +144,8 @@ class PipelineBackbone(Backbone):
         self._pipeline = pipeline
         if self._source is not None:
             pipeline.set_progress_bar_config(disable=True)
+        if self.runtime.autoencoder_tile is not None and pipeline.vae is not None:
+            use_tiles(pipeline.vae, self.runtime.autoencoder_tile)
         for name in self.encoders:
             if (part := getattr(pipeline, name)) is None:
                 continue
@@ -150,9 +170,10 @@ class PipelineBackbone(Backbone):
         """
         if any(getattr(self._pipeline, name) is None for name in self.encoders):
             log.info("loading the encoders of %s: the cache does not hold everything", self._origin.path)
-            options = {"transformer": self.transformer, "torch_dtype": self.runtime.dtype} | self.unused
+            held = {name: part for name in self.encoders if (part := getattr(self._pipeline, name)) is not None}
+            held |= self.unused | {"transformer": self.transformer}
             with torch.inference_mode(False):
-                self._adopt(self._origin.load(self.pipeline_class, **options))
+                self._adopt(load_pipeline(self._origin, self.pipeline_class, self.runtime.dtype, **held))
         parts = [getattr(self._pipeline, name) for name in names]
         for part in parts:
             if next(part.parameters()).device != self.device:
@@ -178,7 +199,8 @@ class PipelineBackbone(Backbone):
 
     def _encode_image(self, images: Tensor) -> Tensor:
         with self._encoding("vae") as pipeline:
-            latents = pipeline.vae.encode(images.to(self.device, pipeline.vae.dtype)).latent_dist.mean
+            found = pipeline.vae.encode(images.to(self.device, pipeline.vae.dtype))
+        latents = found.latents if isinstance(pipeline.vae, AutoencoderTiny) else found.latent_dist.mean
         return (latents - self._vae_shift) * self._vae_config["scaling_factor"]
 
     @property
@@ -245,7 +267,7 @@ class PipelineBackbone(Backbone):
     @property
     def _vae_scale(self) -> int:
         """Pixels per latent."""
-        return 2 ** (len(self._vae_config["block_out_channels"]) - 1)
+        return reduction(self._vae_config["block_out_channels"])
 
     @abstractmethod
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:

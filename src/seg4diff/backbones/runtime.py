@@ -12,7 +12,7 @@ from diffusers import ModelMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import nn
 
-from seg4diff.errors import UserError
+from seg4diff.errors import UserError, of_kind
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +101,10 @@ class Runtime:
         quantize: "int8" (torchao, weight only, also on the CPU) or "nf4" (bitsandbytes) for the frozen transformer, None = neither.
         offload_encoders: keep text encoders and autoencoder on the CPU except while they are in use.
         cache: folder that keeps text embeddings and latents; what it holds needs no encoder. None = no cache.
+        autoencoder: folder or hub id of an AutoencoderTiny of diffusers that takes the place of the model's autoencoder. Its latents, and
+            with them maps and images, are slightly others. None = the model's own.
+        autoencoder_tile: side in pixels of the overlapping tiles on which the autoencoder works, which takes less memory and more time, and
+            changes latents slightly. None = the whole picture.
 
     Raises:
         UserError: an unknown value, or a package that the value needs is not installed.
@@ -117,6 +121,8 @@ class Runtime:
         quantize: Quantization | None = None,
         offload_encoders: bool = False,
         cache: str | None = None,
+        autoencoder: str | None = None,
+        autoencoder_tile: int | None = None,
     ) -> None:
         if dtype not in ("auto", *DTYPES):
             raise UserError(f"`dtype` must be auto or one of {', '.join(DTYPES)}, found '{dtype}'.")
@@ -129,6 +135,10 @@ class Runtime:
             raise UserError(f"`compile` must be true, false or a backend of torch.compile, found '{compile}'.")
         if cache is not None and not isinstance(cache, str):
             raise UserError(f"`cache` must be a folder, found '{cache}'.")
+        of_kind("a folder or a hub id", str, autoencoder=autoencoder)
+        of_kind("a number of pixels", int, autoencoder_tile=autoencoder_tile)
+        if autoencoder is not None and autoencoder_tile is not None:
+            raise UserError("`autoencoder_tile` is for the model's own autoencoder, and `autoencoder` replaces it: leave one of them out.")
         if quantize is not None and quantize not in get_args(Quantization):
             raise UserError(f"`quantize` must be one of {', '.join(get_args(Quantization))}, found '{quantize}'.")
         if quantize is not None and find_spec(PACKAGES[quantize]) is None:
@@ -138,6 +148,7 @@ class Runtime:
         self._auto = dtype == "auto"
         self.dtype = getattr(torch, choose_dtype(preferred, own_device()) if self._auto else dtype)
         self.quantize, self.offload_encoders = quantize, offload_encoders
+        self.autoencoder, self.autoencoder_tile = autoencoder, autoencoder_tile
         self.cache = Path(cache) if cache is not None else None
         self._attention, self._checkpointing, self._compile = attention, gradient_checkpointing, compile
 

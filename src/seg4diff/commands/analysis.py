@@ -125,7 +125,7 @@ def settings(config: DictConfig, backbone: PipelineBackbone) -> dict[str, Any]:
     """Everything else that the findings depend on, as plain values."""
     whole = plain(config)
     own = {key: whole[key] for key in ("expert_layer", "analysis")} | {"sigma": whole["backbone"]["readout"]["sigma"]}
-    own |= {"dtype": str(backbone.dtype).removeprefix("torch."), "quantize": backbone.runtime.quantize}
+    own |= {"dtype": str(backbone.dtype).removeprefix("torch."), "quantize": backbone.runtime.quantize} | backbone.encoding()
     own["precision"] = trainer_precision(config)
     if config.prompts is not None:
         return own | {"prompts": prompts_of_file(Path(str(config.prompts))), "generation": whole["generation"]}

@@ -66,6 +66,7 @@ def _evaluate_entries(config: DictConfig, lora: Path | None, trained_for: int | 
     for (name, entry), source in zip(entries.items(), data, strict=True):
         identity = identify(entry, lora)
         identity["runtime"]["dtype"] = str(backbone.dtype).removeprefix("torch.")  # not "auto": another machine may take another
+        identity["runtime"] |= backbone.encoding()
         report = finished_report(Path(entry.paths.output_dir), identity)
         if report is None:
             log.info("benchmark %s: %s", name, config.benchmark[name].title)

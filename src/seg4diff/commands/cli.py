@@ -57,20 +57,14 @@ def segment(
     quantize: given.Quantized = None,
     offload_encoders: given.OffloadEncoders = False,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
+    autoencoder: given.Autoencoder = None,
+    at_once: Annotated[int, typer.Option(help="Pictures that are read as one batch.")] = 1,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
     from seg4diff.commands.segment import segment_files
 
-    options = {
-        "like": like,
-        "block": block,
-        "sigma": sigma,
-        "image_size": image_size,
-        "device": device,
-        "dtype": dtype,
-        "quantize": quantize,
-        "cache": cache,
-    }
+    options = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
+    options |= {"quantize": quantize, "cache": cache, "autoencoder": autoencoder}
     segment_files(
         pictures,
         words or None,
@@ -85,6 +79,7 @@ def segment(
         refine=refine,
         sam_weights=sam_weights,
         instances=instances,
+        at_once=at_once,
         load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )
 
@@ -106,6 +101,7 @@ def calibrate(
     image_size: given.ImageSize = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    autoencoder: given.Autoencoder = None,
 ) -> None:
     """Measure over pictures how high the map of each word reaches, so that segment --presence tells which words are there."""
     from seg4diff.commands.segment import calibrate_files
@@ -119,7 +115,7 @@ def calibrate(
         out=out,
         geometry=geometry,
         reader=reader,
-        load_options={"model": model, "lora": lora} | options,
+        load_options={"model": model, "lora": lora, "autoencoder": autoencoder} | options,
     )
 
 
@@ -151,11 +147,13 @@ def generate(
     dtype: given.Dtype = None,
     quantize: given.Quantized = None,
     offload_encoders: given.OffloadEncoders = False,
+    autoencoder: given.Autoencoder = None,
 ) -> None:
     """Generate images of your prompts, base and LoRA side by side, and show where each word went over them."""
     from seg4diff.commands.generate import generate_files
 
     options = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
+    options |= {"quantize": quantize, "autoencoder": autoencoder}
     generate_files(
         prompts or (),
         prompts_file=prompts_file,
@@ -170,7 +168,7 @@ def generate(
         words=word or (),
         map_step=map_step,
         at_once=at_once,
-        load_options={"model": model, "lora": lora, "quantize": quantize, "offload_encoders": offload_encoders} | options,
+        load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )
 
 
@@ -261,11 +259,13 @@ def export(
     dtype: given.Dtype = None,
     quantize: given.Quantized = None,
     offload_encoders: given.OffloadEncoders = False,
+    autoencoder: given.Autoencoder = None,
 ) -> None:
     """Draw the images of a benchmark in its own layout, for its own judge. Started again, it draws what is missing."""
     from seg4diff.commands.export import export_images
 
     options = {"model": model, "lora": lora, "like": like, "image_size": image_size, "device": device, "dtype": dtype}
+    options |= {"quantize": quantize, "autoencoder": autoencoder}
     export_images(
         layout,
         prompts,
@@ -274,7 +274,7 @@ def export(
         guidance=guidance,
         steps=steps,
         at_once=at_once,
-        load_options=options | {"quantize": quantize, "offload_encoders": offload_encoders},
+        load_options=options | {"offload_encoders": offload_encoders},
     )
 
 

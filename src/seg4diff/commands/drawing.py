@@ -33,6 +33,7 @@ def identify(model: Model) -> dict[str, Any]:
         "lora": lora_hash(model.lora),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "quantize": backbone.runtime.quantize,
+        **backbone.encoding(),
         "device": backbone.device.type,
         "threads": torch.get_num_threads() if backbone.device.type == "cpu" else None,
         "versions": {name: version(name) for name in LIBRARIES},

@@ -87,4 +87,5 @@ def _identify(backbone: Backbone, lora: Path | None) -> dict[str, Any]:
         raise UserError("a model that is built from scratch has learnt nothing that could be measured: choose a pretrained backbone.")
     dtype = str(backbone.dtype).removeprefix("torch.")
     weights = backbone.source.stamp(["transformer", "scheduler", *backbone.encoders])  # a model may be replaced in its place
-    return backbone.source.identity() | {"weights": weights, "dtype": dtype, "quantize": backbone.runtime.quantize, "lora": lora_hash(lora)}
+    own = {"weights": weights, "dtype": dtype, "quantize": backbone.runtime.quantize, "lora": lora_hash(lora)}
+    return backbone.source.identity() | own | backbone.encoding()

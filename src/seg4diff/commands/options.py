@@ -13,6 +13,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ...; de
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Quantized = Annotated[str | None, typer.Option(help="int8 or nf4, for a smaller card.")]
 OffloadEncoders = Annotated[bool, typer.Option("--offload-encoders", help="Move the encoders off the accelerator after each use.")]
+Autoencoder = Annotated[str | None, typer.Option(help="Folder or hub id of an AutoencoderTiny in place of the model's autoencoder.")]
 WordsFile = Annotated[Path | None, typer.Option("--words", help="A text file with one word per line, instead of WORDS.")]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Also take the pictures of the folders in the folder.")]
 Block = Annotated[int | None, typer.Option(help="Block that is read; default: the expert.")]

@@ -21,7 +21,7 @@ from seg4diff.data.reading import UnreadableError, read_labels
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.disk import write_json, write_text
-from seg4diff.errors import MissingFileError, UserError, renamed
+from seg4diff.errors import MissingFileError, UserError, at_least, renamed
 from seg4diff.inputs import check_words
 from seg4diff.loading import load
 from seg4diff.results import Segmentation
@@ -49,6 +49,7 @@ def segment_files(
     refine: str = "none",
     sam_weights: str | None = None,
     instances: bool = False,
+    at_once: int = 1,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
     """Segment a picture, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
@@ -67,6 +68,7 @@ def segment_files(
         refine: see `Model.segment`.
         sam_weights: folder or hub id of the model for `refine="sam"`.
         instances: whether instances/<picture>.json holds the connected parts of each word.
+        at_once: pictures that are read as one batch.
         load_options: arguments of `seg4diff.load`.
 
     Returns:
@@ -77,6 +79,7 @@ def segment_files(
     """
     if sam_weights is not None and refine != "sam":
         raise UserError(f"`sam_weights` are for `refine=sam`, found '{refine}': leave one of them out.")
+    at_least(1, at_once=at_once)
     asked, placing = _asked(words, words_file), _placing(geometry)
     pictures = find_pictures(path, recursive)
     resumed = out is not None and (out / SETTINGS).exists()
@@ -91,6 +94,7 @@ def segment_files(
         "refine": refine,
         "sam_weights": sam_weights,
         "instances": instances,
+        "at_once": at_once,
         "threshold": threshold,
         "image_size": model.image_size,
         "block": model.block,
@@ -100,16 +104,16 @@ def segment_files(
     with renamed({"weights": "`sam_weights`"}.get):
         refiner = refine if refine != "sam" else model.preset.part("refine", refine, weights=sam_weights)
 
-    def read(file: Path) -> Segmentation:
+    def read(files: Sequence[Path]) -> list[Segmentation]:
         found = model.segment(
-            file, asked, geometry=placing, background=background, threshold=threshold, reader=reader, presence=presence, refine=refiner
+            files, asked, geometry=placing, background=background, threshold=threshold, reader=reader, presence=presence, refine=refiner
         )
-        assert isinstance(found, Segmentation), "one picture has one result"
+        assert isinstance(found, list), "a list of pictures has a list of results"
         return found
 
-    missing = {stem: file for stem, file in pictures.items() if out is None or not _labels(out, stem).exists()}
+    missing = [stem for stem in pictures if out is None or not _labels(out, stem).exists()]
     unreadable: dict[str, UnreadableError] = {}
-    results = _segmented(read, missing, unreadable)
+    results = _segmented(read, pictures, missing, at_once, unreadable)
     first = [] if resumed else list(islice(results, 1))  # finds what is wrong before anything is written
     if not first and len(unreadable) == len(pictures):
         raise next(iter(unreadable.values()))
@@ -171,14 +175,36 @@ def _placing(geometry: str) -> Geometry:
 
 
 def _segmented(
-    read: Callable[[Path], Segmentation], pictures: Mapping[str, Path], unreadable: dict[str, UnreadableError]
+    read: Callable[[Sequence[Path]], list[Segmentation]],
+    pictures: Mapping[str, Path],
+    missing: Sequence[str],
+    at_once: int,
+    unreadable: dict[str, UnreadableError],
 ) -> Iterator[tuple[str, Segmentation]]:
-    """Names of results and results, one by one; `unreadable` takes the errors of pictures that cannot be read."""
-    for stem, file in track(pictures.items(), "segmenting"):
-        try:
-            yield stem, read(file)
-        except UnreadableError as error:
-            unreadable[stem] = error
+    """Names and results of the missing pictures, one by one; `unreadable` takes the errors of those that cannot be read.
+
+    A batch is read whole even if only one of its pictures is missing: in another batch its maps might be rounded otherwise.
+    """
+    stems, wanted = list(pictures), set(missing)
+    batches = [stems[first : first + at_once] for first in range(0, len(stems), at_once)]
+    for batch in track([own for own in batches if wanted.intersection(own)], "segmenting"):
+        for stem, found in _read_batch(read, {stem: pictures[stem] for stem in batch}, unreadable):
+            if stem in wanted:
+                yield stem, found
+
+
+def _read_batch(
+    read: Callable[[Sequence[Path]], list[Segmentation]], pictures: Mapping[str, Path], unreadable: dict[str, UnreadableError]
+) -> list[tuple[str, Segmentation]]:
+    """Names and results of a batch; if one of its pictures cannot be read, each is read by itself."""
+    try:
+        return list(zip(pictures, read(list(pictures.values())), strict=True))
+    except UnreadableError as error:
+        if len(pictures) > 1:
+            return [found for stem, file in pictures.items() for found in _read_batch(read, {stem: file}, unreadable)]
+        (stem,) = pictures
+        unreadable[stem] = error
+        return []
 
 
 def _write_lists(pictures: Mapping[str, Path], words: Sequence[str] | None, folder: Path) -> None:
