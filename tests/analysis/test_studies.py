@@ -1,6 +1,7 @@
 """Studies count what a dense computation gives, over any batches and processes, for every family of models."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,13 +9,16 @@ from torchmetrics import Metric
 
 from seg4diff.analysis.album import read_album
 from seg4diff.analysis.catalogue import STUDIES
+from seg4diff.analysis.scene import LabelledScene
 from seg4diff.analysis.study import OwnPasses
 from seg4diff.analysis.tallies import counts_per_image
+from seg4diff.analysis.trials import Trials
 from seg4diff.data.sample import Vocabulary
 from seg4diff.evaluation.metrics import mean_iou
 from tests.analyses import NAMES, SIGMAS, batch_of, generated, labelled, setting_of, studied
 from tests.families import FAMILIES
 from tests.hosts import random_sd3
+from tests.open_hosts import random_qwen_image
 
 
 def table(study):
@@ -105,13 +109,32 @@ def test_the_budget_is_that_of_dense_attention(family, tmp_path):
                 assert sum(found["0.8", str(block), "None", quadrant, quantity] for quadrant in row) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("family", ["flux double", "flux2 double", "sd3.5 with qk-norm and dual attention"])
+ONCE = {family.make: name for name, family in FAMILIES.items()}
+"""A model of each host, which has blocks of all its kinds."""
+
+
+@pytest.mark.parametrize("family", ONCE.values())
 def test_every_family_goes_through_every_study(family, tmp_path):
     model = FAMILIES[family].model()
-    for name, study in studied(setting_of(model, tmp_path), labelled(model, [0, 7])).items():
+    setting = replace(
+        setting_of(model, tmp_path, trials=Trials(segmented=1, generated=1, steps=1, guidance=2.0, size=(32, 48))), sigmas=[0.3]
+    )
+    scene = LabelledScene.of_batch(model, setting.sigmas, batch_of([0]), NAMES, seed=0)
+    for name, study in studied(setting, scene).items():
         rows = study.result().rows
         assert {row["block"] for row in rows} - {None} == set(range(len(model.attention_sites()))), name
         assert all(math.isfinite(row["value"]) for row in rows), name
+
+
+@pytest.mark.parametrize("name", ["budget", "norms"])
+def test_padding_to_a_longer_prompt_of_the_batch_changes_nothing(name, tmp_path):
+    model, batches = random_qwen_image(), [batch_of([0, 1]), batch_of([0]), batch_of([1])]
+    for batch in (batches[0], batches[2]):
+        batch.masks[-1].fill_(0)
+    both, *each = (LabelledScene.of_batch(model, SIGMAS, batch, NAMES, seed=0) for batch in batches)
+    assert len({scene.condition.padding.shape[1] for scene in each}) == 2, "their prompts differ in length"
+    ours, theirs = (table(studied(setting_of(model, tmp_path), *scenes, names=[name])[name]) for scenes in ([both], each))
+    same(ours, theirs, 1e-5)
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux single", "flux2 double"])

@@ -29,7 +29,8 @@ class Budget(Reader):
         """Count a look."""
         mass = quadrant_mass(look.joint)
         heads = torch.stack([mass[name][0] for name in QUADRANTS], dim=1)
-        image, text = look.joint.image_key.shape[2], look.joint.text_key.shape[2]
+        image, present = look.joint.image_key.shape[2], look.joint.text_present
+        text = look.joint.text_key.shape[2] if present is None else int(present.sum())  # a masked token is no key
         uniform = [keys / (image + text) for keys in (image, text, image, text)]
         self.heads.update(look, heads)
         self.images.update(look, torch.cat([heads.mean(dim=0).float(), heads.new_tensor(uniform).float()]))
