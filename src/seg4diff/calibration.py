@@ -36,4 +36,4 @@ def calibrate(
         images = placed.image[None].to(model.backbone.device)
         (maps,) = readout.class_maps(model.backbone, images, [prompts], [0], [model.block])[model.block]
         found.append(peaks(maps, placed.frame).cpu())
-    return Calibration.of_peaks(found, range(len(names)), model.about(reader, names))
+    return Calibration.of_peaks(found, range(len(names)), model.about(reader, names, geometry))

@@ -31,9 +31,11 @@ ROUNDING = 0.01
 
 
 class CanvasPicture:
-    """A picture on the canvas that the model sees."""
+    """A picture on the canvas that the model sees. Raises UserError for another geometry, or a picture that cannot be read."""
 
     def __init__(self, source: Picture, canvas: tuple[int, int], geometry: Geometry) -> None:
+        if geometry not in GEOMETRIES:
+            raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         self.picture, self.stem = _to_picture(source)
         size = (self.picture.height, self.picture.width)
         self.shown, window = GEOMETRIES[geometry](size, canvas)
@@ -93,11 +95,11 @@ def to_presence(presence: str | Path | Presence, preset: Preset, read: Sequence[
     """
     if presence in ("none", "words"):
         return preset.part("presence", presence)
-    found = Calibration.load(Path(presence)) if isinstance(presence, str | Path) else presence
+    found: Any = Calibration.load(Path(presence)) if isinstance(presence, str | Path) else presence
     if isinstance(found, Calibration):
         for about in read:
             found.check(about)
-    return found
+    return preset.part("presence", found)
 
 
 def check_words(words: Sequence[str], parameter: str = "words") -> Sequence[str]:

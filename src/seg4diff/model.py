@@ -9,7 +9,7 @@ import torch
 
 from seg4diff.attention.seam import visits
 from seg4diff.backbones.base import Backbone
-from seg4diff.data.geometry import GEOMETRIES, Geometry
+from seg4diff.data.geometry import Geometry
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError, of_kind, renamed
 from seg4diff.generation.requests import Request, Sampling
@@ -116,14 +116,12 @@ class Model:
                 "`reader`, `presence` and `refine` are for the maps of words, and there are none: give words, or leave them out."
             )
         asked = words_of_each(words, len(sources))
-        if geometry not in GEOMETRIES:
-            raise UserError(f"`geometry` must be one of {', '.join(GEOMETRIES)}, found '{geometry}'.")
         placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
         level = {} if background is None else {"background": background}
         if words is None:
             found = self._regions(placed, threshold)
         else:
-            known = to_presence(presence, self.preset, [self.about(reader, own) for own in asked])
+            known = to_presence(presence, self.preset, [self.about(reader, own, geometry) for own in asked])
             found = self._words(placed, asked, self.read_by(reader, refine).changed(presence=known, **level))
         return found if isinstance(pictures, list | tuple) else found[0]
 
@@ -131,11 +129,13 @@ class Model:
         """The readout with a reader and a refinement: see `segment`."""
         return self.readout.changed(reader=self.preset.part("reader", reader), refine=self.preset.part("refine", refine))
 
-    def about(self, reader: str | Reader, words: Sequence[str]) -> dict[str, str]:
+    def about(self, reader: str | Reader, words: Sequence[str], geometry: Geometry) -> dict[str, str]:
         """What the maps of words depend on, by name: what a calibration must have in common with its use."""
-        options = self.preset.parts["reader"].get(reader) if isinstance(reader, str) else vars(reader)
+        own = self.preset.part("reader", reader)
+        options = f"{type(own).__name__} {vars(own)}"
         found = {"model": self.backbone.fingerprint(), "block": self.block, "reader": options, "noise level": self.readout.sigma}
         found |= {"image size": self.image_size, "vocabulary": ", ".join(words)}
+        found |= {"content of the maps": self.readout.scores, "choice of heads": self.readout.heads, "geometry": geometry}
         return {name: str(value) for name, value in found.items()}
 
     def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], readout: Readout) -> list[Segmentation]:

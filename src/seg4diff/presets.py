@@ -98,9 +98,9 @@ class Preset:
         Raises:
             UserError: there is none of this name, or the file has no such option.
         """
-        if not isinstance(chosen, str):
-            return chosen
         known = self.parts[group]
+        if not isinstance(chosen, str) and (hasattr(chosen, "read") if group == "reader" else callable(chosen)):
+            return chosen
         if chosen not in known:
             raise UserError(f"`{group}` must be one of {', '.join(known)}, found '{chosen}'.")
         module, _, name = known[chosen]["_target_"].rpartition(".")

@@ -1,12 +1,13 @@
 """The comparison of readers: every cell is what an evaluation by itself would give."""
 
+import lightning as L
 import pytest
 import torch
 from tests.hosts import random_sd3
 
 from seg4diff.data.sample import Batch, Vocabulary
 from seg4diff.errors import UserError
-from seg4diff.evaluation.components import ComponentScore
+from seg4diff.evaluation.components import ComponentScore, true_parts
 from seg4diff.evaluation.metrics import SegmentationScore
 from seg4diff.evaluation.protocol import PromptedSegmenter, PromptMaker, calibrate
 from seg4diff.evaluation.reader_table import print_readers, write_readers
@@ -45,8 +46,6 @@ def batch(seed):
 @pytest.fixture(scope="module")
 def module(model):
     """Four images, counted."""
-    import lightning as L
-
     readers = {"expert": Expert(), "propagated": Propagated(block=0), "stubborn": Stubborn()}
     made = ReadersModule(
         backbone=model,
@@ -61,6 +60,10 @@ def module(model):
         seed=0,
         unlabelled=[batch(5), batch(6)],
     )
+    return counted(made)
+
+
+def counted(made):
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
     trainer.test(made, torch.utils.data.DataLoader([batch(0), batch(1)], batch_size=None), verbose=False)
     return made
@@ -108,12 +111,23 @@ def test_the_page_shows_every_reader_on_the_first_images(module):
     assert module.page is not None and module.page.width > module.page.height
 
 
+def test_without_the_expert_there_is_no_comparison(model):
+    """One image to calibrate on is too few: a sentence, and not a table of refusals."""
+    readers = {"expert": Expert(), "propagated": Propagated(block=0)}
+    options = {"readers": readers, "refinements": {"none": Unrefined()}, "protocols": ["calibrated"], "presence": Uncalibrated(images=4)}
+    made = ReadersModule(
+        backbone=model, vocabulary=VOCABULARY, readout=READOUT, expert_layer=1, resamples=2, seed=0, unlabelled=[], **options
+    )
+    with pytest.raises(UserError, match="at least two images, found 0"):
+        counted(made)
+
+
 def test_small_and_large_parts_are_scored_apart():
     truth = torch.zeros(20, 20, dtype=torch.long)
     truth[2:4, 2:4] = 1
     predicted = truth.clone()
     predicted[2:4, 3] = 0  # half of the small part
     score = ComponentScore()
-    score.update(predicted, truth, ["ground", "dot"])
+    score.update(predicted, true_parts(truth))
     found = score.compute()
     assert found["small"] == 0.5 and found["large"] == pytest.approx(396 / 398)

@@ -83,9 +83,10 @@ def test_the_expert_is_the_default_and_stops_at_its_block(family):
 @pytest.mark.parametrize("order", [1, 2])
 def test_propagated_maps_are_the_dense_operator_times_those_of_the_expert(family, order):
     model = family.model()
-    operator = dense(joints(model, [0])[0][0], ["image"], ["image"])
+    by = {1: 0, 2: family.block}[order]  # the first block, and the kind of block that is read
+    operator = dense(joints(model, [by])[0][by], ["image"], ["image"])
     plain = class_maps(model, [family.block])[family.block]
-    found = class_maps(model, [family.block], reader=Propagated(block=0, order=order))[family.block]
+    found = class_maps(model, [family.block], reader=Propagated(block=by, order=order))[family.block]
     for matrix, own, before in zip(operator, found, plain, strict=True):
         expected = torch.linalg.matrix_power(matrix, order) @ before.double().flatten(1).T
         torch.testing.assert_close(own.double().flatten(1).T, expected, atol=1e-5, rtol=1e-4)
@@ -116,6 +117,14 @@ READERS = {
 }
 
 
+def test_the_early_exit_of_concepts_has_the_bits_of_a_whole_pass(without_other_tokens):
+    """Read for the last block as well, the pass goes on to the end."""
+    family = without_other_tokens
+    model, last = family.model(), len(family.model().attention_sites()) - 1
+    alone, beside = class_maps(model, [0], reader=Concepts()), class_maps(model, [0, last], reader=Concepts())
+    assert all(torch.equal(*pair) for pair in zip(alone[0], beside[0], strict=True))
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_a_pass_that_stops_early_has_the_bits_of_a_whole_one(family, name, monkeypatch):
     """And no block after the last one that is needed computes anything."""
@@ -134,7 +143,8 @@ def test_a_pass_that_stops_early_has_the_bits_of_a_whole_one(family, name, monke
 def test_the_gradient_of_propagated_maps_is_that_of_the_dense_operator(family):
     model = exact(family.model())
     joint, grads = joints_with_grad(model, family.block)
-    maps = torch.rand(1, 3, 24, dtype=torch.float64)
+    maps = torch.rand(1, 3, 24, dtype=torch.float64).requires_grad_()
+    grads = [*grads, maps]
     weights = torch.rand(1, 3, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     (spread,) = Propagated().spread(joint, [maps[0].unflatten(-1, (4, 6))])
     found = torch.autograd.grad((spread.flatten(1) * weights[0]).sum(), grads)
@@ -240,7 +250,29 @@ def test_a_mixture_of_one_head_is_the_map_of_that_head(family):
         torch.testing.assert_close(own, 2 * scaled(plain), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("weights", [None, {}, {"1": [0.0, 0.0]}, {"1": [0.5, -0.5]}])
+def test_a_single_word_has_a_map_where_words_are_compared():
+    """It has no other words to be compared with, and shares of it alone would be 1 everywhere."""
+    model = random_sd3()
+    for reader in (Concepts(), Aggregated()):
+        alone = class_maps(model, [1], reader=reader)[1][0]
+        assert len(alone) == 1 and float(alone.max() - alone.min()) > 1e-3 * float(alone.abs().max())
+
+
+@pytest.mark.parametrize("reader", [Concepts(blocks=[9]), Aggregated(reference=9), Aggregated(spread_by=[-1]), Propagated(block=9)])
+def test_a_block_that_does_not_exist_is_named(reader):
+    with pytest.raises(UserError, match=r"block -?[19]"):
+        class_maps(random_sd3(), [1], reader=reader)
+
+
+def test_a_mixture_has_a_weight_for_each_head():
+    with pytest.raises(UserError, match="must hold 2 weights for each block, one for each head: block 1"):
+        class_maps(random_sd3(), [1], reader=Mixture(weights={"0": [0.5, 0.5], "1": []}))
+
+
+BAD_WEIGHTS = [None, {}, {"1": [0.0, 0.0]}, {"1": [0.5, -0.5]}, {"a": [1.0]}, {"1": [float("nan"), 1.0]}]
+
+
+@pytest.mark.parametrize("weights", BAD_WEIGHTS)
 def test_a_mixture_without_weights_says_how_to_get_them(weights):
     with pytest.raises(UserError, match=r"`weights` must hold, .* see docs/readers.md"):
         Mixture(weights=weights)

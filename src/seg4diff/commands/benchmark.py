@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.backbones.lora_files import lora_file
-from seg4diff.commands.inherit import chosen, inherit, other_base
+from seg4diff.commands.inherit import chosen, inherit, other_base, refuse_idle
 from seg4diff.commands.keys import keys_named
 from seg4diff.commands.outputs import run_folder
-from seg4diff.commands.run import build_all, evaluate_module, load_lora, needed_splits, record, seed_everything
+from seg4diff.commands.run import READING, build_all, evaluate_module, load_lora, needed_splits, record, seed_everything
 from seg4diff.commands.trainers import open_trainer, trainer_precision
 from seg4diff.commands.values import check_values
 from seg4diff.data.datamodule import SegmentationDataModule
@@ -57,6 +57,8 @@ def _evaluate_entries(config: DictConfig, lora: Path | None, trained_for: int | 
     entries = {name: entry_config(config, name) for name in config.benchmark}
     _check_used(config, "geometry", [entry.data.geometry for entry in entries.values()])
     _check_used(config, "protocol", [entry.evaluation.get("protocol") for entry in entries.values()])
+    if all("reader" not in entry.evaluation for entry in entries.values()):
+        refuse_idle(config, READING, "segmentation without words: leave it out with this benchmark")
     data, backbone = build_all([own.data for own in config.benchmark.values()], config.backbone.model, needed_splits(config))
     load_lora(config, backbone, lora, trained_for)
     record(config, output_dir)
@@ -155,7 +157,7 @@ def _conclude(config: DictConfig, output_dir: Path, reports: dict[str, Report]) 
             title=entry.title,
             geometry=entry.data.geometry,
             report=reports[name],
-            paper=plain(entry.paper, resolve=False).get(config.backbone.get("paper"), {}),
+            paper={} if reports[name].reading else plain(entry.paper, resolve=False).get(config.backbone.get("paper"), {}),
         )
         for name, entry in config.benchmark.items()
     ]

@@ -41,7 +41,7 @@ def refuse_idle(config: DictConfig, groups: Sequence[str], where: str) -> None:
         where: what they have no effect on, and what to do.
     """
     for own in chosen(config):
-        if own.key_or_group.split(".")[0] in groups:
+        if own.package is None and own.key_or_group.split(".")[0] in groups:  # a group elsewhere, as in reader@benchmark..., has one
             raise UserError(f"{own.key_or_group} has no effect on {where}.")
 
 

@@ -14,6 +14,7 @@ from seg4diff.commands.run import build_all, load_lora, record, seed_everything
 from seg4diff.commands.trainers import build, open_trainer
 from seg4diff.commands.values import check_values
 from seg4diff.disk import save_picture, write_json
+from seg4diff.errors import UserError
 from seg4diff.evaluation.mixture import MixtureFit
 from seg4diff.evaluation.reader_table import print_readers, write_readers
 from seg4diff.evaluation.readers import ReadersModule
@@ -25,8 +26,15 @@ IDLE = ("evaluation", "reader", "presence", "refine", "protocol")
 
 
 def compares_readers(config: DictConfig) -> bool:
-    """Whether `config.benchmark` is the comparison of readers and no list of data sets."""
-    return "readers" in (config.get("benchmark") or {})
+    """Whether `config.benchmark` is the comparison of readers and no list of data sets.
+
+    Raises:
+        UserError: it is both.
+    """
+    entries = list(config.get("benchmark") or {})
+    if "readers" in entries and len(entries) > 1:
+        raise UserError(f"benchmark=readers stands alone: leave {', '.join(name for name in entries if name != 'readers')} out.")
+    return "readers" in entries
 
 
 def fits_mixture(config: DictConfig) -> bool:
@@ -44,6 +52,8 @@ def fit_mixture(config: DictConfig) -> dict[str, Any]:
         The content of metrics.json.
     """
     refuse_idle(config, ("reader", "presence", "refine"), "a fit of reader=mixture: leave it out with this evaluation")
+    if config.split == "test":
+        raise UserError("the weights of a mixture are fitted on labels: add split=validation, so that nothing is fitted on the test split.")
     lora, trained_for = inherit(config)
     check_values(config)
     config.callbacks = {"progress": (config.get("callbacks") or {}).get("progress")}
@@ -53,6 +63,8 @@ def fit_mixture(config: DictConfig) -> dict[str, Any]:
         (data,), backbone = build_all([config.data], config.backbone.model, [config.split])
         load_lora(config, backbone, lora, trained_for)
         with open_trainer(config) as trainer:
+            if trainer.world_size > 1:
+                raise UserError("the weights of a mixture are fitted in one process: set trainer.devices=1.")
             record(config, output_dir)
             module: MixtureFit = build(config.evaluation, backbone=backbone, vocabulary=data.vocabulary)
             trainer.test(module, data, verbose=False)
@@ -60,7 +72,13 @@ def fit_mixture(config: DictConfig) -> dict[str, Any]:
             if trainer.is_global_zero:
                 write_json(output_dir / "metrics.json", metrics)
                 shown = ",".join(f"{block}:[{','.join(f'{weight:g}' for weight in own)}]" for block, own in module.weights.items())
-                log.info("mIoU on the token grid %.1f %%: reader=mixture 'reader.weights={%s}'", 100 * module.score, shown)
+                log.info(
+                    "mIoU on the token grid of the %s split, whose labels the weights were fitted on, %.1f %%: reader=mixture "
+                    "'reader.weights={%s}'",
+                    config.split,
+                    100 * module.score,
+                    shown,
+                )
     return metrics
 
 

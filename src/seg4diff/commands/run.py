@@ -99,6 +99,8 @@ def _train(config: DictConfig, output_dir: Path, ckpt_path: str | None) -> dict[
         log.info("starting a new run in %s", output_dir)
     if checkpoint is not None and ckpt_path is not None:
         check_same_run(Path(ckpt_path), checkpoint, present, trainer.max_steps)
+    if config.get("evaluation") is not None:  # what is wrong with it is said before the training
+        build(config.evaluation, backbone=module.backbone, vocabulary=data.vocabulary)
     with running(config, trainer):
         record(config, output_dir)
         if checkpoint is None and config.validate_first:

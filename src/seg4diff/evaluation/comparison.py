@@ -9,7 +9,7 @@ from textwrap import fill
 from rich.table import Table
 
 from seg4diff.disk import whole_file
-from seg4diff.evaluation.display import print_bases, protocol_text
+from seg4diff.evaluation.display import print_bases, print_reading, protocol_text
 from seg4diff.evaluation.report import Report, as_text, numbers, title
 from seg4diff.screen import plain_text, screen
 
@@ -86,6 +86,7 @@ def print_table(entries: Sequence[Entry], model: str | None) -> None:
         "In brackets: 95 % interval, bootstrap over images. Baseline: the best image-blind baseline. Upper bound: the true masks, averaged "
         f"on the token grid and upsampled. Images: {sizes}."
     )
+    print_reading(entries[0].report, console)
     print_bases(entries[0].report, console)
 
 
@@ -95,10 +96,10 @@ def write_table(entries: Sequence[Entry], folder: Path) -> None:
     keys = list(dict.fromkeys(key for own in found for key in own))
     with whole_file(folder / "benchmark.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["benchmark", "title", "protocol", "geometry", *(f"paper {key}" for key in PAPER), *keys])
+        writer.writerow(["benchmark", "title", "protocol", "reading", "geometry", *(f"paper {key}" for key in PAPER), *keys])
         for entry, own in zip(entries, found, strict=True):
             paper = [entry.paper.get(key, "") for key in PAPER]
-            about = [entry.name, entry.title, entry.report.protocol, entry.geometry]
+            about = [entry.name, entry.title, entry.report.protocol, entry.report.reading or "paper", entry.geometry]
             writer.writerow([*about, *paper, *(own.get(key, "") for key in keys)])
     with plain_text():
         plot_table(entries, folder / "benchmark.png")

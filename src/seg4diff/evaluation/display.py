@@ -58,7 +58,14 @@ def print_report(report: Report) -> None:
         f"Baselines are image-blind: {GUESSES if report.matching is None else TILES}. Upper bound: the true masks, averaged on the "
         "token grid and upsampled."
     )
+    print_reading(report, console)
     print_bases(report, console)
+
+
+def print_reading(report: Report, console: Console) -> None:
+    """Say so where maps were read otherwise than in the paper."""
+    if report.reading is not None:
+        console.print(f"Not the paper's way to read: {report.reading}. The upper bound is refined as the maps are.")
 
 
 def print_bases(report: Report, console: Console) -> None:

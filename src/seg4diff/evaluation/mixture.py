@@ -8,7 +8,7 @@ from torch import Tensor
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary, present_classes
-from seg4diff.errors import at_least
+from seg4diff.errors import UserError, at_least
 from seg4diff.evaluation.metrics import mean_iou
 from seg4diff.evaluation.protocol import PromptMaker, PromptProtocol
 from seg4diff.segmentation.frame import frames
@@ -62,6 +62,8 @@ class MixtureFit(L.LightningModule):
             self._examples.append(Example(heads.flatten(2).cpu(), classes, truth.flatten().cpu()))
 
     def on_test_epoch_end(self) -> None:
+        if not self._examples:
+            raise UserError("no image of this split has a label, so no weights can be fitted: choose another split.")
         heads = self.backbone.heads
         chosen, self.score = choose(self._examples, self._classes, self._most)
         for number in chosen:

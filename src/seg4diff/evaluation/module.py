@@ -23,12 +23,12 @@ from seg4diff.evaluation.protocol import BlockScores, PromptedSegmenter, PromptM
 from seg4diff.evaluation.report import Estimate, Report, Score
 from seg4diff.finite import require_finite
 from seg4diff.flow import SigmaSampler, draw, interpolate, velocity
-from seg4diff.segmentation.frame import frames
+from seg4diff.segmentation.frame import Frame, frames
 from seg4diff.segmentation.presence import Presence, Uncalibrated, Unknown
 from seg4diff.segmentation.prompts import cut_to_fit
 from seg4diff.segmentation.readers.base import Reader
 from seg4diff.segmentation.readout import Readout
-from seg4diff.segmentation.refine import Refiner
+from seg4diff.segmentation.refine import Refiner, Unrefined
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +113,9 @@ class SplitEvaluation(L.LightningModule, ABC):
         """Count a batch; returns the expert's label maps of each variant."""
         predictions = self._each_variant(lambda variant: self.evaluate_variant(variant, batch))
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
-        for mask, frame in zip(batch.masks, frames(batch), strict=True):
+        for mask, frame, image in zip(batch.masks, frames(batch), batch.images, strict=True):
             self.baselines.update(mask)
-            self.upper_bound.update(grid_upper_bound(mask.cpu(), grid, frame), mask.cpu())
+            self.upper_bound.update(grid_upper_bound(mask.cpu(), grid, frame, self.refined(frame, image)), mask.cpu())
         if self._progress is not None:
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
         return predictions
@@ -127,6 +127,15 @@ class SplitEvaluation(L.LightningModule, ABC):
     def segment(self, variant: str, batch: Batch, blocks: Sequence[int]) -> dict[int, list[Tensor]]:
         """The label maps of blocks of the model, which is this variant now; see `Segmenter`."""
         return self._segment(self.backbone, batch, blocks)
+
+    @property
+    def departures(self) -> list[str]:
+        """See `Readout.departures`."""
+        return []
+
+    def refined(self, frame: Frame, image: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """What is done to class maps at the pixels of an image; None = nothing."""
+        return None
 
     def _each_variant(self, read: Callable[[str], list[Tensor]]) -> dict[str, list[Tensor]]:
         if not has_lora(self.backbone):
@@ -173,6 +182,7 @@ class SplitEvaluation(L.LightningModule, ABC):
             miou_per_block=dict(sorted((others | {self.expert_layer: found["base"].miou}).items())),
             baseline={name: float(value) for name, value in self.baselines.compute().items()},
             upper_bound=upper_bound,
+            reading=", ".join(self.departures) or None,
         )
 
     def _score(self, variant: str, counts: Tensor, ends: tuple[float, float], names: Sequence[str]) -> Score:
@@ -245,9 +255,18 @@ class EvaluationModule(SplitEvaluation):
         self._readouts, self._prompts_of, self._sigma = dict.fromkeys(VARIANTS, readout), protocol, sigma
         self._make_prompts, self._unlabelled = PromptMaker(protocol, vocabulary, backbone.fits), unlabelled
 
+    @property
+    def departures(self) -> list[str]:
+        return self._readouts["base"].departures
+
+    def refined(self, frame: Frame, image: Tensor) -> Callable[[Tensor], Tensor] | None:
+        refine = self._readouts["base"].refine
+        return None if isinstance(refine, Unrefined) else lambda maps: refine(maps, frame.picture(image).cpu())
+
     def on_test_start(self) -> None:
         if self._calibrated:
-            self._each_variant(self._calibrate)
+            with self.trainer.precision_plugin.test_step_context():
+                self._each_variant(self._calibrate)
 
     def _calibrate(self, variant: str) -> list[Tensor]:
         readout, prompts = self._readouts[variant], self._make_prompts.everything

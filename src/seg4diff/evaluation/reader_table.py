@@ -32,11 +32,13 @@ def print_readers(rows: Sequence[Mapping[str, Any]], refused: Mapping[str, str])
     for variant, protocol in dict.fromkeys((row["variant"], row["protocol"]) for row in rows):
         own = [row for row in rows if (row["variant"], row["protocol"]) == (variant, protocol)]
         table = Table(title=f"{variant}, {protocol} prompts: mIoU (%)", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in COLUMNS:
+        columns = COLUMNS if math.isnan(own[0]["memory"]) else (*COLUMNS, "memory")
+        for name in columns:
             table.add_column(name, justify="left" if name in ("reader", "refine") else "right", no_wrap=True)
         for row in own:
             figures = [percent(row[name]) for name in ("silent", "small", "large")]
-            table.add_row(row["reader"], row["refine"], spread(row, "miou"), spread(row, "gain", "+"), *figures, f"{row['time']:.2f}")
+            costs = [f"{row[name]:.2f}" for name in columns[columns.index("time") :]]
+            table.add_row(row["reader"], row["refine"], spread(row, "miou"), spread(row, "gain", "+"), *figures, *costs)
         console.print(table)
         console.print("upper bound:", ", ".join(f"{name} {value}" for name, value in _each(own, "refine", "upper_bound").items()))
         if protocol == "calibrated":
@@ -45,9 +47,9 @@ def print_readers(rows: Sequence[Mapping[str, Any]], refused: Mapping[str, str])
         console.print(f"{name}: - ({reason})")
     console.print(
         "In brackets: 95 % interval, bootstrap over images. gain: over the expert without refinement, paired by image. silent: share of "
-        "the classes in the ground truth with IoU 0. small, large: IoU of connected parts below and above 2 % of the picture. time: of "
-        "reading the class maps, in units of the expert. upper bound: the true masks on the token grid, refined. presence: average "
-        "precision of the calibrated presence."
+        "the classes in the ground truth with IoU 0. small, large: IoU of connected parts below and above 2 % of the picture, each within "
+        "its bounding box. time, memory: of a pass and its reading, in units of the expert. upper bound: the true masks on the token "
+        "grid, refined. presence: average precision of the calibrated presence."
     )
 
 

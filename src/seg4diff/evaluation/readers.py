@@ -21,13 +21,13 @@ from seg4diff.errors import UserError
 from seg4diff.evaluation.baselines import grid_upper_bound
 from seg4diff.evaluation.bootstrap import ImageCounts, percentile_interval, resampled_miou
 from seg4diff.evaluation.callbacks import picture_row
-from seg4diff.evaluation.components import ComponentScore
+from seg4diff.evaluation.components import ComponentScore, Part, true_parts
 from seg4diff.evaluation.metrics import mean_iou, scores
 from seg4diff.evaluation.protocol import PromptMaker, calibrate
 from seg4diff.pictures import sheet
 from seg4diff.segmentation.frame import Frame, frames
 from seg4diff.segmentation.presence import Uncalibrated
-from seg4diff.segmentation.readers.base import Reader
+from seg4diff.segmentation.readers.base import ClassMaps, Pass, Reader
 from seg4diff.segmentation.readout import Readout
 from seg4diff.segmentation.refine import Refiner
 
@@ -46,6 +46,33 @@ class Cell(NamedTuple):
     protocol: str
     reader: str
     refine: str
+
+
+class Timed:
+    """A reader that keeps the seconds and the bytes of its last passes: the model and the reading, without the encoders."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader, self.per_block = reader, reader.per_block
+        self.seconds, self.peak = 0.0, 0.0
+
+    def read(self, run: Pass, blocks: Sequence[int]) -> ClassMaps:
+        """See `Reader`."""
+        device = run.latents.device
+        before, start = _allocated(device), time.perf_counter()
+        found = list(self.reader.read(run, blocks))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated(device) - before)
+        self.seconds += time.perf_counter() - start
+        yield from found
+
+
+def _allocated(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 class ReadersModule(L.LightningModule):
@@ -92,7 +119,7 @@ class ReadersModule(L.LightningModule):
             raise UserError(f"`readers` must hold {FIRST}, and `refinements` and `protocols` at least one name.")
         backbone.select_sites([expert_layer])
         self.backbone, self.vocabulary, self._readout, self._block = backbone, vocabulary, readout, expert_layer
-        self._readers: dict[str, Reader] = dict(readers)
+        self._readers = {name: Timed(reader) for name, reader in readers.items()}
         self._refinements: dict[str, Refiner] = dict(refinements)
         self._protocols = list(protocols)
         self._resamples, self._seed, self._unlabelled = resamples, seed, unlabelled
@@ -104,7 +131,6 @@ class ReadersModule(L.LightningModule):
         self._parts = {cell: ComponentScore() for cell in cells}
         self._bounds = {name: ImageCounts(classes) for name in refinements}
         self._seconds = dict.fromkeys(product(self._variants, readers), 0.0)
-        self._memory: dict[str, float] = {}
         self._presence = {key: BinaryAveragePrecision() for key in self._seconds}
         self._calibrations: dict[tuple[str, str], Readout] = {}
         self.refused: dict[str, str] = {}
@@ -122,32 +148,37 @@ class ReadersModule(L.LightningModule):
         if "calibrated" not in self._protocols:
             return
         prompts = self._prompts["calibrated"].everything
-        for variant in self._models():
-            for name in self._usable():
-                readout = self._readout.changed(reader=self._readers[name])
+        with self.trainer.precision_plugin.test_step_context():
+            for variant, name in product(self._models(), self._usable()):
+                readout = self._of(name)
                 found = self._try(name, partial(calibrate, readout, self.backbone, self._unlabelled, prompts, self._block))
                 if found is not None:
                     self._calibrations[variant, name] = readout.changed(presence=found)
+
+    def _of(self, name: str) -> Readout:
+        return self._readout.changed(reader=self._readers[name])
 
     def _usable(self) -> list[str]:
         return [name for name in self._readers if name not in self.refused]
 
     def _try(self, name: str, read: Callable[[], Any]) -> Any:
-        """What a reader gives; None for one that cannot read this model, whose reason is kept."""
+        """What a reader gives; None for one that cannot read this model, whose reason is kept. Without the first there is nothing."""
         try:
             return read()
         except UserError as error:
+            if name == FIRST:
+                raise
             self.refused[name] = str(error)
             return None
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Read a batch in every way, and count it."""
-        places, rows = frames(batch), list[list[Tensor]]([[] for _ in range(len(batch))])
+        places, rows, parts = frames(batch), list[list[Tensor]]([[] for _ in range(len(batch))]), [true_parts(mask) for mask in batch.masks]
         guides = [frame.picture(image) for frame, image in zip(places, batch.images, strict=True)]
         for variant in self._models():
             for protocol, name in product(self._protocols, self._usable()):
                 readout = self._calibrations.get((variant, name)) if protocol == "calibrated" else None
-                readout = readout or self._readout.changed(reader=self._readers[name])
+                readout = readout or self._of(name)
                 maps = self._try(name, partial(self._maps, readout, batch, Cell(variant, protocol, name, ""), batch_idx))
                 if maps is None:
                     continue
@@ -155,7 +186,7 @@ class ReadersModule(L.LightningModule):
                     self._keep_presence((variant, name), readout, maps, batch, places)
                 for refine, refiner in self._refinements.items():
                     labels = self._labels(readout.changed(refine=refiner), maps, batch, protocol, places, guides)
-                    self._count(Cell(variant, protocol, name, refine), labels, batch)
+                    self._count(Cell(variant, protocol, name, refine), labels, batch, parts)
                     if protocol == self._protocols[0] and variant == self._variants[-1] and len(self._pictures) < SHOWN:
                         for row, own in zip(rows, labels, strict=True):
                             row.append(own)
@@ -164,20 +195,13 @@ class ReadersModule(L.LightningModule):
             self._pictures.append(picture_row(batch, k, self.vocabulary.names, row))
 
     def _maps(self, readout: Readout, batch: Batch, cell: Cell, batch_idx: int) -> list[Tensor]:
-        """The class maps of a batch; the time of the first protocol and the memory are kept."""
+        """The class maps of a batch; the time of the first protocol is kept."""
         prompts = [self._prompts[cell.protocol](mask) for mask in batch.masks]
-        device = self.backbone.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-        start = time.perf_counter()
+        reader = self._readers[cell.reader]
+        reader.seconds = 0.0
         maps = readout.class_maps(self.backbone, batch.images, prompts, batch.indices, [self._block])[self._block]
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            self._memory[cell.reader] = max(self._memory.get(cell.reader, 0.0), float(torch.cuda.max_memory_allocated(device) - before))
         if cell.protocol == self._protocols[0] and (batch_idx or self.trainer.num_test_batches[0] == 1):  # the first batch warms up
-            self._seconds[cell.variant, cell.reader] += time.perf_counter() - start
+            self._seconds[cell.variant, cell.reader] += reader.seconds
         return maps
 
     def _labels(
@@ -189,10 +213,10 @@ class ReadersModule(L.LightningModule):
             found.append(readout.segment(own, classes, frame, self.vocabulary.background, guide))
         return found
 
-    def _count(self, cell: Cell, labels: list[Tensor], batch: Batch) -> None:
-        for index, own, mask in zip(batch.indices, labels, batch.masks, strict=True):
+    def _count(self, cell: Cell, labels: list[Tensor], batch: Batch, parts: Sequence[Sequence[Part]]) -> None:
+        for index, own, mask, of_mask in zip(batch.indices, labels, batch.masks, parts, strict=True):
             self._counts[cell].update(index, own, mask)
-            self._parts[cell].update(own, mask, self.vocabulary.names)
+            self._parts[cell].update(own, of_mask)
 
     def _count_bounds(self, batch: Batch, places: Sequence[Frame], guides: Sequence[Tensor]) -> None:
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
@@ -223,7 +247,7 @@ class ReadersModule(L.LightningModule):
             row["gain_low"], row["gain_high"] = percentile_interval(draws[cell] - draws[first])
             row |= {"silent": float((iou == 0).double().mean()), **self._parts[cell].compute()}
             row["time"] = self._seconds[cell.variant, cell.reader] / max(self._seconds[cell.variant, FIRST], 1e-9)
-            row["memory"] = self._memory[cell.reader] / self._memory[FIRST] if self._memory else math.nan
+            row["memory"] = self._readers[cell.reader].peak / self._readers[FIRST].peak if self._readers[FIRST].peak else math.nan
             calibrated = cell.protocol == "calibrated"
             row["presence"] = float(self._presence[cell.variant, cell.reader].compute()) if calibrated else math.nan
             self.rows.append(row)

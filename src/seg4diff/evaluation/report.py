@@ -112,8 +112,9 @@ class Report:
         gain: what the LoRA adds, paired by image.
         miou_per_block: of the base model, for each block that was evaluated.
         baseline: mIoU of each image-blind baseline by name.
-        upper_bound: mIoU of the true masks at the resolution of the token grid.
+        upper_bound: mIoU of the true masks at the resolution of the token grid, refined as the maps are.
         base_model: the model that was evaluated, where the LoRA was trained on another one.
+        reading: reader, presence and refinement, of those that are not the paper's; None = all are.
     """
 
     protocol: str
@@ -129,6 +130,7 @@ class Report:
     baseline: dict[str, float]
     upper_bound: float
     base_model: str | None = None
+    reading: str | None = None
 
     @property
     def variants(self) -> dict[str, Score]:

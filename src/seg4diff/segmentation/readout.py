@@ -19,6 +19,7 @@ from seg4diff.segmentation.presence import Presence, Unknown
 from seg4diff.segmentation.prompts import Prompt
 from seg4diff.segmentation.readers.base import Pass, Reader
 from seg4diff.segmentation.readers.expert import Expert
+from seg4diff.segmentation.readers.propagated import Propagated
 from seg4diff.segmentation.refine import Refiner, Unrefined
 
 Normalisation = Literal["none", "minmax"]
@@ -66,10 +67,22 @@ class Readout:
         self.sigma, self.scores, self.normalisation, self.seed, self.background = sigma, scores, normalisation, seed, background
         self.heads = None if heads is None else list(heads)
         self.reader, self.presence, self.refine = reader or Expert(), presence or Unknown(), refine or Unrefined()
+        of_i2t = isinstance(self.reader, Expert | Propagated)
+        if not of_i2t and (scores == "logits" or heads is not None):
+            name = "scores=logits" if scores == "logits" else "heads"
+            raise UserError(f"`{name}` is for the maps of readers expert and propagated: leave it out, or read with one of them.")
+        if (scores, normalisation) == ("logits", "none") and not isinstance(self.presence, Unknown):
+            raise UserError("`presence` weighs maps that are not negative: set `normalisation=minmax`, or other `scores` than logits.")
 
     def changed(self, **changes: Any) -> Self:
         """The same readout with other values of some arguments."""
         return type(self)(**vars(self) | changes)
+
+    @property
+    def departures(self) -> list[str]:
+        """Names of reader, presence and refinement, of those that are not the paper's."""
+        parts = [(self.reader, Expert), (self.presence, Unknown), (self.refine, Unrefined)]
+        return [type(part).__name__ for part, papers in parts if type(part) is not papers]
 
     @torch.no_grad()
     def class_maps(

@@ -71,16 +71,15 @@ class PixelAdaptive:
 
     def affinity(self, picture: Tensor) -> Tensor:
         """Weight of each neighbour of each pixel, (neighbours, H, W) with sums of 1 over the neighbours."""
-        colours, around = picture, self._pad(picture)
-        total, squares = colours.clone(), colours.square()
+        around, total, squares = self._pad(picture), torch.zeros_like(picture), torch.zeros_like(picture)
         for offset in self._offsets:
-            neighbour = self._shifted(around, offset, 0, colours.shape[1])
-            total, squares = total + neighbour, squares + neighbour.square()
+            difference = self._shifted(around, offset, 0, picture.shape[1]) - picture  # sums of the colours would lose a faint texture
+            total, squares = total + difference, squares.addcmul(difference, difference)
         count = len(self._offsets) + 1
         variance = (squares - total.square() / count) / (count - 1)
         spread = 0.1 * variance.clamp_min(0).sqrt() + 1e-8
         distances = [
-            ((colours - self._shifted(around, offset, 0, colours.shape[1])).abs() / spread).mean(dim=0) for offset in self._offsets
+            ((self._shifted(around, offset, 0, picture.shape[1]) - picture).abs() / spread).mean(dim=0) for offset in self._offsets
         ]
         return torch.stack(distances).neg_().softmax(dim=0)
 

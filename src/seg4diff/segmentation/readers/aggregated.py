@@ -19,9 +19,13 @@ KERNEL = 5
 class Aggregated:
     """I2T maps of all blocks: weighted mean, each token's maps over their sum, a Gaussian, then spread by I2I attention.
 
-    The weight of a block is the dot product of its I2I attention A with the similarities F F' of a reference feature. That is the sum of
-    F * (A F) over tokens and channels, so A is applied as an operator and never formed. F is the value of a reference block, each token
-    scaled to length 1, in its first principal components. These are as many as a head is wide, so it is one attention call for each block.
+    The sum is over the words of the image; a single word keeps its map as it is. GoCA also scales the maps of each token to [0, 1], and
+    names two blocks to spread by; here the readout scales each map, and the reference spreads twice.
+
+    The weight of a block is the dot product of its I2I attention A with the similarities F F' of a reference feature, or 0 if that is
+    negative. It is the sum of F * (A F) over tokens and channels, so A is applied as an operator and never formed. F is the value of a
+    reference block, each token scaled to length 1, in its first principal components. These are as many as a head is wide, so it is one
+    attention call for each block.
 
     Args:
         reference: block of the feature; None = the block that is read.
@@ -41,6 +45,7 @@ class Aggregated:
     def read(self, run: Pass, blocks: Sequence[int]) -> ClassMaps:
         """See `Reader`; the maps are the same for each of the blocks but for the reference, where none is named."""
         every = list(range(len(run.backbone.attention_sites())))
+        run.backbone.select_sites([*self._spread_by, *([] if self._reference is None else [self._reference])])
         record = run.capture(every)
         for block in blocks:
             yield block, self._maps(run, record, every, block if self._reference is None else self._reference)
@@ -55,7 +60,7 @@ class Aggregated:
             own = stack(maps) * weight[:, None, None]
             mean = own if mean is None else mean + own
         assert mean is not None, "a model has blocks"
-        shares = unstack(mean / mean.sum(dim=1, keepdim=True).clamp_min(1e-12), maps)
+        shares = [own / own.sum(dim=0, keepdim=True).clamp_min(1e-12) if len(own) > 1 else own for own in unstack(mean, maps)]
         spread = stack([smoothed(own) for own in shares])
         for _ in range(self._order):
             for block in self._spread_by or [reference]:

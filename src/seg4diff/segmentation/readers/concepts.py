@@ -14,6 +14,8 @@ from seg4diff.segmentation.readers.base import ClassMaps, Pass, unstack
 class Concepts:
     """Dot product of the attention's outputs for each image token and each concept, softmax over the concepts of the image.
 
+    A single concept has no others to be compared with, so its map is the dot product itself.
+
     A concept is one token per name: the mean of the tokens of the name, encoded alone. It passes through the text branch of every block
     and sees the image and the other concepts; image and text see none of them. Its modulation is that of the prompt, where the paper
     has one without pooled text.
@@ -41,6 +43,7 @@ class Concepts:
         vectors = self._vectors(run, list(dict.fromkeys(name for own in names for name in own)))
         concepts = [torch.stack([vectors[name] for name in own]) for own in names]
         wanted = self._blocks or list(blocks)
+        run.backbone.select_sites(wanted)
         lengths = torch.tensor([len(own) for own in names], device=run.latents.device)
         maps = {
             block: self._similarities(image, found, lengths)
@@ -53,10 +56,11 @@ class Concepts:
 
     @staticmethod
     def _similarities(image: Tensor, concepts: Tensor, lengths: Tensor) -> Tensor:
-        """Outputs (B, heads, N, d) and (B, heads, C, d) -> (B, C, N) in [0, 1]; concepts beyond the length of an image have 0."""
+        """Outputs (B, heads, N, d) and (B, heads, C, d) -> (B, C, N); concepts beyond the length of an image have 0."""
         scores = concepts.float().transpose(1, 2).flatten(2) @ image.float().transpose(1, 2).flatten(2).transpose(1, 2)
         absent = torch.arange(scores.shape[1], device=scores.device) >= lengths[:, None]
-        return scores.masked_fill(absent[..., None], -torch.inf).softmax(dim=1)
+        shares = scores.masked_fill(absent[..., None], -torch.inf).softmax(dim=1)
+        return torch.where((lengths == 1)[:, None, None], scores.masked_fill(absent[..., None], 0), shares)
 
     @staticmethod
     def _vectors(run: Pass, names: Sequence[str]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Maps of chosen heads of several blocks."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from torch import Tensor
 
@@ -22,7 +23,13 @@ class Mixture:
     per_block = False
 
     def __init__(self, *, weights: Mapping[str, Sequence[float]] | None) -> None:
-        if not weights or not any(any(own) for own in weights.values()) or min(min(own) for own in weights.values()) < 0:
+        every = [weight for own in (weights or {}).values() for weight in own]
+        if (
+            not weights
+            or not all(str(block).isdecimal() for block in weights)
+            or not any(every)
+            or not all(0 <= own < inf for own in every)
+        ):
             raise UserError(
                 "`weights` must hold, for each block, weights of its heads of at least 0, as in {3: [0.5, 0, 0.5]}: fit them "
                 "on a split with labels, see docs/readers.md."
@@ -31,6 +38,10 @@ class Mixture:
 
     def read(self, run: Pass, blocks: Sequence[int]) -> ClassMaps:
         """See `Reader`; the maps are the same for each of the blocks."""
+        run.backbone.select_sites(list(self._weights))
+        heads = run.backbone.heads
+        if odd := [block for block, own in self._weights.items() if len(own) != heads]:
+            raise UserError(f"`weights` must hold {heads} weights for each block, one for each head: block {odd[0]} has another number.")
         record = run.capture(list(self._weights))
         mixed: Tensor | None = None
         for block, own in self._weights.items():
