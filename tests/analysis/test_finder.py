@@ -114,6 +114,11 @@ def test_without_masks_the_studies_must_agree():
     )
 
 
+def test_where_no_block_is_first_in_every_study_the_verdict_says_so():
+    split = contest_without_masks(by_image([1.0, 3.0], [3.0, 1.0], [0.5, 0.9], [3.0, 1.0]), 0, 2)
+    assert split.sentence().endswith("; no block does.")
+
+
 def test_too_little_evidence_is_said():
     evidence = by_image([1.0, 2.0], [1.0, 2.0], [2.0, 1.0], [1.0, 2.0])
     del evidence["causal"]

@@ -71,7 +71,8 @@ class Contest:
             every = f"all of {', '.join(MEASURES[name].title for name in self.studies)}"
             runner_up = f"; runner-up: block {others[0]}" if others else ""
             if self.expert is None:
-                return f"No expert: without masks a block must come first in {every}; block {first} does in {share} of the resamples."
+                often = f"block {first} does in {share} of the resamples" if self.wins[first] else "no block does"
+                return f"No expert: without masks a block must come first in {every}; {often}."
             return f"Block {first} is the expert: it comes first in {every}, in {share} of the resamples{runner_up}."
         found = [f"block {block} with {100 * float(self.score[block]):.1f} %" for block in self.ranking[:2]]
         best = max(self.rivals, key=lambda name: self.rivals[name])
