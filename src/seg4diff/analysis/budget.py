@@ -37,7 +37,7 @@ class Budget(Reader):
 
     def result(self) -> Findings:
         """Quantities: mass, uniform, and their ratio "relative": attention per key, in units of the mean over all keys."""
-        numbers, values = self.images.compute()
+        numbers, values = self.images.of_images()
         mass, uniform = values.nanmean(dim=0).chunk(2, dim=-1)
         rows = []
         for k, quadrant in enumerate(QUADRANTS):

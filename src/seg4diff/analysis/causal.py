@@ -149,7 +149,7 @@ class Causal(OwnPasses):
 
     def result(self) -> Findings:
         """Quantities: see the class. "task" is segmenting or generating, which has no noise level; "maps" are whose the gain is of."""
-        (segmented, distances), (generated, drawn), (_, clean) = self.distances.compute(), self.drawn.compute(), self.clean.compute()
+        (segmented, distances), (generated, drawn), (_, clean) = self.distances.of_images(), self.drawn.of_images(), self.clean.of_images()
         rows, evidence = list[Row](), dict[str, Tensor]()
         if len(segmented):
             rows += self._segmented_rows(distances)

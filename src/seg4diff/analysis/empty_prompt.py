@@ -48,7 +48,7 @@ class EmptyPrompt(MaskPasses):
 
     def result(self) -> Findings:
         """Quantities: miou, macc, pacc, the mean number of proposals; and "baseline", the mIoU of equal tiles, which has no block."""
-        _, proposals = self.proposals.compute()
+        _, proposals = self.proposals.of_images()
         merged = {"proposals": "merged"}
         rows = self.rows(self.blocks.scores()[:, :, 0], QUANTITIES, merged)
         rows += self.rows(proposals.nanmean(dim=0), ("proposals",), merged)

@@ -128,7 +128,7 @@ class AnalysisModule(L.LightningModule):
         return GeneratedScene.of_batch(self.backbone, sigmas, batch)
 
     def on_test_epoch_end(self) -> None:
-        if len(read_at := self.read_at.compute()[1]):
+        if not len(self.setting.vocabulary) and len(read_at := self.read_at.of_images()[1]):
             self.setting = replace(self.setting, sigmas=[round(sigma, 6) for sigma in read_at[:, :, 0, 0].nanmean(dim=0).tolist()])
             for study in self.studies.values():
                 study.setting = self.setting

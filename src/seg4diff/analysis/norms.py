@@ -34,7 +34,7 @@ class Norms(Reader):
 
     def result(self) -> Findings:
         """Quantity: norm."""
-        numbers, values = self.images.compute()
+        numbers, values = self.images.of_images()
         rows = []
         for k, part in enumerate(PARTS):
             rows += self.rows(values.nanmean(dim=0)[..., k : k + 1], ("norm",), {"tokens": part})
