@@ -46,7 +46,7 @@ class ImageValues(Metric):
     def of_images(self) -> tuple[list[int], Tensor]:
         """As `compute`, with all of its axes: torchmetrics takes them from a single value."""
         images, values = self.compute()
-        return images, values.reshape(-1, *self._shape)
+        return images, values.reshape(len(images), *self._shape)
 
 
 class HeadMeans(Metric):
