@@ -7,7 +7,7 @@ from seg4diff.analysis.album import Album
 from seg4diff.analysis.catalogue import STUDIES
 from seg4diff.analysis.generated import GeneratedScene, PromptBatch
 from seg4diff.analysis.module import show
-from seg4diff.analysis.report import PICTURES, write_analysis
+from seg4diff.analysis.report import PICTURES, write_analysis, write_tables
 from seg4diff.analysis.scene import LabelledScene
 from seg4diff.analysis.study import Findings, Setting
 from seg4diff.analysis.trials import Trials
@@ -18,6 +18,7 @@ from seg4diff.segmentation.readout import Readout
 
 NAMES = Vocabulary(("apple", "leaf", "star", "sky"))
 SIGMAS = (0.3, 0.8)
+STEPS = 12
 TRIALS = Trials(segmented=4, generated=2, steps=2, guidance=2.0, size=(32, 48))
 READOUT = Readout(sigma=0.3, scores="joint", normalisation="minmax", seed=0)
 
@@ -64,7 +65,7 @@ def labelled(backbone, numbers):
 
 def generated(backbone, prompts=("an apple", "two stars")):
     numbers = list(range(len(prompts)))
-    sampling = Sampling(guidance=2.0, steps=3, size=(32, 48))
+    sampling = Sampling(guidance=2.0, steps=STEPS, size=(32, 48))
     return GeneratedScene.of_batch(backbone, SIGMAS, PromptBatch(list(prompts), numbers, numbers, sampling))
 
 
@@ -91,7 +92,9 @@ def stored(backbone, folder, skipped=None, words=("apple", "leaf")):
     image, labels = torch.zeros(32, 48, 3, dtype=torch.uint8), torch.zeros(32, 48, dtype=torch.uint8)
     setting.album.introduce(0, image, labels, " ".join(words), words)
     setting.album.save()
-    write_analysis(folder, {name: study.result() for name, study in studies.items()}, skipped or {}, ABOUT)
+    findings = {name: study.result() for name, study in studies.items()}
+    write_tables(folder, findings)
+    write_analysis(folder, findings, skipped or {}, ABOUT)
     return folder
 
 
@@ -99,5 +102,6 @@ def small(folder, values, quantity="relative", **about):
     """The folder of an analysis with one study, which found one I2T value for each block at the first noise level."""
     more = {"head": None, "quadrant": "i2t", "quantity": quantity}
     rows = [{"sigma": SIGMAS[0], "block": block, **more, "value": value} for block, value in enumerate(values)]
+    write_tables(folder, {"budget": Findings(rows)})
     write_analysis(folder, {"budget": Findings(rows)}, {}, ABOUT | about)
     return folder

@@ -11,8 +11,7 @@ from seg4diff.analysis.causal import PERTURBATIONS, estimate
 from seg4diff.analysis.trials import Trials, pixel_distances
 from seg4diff.attention.perturb import remove
 from seg4diff.data.sample import Vocabulary
-from seg4diff.errors import UserError
-from tests.analyses import NAMES, SIGMAS, generated, labelled, setting_of, studied
+from tests.analyses import SIGMAS, generated, labelled, setting_of, studied
 from tests.families import FAMILIES
 from tests.hosts import random_sd3
 
@@ -61,11 +60,18 @@ def test_velocity_and_estimate_are_those_of_passes_by_hand(model, whole):
     assert whole["segmenting", "remove", SIGMAS[1], 2, None, "estimate"] == pytest.approx(float(pixels), rel=1e-4)
 
 
-def test_a_later_block_leaves_the_maps_of_the_expert_as_they_are(whole):
+def test_a_perturbation_is_seen_in_the_maps_of_the_blocks_behind_it(whole):
     for name in PERTURBATIONS:
-        assert whole["segmenting", name, SIGMAS[0], 2, "block 1", "gain"] == 0
-    assert whole["segmenting", "remove", SIGMAS[0], 0, "block 1", "gain"] != 0
+        assert math.isnan(whole["segmenting", name, SIGMAS[0], 2, "later blocks", "gain"]), "the last block has none behind it"
+    assert whole["segmenting", "remove", SIGMAS[0], 0, "later blocks", "gain"] != 0
     assert ("segmenting", "blur", SIGMAS[0], 0, "own", "gain") not in whole, "a blur does not change what its own maps are made of"
+
+
+def test_the_score_without_a_perturbation_is_that_of_the_same_images(model, whole, tmp_path):
+    study = studied(setting_of(model, tmp_path), labelled(model, range(2)), names=["segmentation"])["segmentation"]
+    clean = study.blocks.scores()[:, :, 0, 0]
+    for block in range(3):
+        assert whole["segmenting", "none", SIGMAS[1], block, "own", "miou"] == pytest.approx(float(clean[1, block]))
 
 
 def test_images_are_drawn_from_the_prompts_of_the_judge_and_compared_with_those_without(model, whole):
@@ -92,10 +98,18 @@ def test_nothing_is_tried_where_nothing_is_asked_for(model, tmp_path):
     assert not found(setting_of(model, tmp_path, trials=trials(segmented=0, generated=0)), labelled(model, range(2)))
 
 
-def test_what_lacks_weights_is_said_and_weights_that_are_none_are_refused(model, tmp_path):
-    assert len(trials().skipped()) == 2 and not trials(clip="a", dino="b").skipped()
-    with pytest.raises(UserError, match="there is no folder nowhere"):
-        found(setting_of(model, tmp_path, NAMES, trials=trials(segmented=0, dino="nowhere")), labelled(model, range(2)))
+def test_figures_whose_weights_are_not_there_are_skipped_with_a_sentence(model, tmp_path):
+    own = trials(segmented=0, generated=1, dino="nowhere", exact=Brightness())
+    clip, dino = own.skipped.values()
+    assert clip == "similarity by CLIP of the causal tests is skipped: set `trials.clip` to a CLIP model."
+    assert dino.startswith("similarity by DINO of the causal tests is skipped: there is no folder nowhere")
+    values = found(setting_of(model, tmp_path, trials=own), labelled(model, range(2)))
+    assert {key[-1] for key in values} == {"latents", "pixels", "brightness"}
+
+
+def test_another_seed_draws_other_images(model, tmp_path):
+    both = [found(setting_of(model, tmp_path, trials=trials(segmented=0, generated=1, seed=seed)), labelled(model, [0])) for seed in (0, 5)]
+    assert both[0].keys() == both[1].keys() and both[0] != both[1]
 
 
 def test_pixels_differ_by_a_share_of_the_whole_range():

@@ -15,7 +15,7 @@ from seg4diff.data.sample import collate
 from seg4diff.data.toyworld.dataset import ToyWorld
 from seg4diff.evaluation.bootstrap import times_drawn
 from seg4diff.evaluation.metrics import mean_iou
-from tests.analyses import NAMES, labelled, setting_of, studied
+from tests.analyses import NAMES, setting_of, studied
 from tests.conftest import REPO
 from tests.hosts import random_flux, random_flux2, random_sd3, scatter
 
@@ -57,7 +57,7 @@ def test_the_block_that_is_right_most_often_is_the_expert():
 def test_two_blocks_that_are_right_equally_often_are_no_single_expert():
     found = find_expert(grounding(0.5, 0.9, 0.9), setting(3))
     assert found["expert"] is None and [row["wins"] for row in found["ranking"]] == [0.5, 0.5, 0]
-    assert found["sentence"].startswith("No single expert: block 1 has")
+    assert found["sentence"].startswith("No single expert, by the mIoU: block 1 with")
 
 
 def test_a_block_that_a_guess_equals_is_no_expert():
@@ -84,20 +84,23 @@ def test_random_weights_have_no_expert_whatever_the_seed(family, tmp_path):
 def test_the_expert_of_the_tiny_model_is_found(seed, tmp_path):
     """It is block 1, the best one on the 256 scenes of the test split (docs/results.md), which are not among these."""
     model = SD3Backbone.from_pretrained(path=str(REPO / "assets" / "tiny-sd3"), t5_length=0).eval()
-    scenes = ToyWorld(root=str(tmp_path), seed=seed, side=96, height=None, sizes={"train": 1, "validation": 40, "test": 1})
-    scenes.prepare(["validation"])
-    split = scenes.split("validation", None, resize_mask=False)
-    own = replace(setting_of(model, tmp_path, scenes.vocabulary), sigmas=[0.3])
-    scene = LabelledScene.of_batch(model, own.sigmas, collate([split[k] for k in range(40)]), scenes.vocabulary, seed)
-    found = find_expert({"segmentation": studied(own, scene, names=["segmentation"])["segmentation"].result()}, own)
+    found = verdict(model, seed, tmp_path, scenes=40)
     assert found["expert"] == 1, found["sentence"]
+
+
+def verdict(model, seed, folder, scenes):
+    """What the finder says of some scenes of the toy world."""
+    world = ToyWorld(root=str(folder), seed=seed, side=96, height=None, sizes={"train": 1, "validation": scenes, "test": 1})
+    world.prepare(["validation"])
+    split = world.split("validation", None, resize_mask=False)
+    own = replace(setting_of(model, folder, world.vocabulary), sigmas=[0.3])
+    scene = LabelledScene.of_batch(model, own.sigmas, collate([split[k] for k in range(scenes)]), world.vocabulary, seed)
+    return find_expert({"segmentation": studied(own, scene, names=["segmentation"])["segmentation"].result()}, own)
 
 
 def expert_of(model, seed, folder):
     scatter(model.transformer, seed)
-    own = setting_of(model, folder)
-    study = studied(own, labelled(model, range(8)), names=["segmentation"])["segmentation"]
-    return find_expert({"segmentation": study.result()}, own)["expert"]
+    return verdict(model, seed, folder / str(seed), scenes=16)["expert"]
 
 
 def test_without_masks_the_studies_must_agree():
@@ -105,7 +108,15 @@ def test_without_masks_the_studies_must_agree():
     agreed = contest_without_masks(by_image(high, high, low, high), 0, 3)
     split = contest_without_masks(by_image(high, high, low, [3.0, 2.0, 1.0]), 0, 3)
     assert (agreed.expert, split.expert) == (1, None) and agreed.ranking == [1, 2, 0]
-    assert agreed.score.tolist() == [3, 1, 2] and "must come first in all of attention, values, focus, blur drawn" in split.sentence()
+    assert (
+        agreed.score.tolist() == [3, 1, 2]
+        and "must come first in all of I2T attention per key, norm of the prompt's values" in split.sentence()
+    )
+
+
+def test_where_no_block_is_first_in_every_study_the_verdict_says_so():
+    split = contest_without_masks(by_image([1.0, 3.0], [3.0, 1.0], [0.5, 0.9], [3.0, 1.0]), 0, 2)
+    assert split.sentence().endswith("; no block does.")
 
 
 def test_too_little_evidence_is_said():
@@ -113,6 +124,25 @@ def test_too_little_evidence_is_said():
     del evidence["causal"]
     found = find_expert(evidence, setting(2))
     assert found["expert"] is None and "all of budget, norms, granularity and causal" in found["sentence"]
+
+
+def test_where_nothing_is_labelled_there_is_no_expert(tmp_path):
+    empty = {"segmentation": Findings([], {"counts": torch.zeros(0, 7, dtype=torch.int32)})}
+    found = find_expert(empty, setting(2))
+    assert (found["expert"], found["sentence"]) == (None, "No expert: nothing is labelled in the images.")
+
+
+def test_a_model_of_one_block_has_no_runner_up():
+    found = find_expert(grounding(0.9), setting(1))
+    assert (found["expert"], found["runner_up"]) == (0, None) and "runner-up" not in found["sentence"]
+
+
+def test_the_ranking_shows_what_the_correlations_compare():
+    entropy = [
+        {"sigma": 0.3, "block": k, "head": None, "maps": "head mean", "quantity": "entropy", "value": 0.5 + k / 10} for k in range(2)
+    ]
+    found = find_expert(grounding(0.6, 0.95) | {"granularity": Findings(entropy)}, setting(2))
+    assert {row["block"]: row["evidence"]["focus"] for row in found["ranking"]} == {0: -0.5, 1: -0.6}
 
 
 def test_classes_are_drawn_as_well_as_images():

@@ -1,22 +1,29 @@
 """The report of a stored analysis: drawn from its folder alone, one page that opens offline, and nothing in it but what was measured."""
 
-import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from seg4diff.analysis.atlas import atlas_rows, draw_atlas
 from seg4diff.analysis.catalogue import STUDIES
+from seg4diff.analysis.drawing import draw_points, new_figure
 from seg4diff.analysis.figures import draw, levels_of
+from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.page import write_report
 from seg4diff.analysis.plans import Heat, Lines, plans
+from seg4diff.analysis.report import write_analysis, write_tables
+from seg4diff.analysis.scene import LabelledScene
+from seg4diff.analysis.sections import SECTIONS
 from seg4diff.analysis.showed import best_two
 from seg4diff.analysis.stored import Table, read_analysis
+from seg4diff.analysis.tallies import counts_per_image
 from seg4diff.errors import UserError
-from tests.analyses import SIGMAS, small, stored
+from seg4diff.evaluation.bootstrap import percentile_interval, resampled_miou
+from tests.analyses import ABOUT, NAMES, SIGMAS, batch_of, setting_of, small, stored, studied
 from tests.hosts import random_sd3
 
 NASTY = ("<script>alert(1)</script>", '"a" & $b$')
@@ -121,7 +128,8 @@ def test_drawn_values_are_those_of_the_table(folder):
 def drawn_by(row, table, sigma):
     if isinstance(row, Heat):
         return row.factor * table.where(row.columns).of_heads(sigma)
-    return [row.factor * table.where(columns).of_blocks(sigma) for columns in row.series.values()]
+    values = np.stack([row.factor * table.where(columns).of_blocks(sigma) for columns in row.series.values()])
+    return np.where(values > 0, values, np.nan) if row.log and (values > 0).any() else values
 
 
 def values_in(panel, row):
@@ -173,6 +181,42 @@ def test_a_sentence_names_the_two_best_blocks():
     assert best_two(values, ".1f", intervals) == "highest at block 2 (73.4 [72.1, 74.8]), next block 0 (50.0 [49.0, 51.0])"
 
 
+def test_a_gain_has_the_interval_of_the_same_resamples(folder):
+    analysis = read_analysis(folder)
+    with safe_open(folder / "evidence.safetensors", "pt") as evidence:
+        after, before = (
+            counts_per_image(evidence.get_tensor(f"{study}/counts"), 0, block, 4) for study, block in (("affinity", 2), ("segmentation", 1))
+        )
+    gains = resampled_miou(after, 1000, seed=0) - resampled_miou(before, 1000, seed=0)
+    np.testing.assert_allclose(analysis.gain_intervals[2], percentile_interval(gains))
+    sentence = SECTIONS["affinity"].found(analysis)
+    count = int((analysis.gain_intervals[:, 0] > 0).sum())
+    assert "with an interval above 0, at " + ("no block" if not count else "every block" if count == 3 else f"{count} of 3") in sentence
+
+
+def test_the_empty_prompt_stands_beside_guesses(folder):
+    analysis = read_analysis(folder)
+    scores, _ = plans("empty_prompt", analysis.tables["empty_prompt"])["empty-prompt"]
+    level = [row["value"] for row in analysis.tables["empty_prompt"].rows if row["quantity"] == "baseline"]
+    assert len(level) == 2 and scores.level == pytest.approx(100 * max(level))
+    assert "(the whole image) and " in SECTIONS["empty_prompt"].found(analysis)
+
+
+def test_captions_say_what_a_figure_is_of(page):
+    assert "Causal tests: while segmenting, for each block and noise level." in page
+    assert "Causal tests: while generating, for each block. " in page
+    assert "mIoU (%). Colours from 0" in page and "Each map has its own scale" in page and "bootstrap over images alone" in page
+
+
+def test_a_logarithmic_axis_has_a_gap_at_zero(tmp_path):
+    analysis = read_analysis(small(tmp_path, [0.25, 0.0, 0.5]))
+    zero = read_analysis(small(tmp_path / "zero", [0.0, 0.0, 0.0]))
+    plan = [Lines("share", {"I2T": {"quadrant": "i2t"}}, log=True, limits=(None, None))]
+    drawn, flat = (draw(own, "budget", plan).axes[0] for own in (analysis, zero))
+    np.testing.assert_allclose(drawn.lines[0].get_ydata(), [0.25, np.nan, 0.5], equal_nan=True)
+    assert (drawn.get_yscale(), flat.get_yscale()) == ("log", "linear") and (flat.lines[0].get_ydata() == 0).all()
+
+
 def test_the_verdict_of_the_finder_comes_first_and_its_expert_is_marked(tmp_path):
     ranking = [{"block": 2, "score": 0.7, "interval": [0.6, 0.8], "wins": 0.97, "evidence": {"grounding": 0.7, "t2i": None}}]
     ranking += [{"block": 0, "score": 0.2, "interval": [0.1, 0.3], "wins": 0.03, "evidence": {"grounding": 0.2, "t2i": 0.1}}]
@@ -191,14 +235,22 @@ def test_the_verdict_of_the_finder_comes_first_and_its_expert_is_marked(tmp_path
     assert read_analysis(tmp_path).marked == 2
 
 
-def test_a_study_without_words_of_its_own_is_shown_with_its_numbers(folder, tmp_path):
-    own = small(tmp_path, [0.25, 0.5, 0.125])
-    content = json.loads((own / "analysis.json").read_text())
-    content["studies"]["novel"] = content["studies"].pop("budget")
-    (own / "analysis.json").write_text(json.dumps(content))
-    (own / "budget.csv").rename(own / "novel.csv")
-    assert list(write_report(own)) == ["novel"]
-    assert "highest at block 1 (0.5), next block 0 (0.25)" in (own / "report.html").read_text()
+def test_an_analysis_of_unlabelled_images_has_a_report(model, tmp_path):
+    batch = batch_of([0])
+    batch.masks[0].fill_(255)
+    setting = setting_of(model, tmp_path / "pictures")
+    studies = studied(setting, LabelledScene.of_batch(model, SIGMAS, batch, NAMES, seed=0))
+    findings = {name: study.result() for name, study in studies.items()}
+    write_tables(tmp_path, findings)
+    write_analysis(tmp_path, findings, {}, ABOUT | {"finder": find_expert(findings, setting)})
+    write_report(tmp_path)
+    assert "No expert: nothing is labelled" in (tmp_path / "report.html").read_text()
+
+
+def test_an_interval_beside_its_score_is_drawn_where_it_lies():
+    _, axes = new_figure(1, 1, 2, [1])
+    draw_points(axes[0, 0], {"mIoU": np.array([50.0, 40.0])}, {"mIoU": np.array([[52.0, 60.0], [30.0, 45.0]])})
+    assert [segment[:, 1].tolist() for segment in axes[0, 0].collections[0].get_segments()] == [[52, 60], [30, 45]]
 
 
 def test_a_report_is_drawn_again_without_a_difference(folder, page):

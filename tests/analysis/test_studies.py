@@ -1,6 +1,7 @@
 """Studies count what a dense computation gives, over any batches and processes, for every family of models."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,13 +9,17 @@ from torchmetrics import Metric
 
 from seg4diff.analysis.album import read_album
 from seg4diff.analysis.catalogue import STUDIES
+from seg4diff.analysis.scene import LabelledScene
 from seg4diff.analysis.study import OwnPasses
 from seg4diff.analysis.tallies import counts_per_image
+from seg4diff.analysis.trials import Trials
 from seg4diff.data.sample import Vocabulary
+from seg4diff.errors import UserError
 from seg4diff.evaluation.metrics import mean_iou
-from tests.analyses import NAMES, SIGMAS, batch_of, generated, labelled, setting_of, studied
+from tests.analyses import NAMES, SIGMAS, STEPS, batch_of, generated, labelled, setting_of, studied
 from tests.families import FAMILIES
 from tests.hosts import random_sd3
+from tests.open_hosts import random_qwen_image
 
 
 def table(study):
@@ -106,14 +111,34 @@ def test_the_budget_is_that_of_dense_attention(family, tmp_path):
                 assert whole == pytest.approx(1 if mass[:, image:].numel() or row[0] == "i2i" else math.nan, abs=1e-6, nan_ok=True)
 
 
-@pytest.mark.parametrize("family", ["flux double", "flux2 double", "prx", "sd3.5 with qk-norm and dual attention"])
+ONCE = {family.make: name for name, family in FAMILIES.items()}
+"""A model of each host, which has blocks of all its kinds."""
+
+
+@pytest.mark.parametrize("family", ONCE.values())
 def test_every_family_goes_through_every_study(family, tmp_path):
     model = FAMILIES[family].model()
-    for name, study in studied(setting_of(model, tmp_path), labelled(model, [0, 7])).items():
+    setting = replace(
+        setting_of(model, tmp_path, trials=Trials(segmented=1, generated=1, steps=1, guidance=2.0, size=(32, 48))), sigmas=[0.3]
+    )
+    scene = LabelledScene.of_batch(model, setting.sigmas, batch_of([0]), NAMES, seed=0)
+    for name, study in studied(setting, scene).items():
         rows = study.result().rows
         assert {row["block"] for row in rows} - {None} == set(range(len(model.attention_sites()))), name
         missing = () if FAMILIES[family].text_attends else ("t2i", "t2t")
-        assert all(math.isfinite(row["value"]) != (row.get("quadrant") in missing) for row in rows), name
+        last = [row for row in rows if row.get("maps") == "later blocks" and row["block"] == setting.blocks - 1]
+        assert all(math.isfinite(row["value"]) != (row.get("quadrant") in missing) for row in rows if row not in last), name
+
+
+@pytest.mark.parametrize("name", ["budget", "norms"])
+def test_padding_to_a_longer_prompt_of_the_batch_changes_nothing(name, tmp_path):
+    model, batches = random_qwen_image(), [batch_of([0, 1]), batch_of([0]), batch_of([1])]
+    for batch in (batches[0], batches[2]):
+        batch.masks[-1].fill_(0)
+    both, *each = (LabelledScene.of_batch(model, SIGMAS, batch, NAMES, seed=0) for batch in batches)
+    assert len({scene.condition.padding.shape[1] for scene in each}) == 2, "their prompts differ in length"
+    ours, theirs = (table(studied(setting_of(model, tmp_path), *scenes, names=[name])[name]) for scenes in ([both], each))
+    same(ours, theirs, 1e-5)
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux single", "flux2 double"])
@@ -121,12 +146,18 @@ def test_generated_images_are_seen_while_they_are_sampled(family, tmp_path):
     model = FAMILIES[family].model()
     scene, names = generated(model), [name for name, study in STUDIES.items() if not study.needs_masks]
     found = studied(setting_of(model, tmp_path, Vocabulary(())), scene, names=names)
-    plain = model.sample(scene.batch.prompts, seeds=scene.batch.seeds, steps=3, guidance=2.0, size=(32, 48))
+    plain = model.sample(scene.batch.prompts, seeds=scene.batch.seeds, steps=STEPS, guidance=2.0, size=(32, 48))
     assert [image.tobytes() for image in scene.images] == [image.tobytes() for image in plain]
     for name in ("budget", "norms", "granularity"):
         assert all(math.isfinite(row["value"]) for row in found[name].result().rows), name
     masks = [row["value"] for row in found["features"].result().rows if row["quantity"] == "masks"]
     assert all(math.isnan(value) for value in masks), "missing, and not 0"
+
+
+def test_two_noise_levels_of_one_sampling_step_are_refused(model, tmp_path):
+    scene = replace(generated(model), sigmas=[0.90, 0.91])
+    with pytest.raises(UserError, match=r"must lie at different sampling steps, found 0.9 at .*, 0.91 at .*: leave some out, or take more"):
+        studied(setting_of(model, tmp_path, Vocabulary(())), scene, names=["budget"])
 
 
 def test_norms_are_those_of_whole_vectors_and_of_heads(model, tmp_path):

@@ -48,8 +48,7 @@ def test_a_folder_holds_tables_evidence_pictures_and_the_model(whole):
     assert sorted(file.name for file in (folder / "pictures").iterdir())[0] == "empty_prompt-0.safetensors"
     assert not (folder / "progress").exists()
     assert "Prompt: " in (folder / "report.html").read_text() and (folder / "figures" / "budget.png").is_file()
-    logged = next((folder / "csv").rglob("metrics.csv")).read_text().splitlines()[0].split(",")
-    assert "segmentation/i2t/joint/minmax/miou/3" in logged
+    assert "segmentation/i2t/joint/minmax/miou/3" in logged(folder)
 
 
 def test_the_score_of_a_block_is_that_of_an_evaluation(whole, given, tmp_path):
@@ -71,6 +70,29 @@ def test_a_stopped_analysis_goes_on(whole, given, tmp_path, monkeypatch):
         analyze(compose_config("analyze", tmp_path, *given))
 
 
+def logged(folder):
+    return next((folder / "csv").rglob("metrics.csv")).read_text().splitlines()[0].split(",")
+
+
+def test_the_noise_level_of_the_readout_may_be_another_or_one_of_the_list(given, tmp_path):
+    budget = [*given, "studies=[budget]", "images=1", "logger=csv"]
+    same, other = (
+        analyze(compose_config("analyze", tmp_path / name, *budget, argument))
+        for name, argument in (("same", "backbone.readout.sigma=0.7"), ("other", "analysis.sigmas=[0.5]"))
+    )
+    assert [own["settings"]["analysis"]["sigmas"] for own in (same, other)] == [[0.7, 1.0], [0.5]]
+    assert all("budget/i2t/mass/3" in logged(tmp_path / name) for name in ("same", "other"))
+
+
+def test_weights_that_are_not_there_stop_nothing(given, tmp_path):
+    trials = ["studies=[causal]", "images=1", "analysis.trials.dino=/nowhere", "analysis.trials.generated=1", "analysis.sigmas=[0.3]"]
+    content = analyze(compose_config("analyze", tmp_path, *given, *trials))
+    assert content["skipped"]["causal/similarity by DINO"].startswith(
+        "similarity by DINO of the causal tests is skipped: there is no folder"
+    )
+    assert {row["quantity"] for row in content["studies"]["causal"]["rows"]} > {"velocity", "pixels"}
+
+
 def test_two_processes_agree(whole, given, tmp_path):
     done = run_script("analyze.py", tmp_path, *given, "~trainer.accelerator", "trainer=ddp_cpu", "data.eval_batch_size=1")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -90,11 +112,17 @@ def prompts(tmp_path):
 def test_generated_images_need_no_data_set(given, prompts, tmp_path, caplog):
     caplog.set_level("INFO")
     arguments = [own for own in given if not own.startswith("data.")]
-    content = analyze(compose_config("analyze", tmp_path / "out", *arguments, prompts, "generation.at_once=1", "logger=tensorboard"))
+    content = analyze(
+        compose_config(
+            "analyze", tmp_path / "out", *arguments, prompts, "generation.at_once=1", "generation.steps=12", "logger=tensorboard"
+        )
+    )
     assert any(b"norms-heads" in file.read_bytes() for file in (tmp_path / "out").rglob("events.*")), "figures reach the loggers"
     assert content["images"] == 2 and list(content["studies"]) == ["budget", "norms", "features", "granularity", "causal"]
     assert "the study segmentation is skipped: it needs images with label maps, and these have none." in caplog.text
     assert content["settings"]["prompts"] == ["an apple on grass", "two stars"] and set(content["skipped"]) > {"affinity"}
+    steps = content["settings"]["analysis"]["sigmas"]
+    assert {row["sigma"] for row in content["studies"]["budget"]["rows"]} == set(steps) and steps != [0.3, 0.7, 1.0], "those of the steps"
     assert content["finder"]["rule"] == "no masks" and content["settings"]["analysis"]["trials"]["exact"] is None
 
 
@@ -106,7 +134,7 @@ def test_generated_images_need_no_data_set(given, prompts, tmp_path, caplog):
         (["images=0"], "images must be at least 1, found 0"),
         (["images=many"], "images must be a whole number or null"),
         (["examples=-1"], "examples must be at least 0, found -1"),
-        (["analysis.sigmas=[0.3,1.5]"], r"analysis.sigmas must be different noise levels in \[0, 1\], found \[0.3, 1.5\]"),
+        (["analysis.sigmas=[0.3,1.5]"], r"analysis.sigmas must be noise levels in \[0, 1\], found \[0.3, 1.5\]"),
         (["expert_layer=9"], "block 9 does not exist"),
     ],
 )

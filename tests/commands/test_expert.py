@@ -24,11 +24,13 @@ def config(assets, world, tmp_path):
 def stored(assets, tmp_path):
     """Write an analysis of the model, or of one that differs."""
 
-    def write(name, expert, **other):
+    def write(name, expert, rule="masks", readout=None, **other):
+        readout = {"sigma": 0.3, "scores": "joint", "normalisation": "minmax", "seed": 0, "heads": None} | (readout or {})
         model = identity_of(Source(str(assets / "tiny-sd3"), None), SD3Backbone.encoders, None) | other
+        finder = {"expert": expert, "rule": rule, "sentence": "Blocks 1 and 2 are alike."}
         file = tmp_path / "analyze" / name / "analysis.json"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps({"model": model, "finder": {"expert": expert, "sentence": "Blocks 1 and 2 are alike."}}))
+        file.write_text(json.dumps({"model": model, "settings": {"analysis": {"readout": readout}}, "finder": finder}))
         return file
 
     return write
@@ -40,6 +42,23 @@ def test_the_newest_analysis_of_this_model_is_taken(config, stored):
         os.utime(file, (time, time))
     settle_expert(config, None)
     assert config.expert_layer == 2 and config.model.expert_layer == 2
+
+
+def test_an_analysis_without_a_contest_is_passed_over(config, stored):
+    for file, time in {stored("a", 2): 30, stored("b", None, rule=None): 40}.items():
+        os.utime(file, (time, time))
+    settle_expert(config, None)
+    assert config.expert_layer == 2
+
+
+@pytest.mark.parametrize("other", [{"sigma": 0.5}, {"normalisation": "none"}, {"scores": "logits"}, {"heads": [1]}])
+def test_an_analysis_with_another_readout_is_refused(other, config, stored):
+    file = stored("a", 2, readout=other)
+    with pytest.raises(UserError, match=f"reads the model otherwise, its {next(iter(other))} differ: run"):
+        settle_expert(config, None)
+    config.expert_from = str(file.parent)
+    with pytest.raises(UserError, match="reads the model otherwise"):
+        settle_expert(config, None)
 
 
 def test_a_named_analysis_is_taken_though_it_is_older(config, stored):

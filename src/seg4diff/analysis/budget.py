@@ -29,7 +29,8 @@ class Budget(Reader):
         """Count a look."""
         mass = quadrant_mass(look.joint)
         heads = torch.stack([mass[name][0] for name in QUADRANTS], dim=1)
-        image, text = look.joint.image_key.shape[2], look.joint.text_key.shape[2]
+        image, present = look.joint.image_key.shape[2], look.joint.text_present
+        text = look.joint.text_key.shape[2] if present is None else int(present.sum())  # a masked token is no key
         found = heads.mean(dim=0).float()
         uniform = found.new_tensor([keys / (image + text) for keys in (image, text, image, text)])
         self.heads.update(look, heads)
@@ -37,7 +38,7 @@ class Budget(Reader):
 
     def result(self) -> Findings:
         """Quantities: mass, uniform, and their ratio "relative": attention per key, in units of the mean over all keys."""
-        numbers, values = self.images.compute()
+        numbers, values = self.images.of_images()
         mass, uniform = values.nanmean(dim=0).chunk(2, dim=-1)
         rows = []
         for k, quadrant in enumerate(QUADRANTS):

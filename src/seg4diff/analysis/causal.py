@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from PIL import Image
@@ -40,7 +39,9 @@ class Causal(OwnPasses):
     While segmenting, from the same noisy latents:
     velocity: |v' - v| / |v| of the predicted velocity.
     estimate: root mean square difference, in [0, 1], of the pixels of the image estimated in one step, latents - sigma v, decoded.
-    gain: change of the mIoU of the expert's maps, and of the perturbed block's own maps if the perturbation changes what they are made of.
+    gain: change of the mIoU of the maps of all later blocks together, whose pixels are pooled; and of the perturbed block's own maps if the
+        perturbation changes what they are made of. The last block has no later ones.
+    miou: of a block's own maps of these images without a perturbation.
 
     While generating, from the same noise:
     latents: |z' - z| / |z| of the last latents.
@@ -54,11 +55,10 @@ class Causal(OwnPasses):
         super().__init__(setting)
         kinds, trials = len(PERTURBATIONS), setting.trials
         self.distances = ImageValues(setting.levels, setting.blocks, kinds * len(SEGMENTING))
-        self.maps = ClassCounts(setting.levels, setting.blocks, 2 * kinds + 1, len(setting.vocabulary))
-        self.quantities = ("latents", *trials.pair_names, *trials.text_names)
+        self.maps = ClassCounts(setting.levels, setting.blocks, 2 * kinds + 2, len(setting.vocabulary))
+        self.quantities = ("latents", *trials.pairs, *trials.texts)
         self.drawn = ImageValues(1, setting.blocks, kinds * len(self.quantities))
-        self.clean = ImageValues(1, 1, len(trials.text_names))
-        self._judges: Any = None
+        self.clean = ImageValues(1, 1, len(trials.texts))
 
     def run(self, scene: Scene) -> None:
         """Count the images of a scene that are among the first of the analysis."""
@@ -77,17 +77,17 @@ class Causal(OwnPasses):
         clean, own = self._pass(backbone, inputs, cases, scene.blocks)
         image = estimate(backbone, noisy, sigma, clean)
         for block in scene.blocks:
-            distances, labels = list[Tensor](), list[list[Tensor]]()
+            distances, labels = list[Tensor](), list[dict[int, list[Tensor]]]()
             for name, perturb in PERTURBATIONS.items():
                 with perturb(backbone, block):
-                    velocity, found = self._pass(backbone, inputs, cases, [block, self.setting.expert_layer])
+                    velocity, found = self._pass(backbone, inputs, cases, scene.blocks[block:])
                 require_finite(velocity, f"the velocity under the perturbation {name} of block {block}")
                 distances += [relative(velocity, clean), pixel_distance(estimate(backbone, noisy, sigma, velocity), image)]
-                labels += [found[self.setting.expert_layer], found[block]]
+                labels.append(found)
             for row, case in enumerate(cases):
                 place = Place(case, level, block)
                 self.distances.update(place, torch.stack([values[row] for values in distances]))
-                self._count(place, [maps[row] for maps in [*labels, own[block]]])
+                self._count(place, [{at: maps[row] for at, maps in found.items() if at >= block} for found in [*labels, own]])
 
     def _pass(
         self, backbone: Backbone, inputs: tuple[Tensor, Tensor, TextCondition], cases: Sequence[Case], blocks: Sequence[int]
@@ -106,19 +106,26 @@ class Causal(OwnPasses):
         """Token maps (T, N) of an image as a label map."""
         return label_map(pool_classes(maps, case), case, self.setting.readout, self.setting)
 
-    def _count(self, place: Place, labels: Sequence[Tensor]) -> None:
+    def _count(self, place: Place, labels: Sequence[dict[int, Tensor]]) -> None:
+        """Label maps of a block and of those behind it, under each perturbation and without one: count its own, and the others together."""
         mask, classes = place.case.mask, len(self.setting.vocabulary)
-        if mask is not None and classes:
-            self.maps.update(place, [counts_of(confusion_of(own, mask, classes)) for own in labels])
+        if mask is None or not classes:
+            return
+        ways = list[Tensor]()
+        for found in labels:
+            counts = {block: counts_of(confusion_of(own, mask, classes)) for block, own in found.items()}
+            own = counts.pop(place.block)
+            ways += [sum(counts.values(), torch.zeros_like(own)), own]
+        self.maps.update(place, ways)
 
     def _generate(self, backbone: Backbone, cases: Sequence[Case], numbers: Sequence[int]) -> None:
         """The first images of a scene, or of the prompts that a judge has."""
         trials = self.setting.trials
-        if self._judges is None:
-            self._judges = trials.judges(backbone.device)
-        pairs, texts = self._judges
-        seeds = [numbers.index(case.number) for case in cases]
-        prompts = [trials.prompt(seed, case.prompt.text) for seed, case in zip(seeds, cases, strict=True)]
+        trials.move(backbone.device)
+        pairs, texts = list(trials.pairs.values()), list(trials.texts.values())
+        places = [numbers.index(case.number) for case in cases]
+        seeds = [trials.seed + place for place in places]
+        prompts = [trials.prompt(place, case.prompt.text) for place, case in zip(places, cases, strict=True)]
 
         def draw() -> tuple[list[Image.Image], Tensor]:
             last = dict[str, Tensor]()
@@ -142,7 +149,7 @@ class Causal(OwnPasses):
 
     def result(self) -> Findings:
         """Quantities: see the class. "task" is segmenting or generating, which has no noise level; "maps" are whose the gain is of."""
-        (segmented, distances), (generated, drawn), (_, clean) = self.distances.compute(), self.drawn.compute(), self.clean.compute()
+        (segmented, distances), (generated, drawn), (_, clean) = self.distances.of_images(), self.drawn.of_images(), self.clean.of_images()
         rows, evidence = list[Row](), dict[str, Tensor]()
         if len(segmented):
             rows += self._segmented_rows(distances)
@@ -151,7 +158,7 @@ class Causal(OwnPasses):
             values = drawn.nanmean(dim=0)[0].unflatten(-1, (len(PERTURBATIONS), -1))  # (B, kinds, Q)
             for kind, name in enumerate(PERTURBATIONS):
                 rows += _without_level(values[:, kind], self.quantities, name)
-            before = dict(zip(self.setting.trials.text_names, clean.nanmean(dim=0)[0, 0].tolist(), strict=True))
+            before = dict(zip(self.setting.trials.texts, clean.nanmean(dim=0)[0, 0].tolist(), strict=True))
             rows += [_row(None, "none", "generating", None, name, value) for name, value in before.items()]
             evidence |= {"generated": torch.tensor(generated), "generating": drawn}
         return Findings(rows, evidence)
@@ -160,14 +167,14 @@ class Causal(OwnPasses):
         rows, means = list[Row](), distances.nanmean(dim=0).unflatten(-1, (len(PERTURBATIONS), -1))  # (L, B, kinds, Q)
         counts = self.maps.compute()
         miou = mean_iou(counts) if len(self.setting.vocabulary) else torch.full(counts.shape[:3], float("nan"))
-        expert = miou[:, self.setting.expert_layer, -1, None].expand(miou.shape[:2])
+        later, own = miou[:, :, 0::2], miou[:, :, 1::2]  # (L, B, kinds + 1), the last without a perturbation
         for kind, name in enumerate(PERTURBATIONS):
             more = {"perturbation": name, "task": "segmenting", "maps": None}
             rows += self.rows(means[:, :, kind], SEGMENTING, more)
-            rows += self.rows((miou[:, :, 2 * kind] - expert)[..., None], ("gain",), more | {"maps": f"block {self.setting.expert_layer}"})
+            rows += self.rows((later[..., kind] - later[..., -1])[..., None], ("gain",), more | {"maps": "later blocks"})
             if name in CHANGE_INPUT:
-                rows += self.rows((miou[:, :, 2 * kind + 1] - miou[:, :, -1])[..., None], ("gain",), more | {"maps": "own"})
-        return rows
+                rows += self.rows((own[..., kind] - own[..., -1])[..., None], ("gain",), more | {"maps": "own"})
+        return rows + self.rows(own[..., -1:], ("miou",), {"perturbation": "none", "task": "segmenting", "maps": "own"})
 
 
 def _without_level(values: Tensor, quantities: Sequence[str], perturbation: str) -> list[Row]:

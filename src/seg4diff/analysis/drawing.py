@@ -67,14 +67,16 @@ def new_figure(rows: int, columns: int, blocks: int, heights: Sequence[float]) -
     return figure, axes
 
 
-def mark_blocks(axes: "Axes", blocks: int, expert: int | None, *, label: bool) -> None:
-    """The x axis of a panel: numbers of blocks, and a band at the expert."""
+def mark_blocks(axes: "Axes", blocks: int, expert: int | None, *, label: bool, frame: bool = False) -> None:
+    """The x axis of a panel: numbers of blocks, and a band at the expert, or a frame around it."""
     step = next(own for own in (1, 2, 5, 10, 20, 50, 100) if blocks <= 16 * own or own == 100)
     axes.set_xticks(range(0, blocks, step))
     axes.set_xlim(-0.5, blocks - 0.5)
     if label:
         axes.set_xlabel("block", fontsize=SMALL, color=INK)
-    if expert is not None:
+    if expert is not None and frame:
+        axes.axvspan(expert - 0.5, expert + 0.5, fill=False, edgecolor=EXPERT, linewidth=1.8, label="_expert")
+    elif expert is not None:
         axes.axvspan(expert - 0.5, expert + 0.5, color=EXPERT, alpha=0.22, linewidth=0, zorder=0, label="_expert")
 
 
@@ -113,8 +115,8 @@ def draw_depth(axes: "Axes", depth: np.ndarray, values: np.ndarray, ringed: int 
 def draw_points(axes: "Axes", series: Mapping[str, np.ndarray], intervals: Mapping[str, np.ndarray]) -> None:
     """A point with its interval (B, 2) for each block."""
     for label, values in series.items():
-        ends = np.abs(intervals[label].T - values)
-        axes.errorbar(range(len(values)), values, ends, fmt="o", markersize=4, color=STYLES[0][0], ecolor=GREY, elinewidth=1.2, capsize=2)
+        axes.vlines(range(len(values)), *intervals[label].T, color=GREY, linewidth=1.2)  # the score may lie outside
+        axes.plot(range(len(values)), values, STYLES[0][1], markersize=4, color=STYLES[0][0], label=f"_{label}")
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
 
@@ -124,10 +126,12 @@ def add_legend(axes: "Axes") -> None:
     axes.legend(fontsize=SMALL, loc="upper left", bbox_to_anchor=(1.0, 1.03), frameon=False, labelcolor=INK)
 
 
-def draw_bars(axes: "Axes", values: np.ndarray) -> None:
-    """A bar for each block, up or down from zero."""
+def draw_bars(axes: "Axes", values: np.ndarray, intervals: np.ndarray | None = None) -> None:
+    """A bar for each block, up or down from zero, with its interval (B, 2)."""
     colours = [STYLES[1][0] if value < 0 else STYLES[2][0] for value in values]
     axes.bar(range(len(values)), values, color=colours, width=0.7)
+    if intervals is not None:
+        axes.vlines(range(len(values)), *intervals.T, color=INK, linewidth=1.2)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -58,7 +58,7 @@ MEASURES = {
     "t2i": Measure("mIoU of T2I maps", "segmentation", "miou", where={"direction": "t2i"}),
     "attention": Measure("I2T attention per key", "budget", "relative", where={"quadrant": "i2t"}, images=("mass", 1)),
     "values": Measure("norm of the prompt's values", "norms", "norm", where={"tokens": "prompt"}, images=("norm", 2)),
-    "focus": Measure("low entropy of the maps", "granularity", "entropy", -1, where={"maps": "head mean"}, images=("values", 0)),
+    "focus": Measure("negative entropy of the maps", "granularity", "entropy", -1, where={"maps": "head mean"}, images=("values", 0)),
     "content": Measure("queries explained by the masks", "features", "masks", where={"features": "query", "by_chance": False}),
     "no words": Measure("mIoU of the empty prompt", "empty_prompt", "miou"),
     "affinity": Measure("gain by its affinity", "affinity", "gain"),

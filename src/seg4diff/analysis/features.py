@@ -58,7 +58,7 @@ class Features(Reader):
 
     def result(self) -> Findings:
         """Quantities: see the class."""
-        numbers, values = self.images.compute()
+        numbers, values = self.images.of_images()
         width, rows = 1 + len(QUANTITIES), []
         chance = values[..., len(PARTS) * width :].nanmean(dim=0)
         for k, part in enumerate(PARTS):

@@ -27,7 +27,7 @@ def draw(analysis: Analysis, study: str, plan: Plan) -> "Figure":
         else:
             _draw_heat(figure, analysis, table, row, panels)
         for panel in panels:
-            drawing.mark_blocks(panel, blocks, analysis.marked if isinstance(row, Lines) else None, label=k + 1 == len(plan))
+            drawing.mark_blocks(panel, blocks, analysis.marked, label=k + 1 == len(plan), frame=isinstance(row, Heat))
     for panel, sigma in zip(axes[0], sigmas, strict=False):
         if not one_map and sigma is not None:
             panel.set_title(f"noise level {sigma:g}", fontsize=drawing.SMALL + 1, color=drawing.INK)
@@ -50,25 +50,33 @@ def _draw_lines(
     styles: Mapping[str, tuple[str, str]],
 ) -> None:
     """A row of panels, which share the y axis."""
-    table, positive = analysis.tables[study], False
+    table = analysis.tables[study]
+    log = is_log(table, row, sigmas)
     for panel, sigma in zip(panels, sigmas, strict=True):
         series, dotted = values_of(table, row.series, sigma, row.factor), values_of(table, row.dotted, sigma, row.factor)
+        if log:  # which has no place for 0
+            series = {label: np.where(values > 0, values, np.nan) for label, values in series.items()}
         bands = {}
         if row.interval is not None and sigma == analysis.sigma and study in analysis.miou_intervals:
             bands[row.interval] = row.factor * analysis.miou_intervals[study]
         if row.bars:
-            drawing.draw_bars(panel, next(iter(series.values())))
+            gains = analysis.gain_intervals if study == "affinity" and sigma == analysis.sigma else None
+            drawing.draw_bars(panel, next(iter(series.values())), None if gains is None else row.factor * gains)
         else:
             drawing.draw_lines(panel, series, dotted, bands, styles)
         if row.level is not None:
             panel.axhline(row.level, color=drawing.GREY, linestyle=":", linewidth=1.2)
-        positive = positive or any((values > 0).any() for values in series.values())
-    if row.log and positive:
+    if log:
         drawing.use_log(panels[0])
     panels[0].set_ylim(*row.limits)
     panels[0].set_ylabel(row.axis, fontsize=drawing.SMALL, color=drawing.INK)
     if not row.bars:
         drawing.add_legend(panels[-1])
+
+
+def is_log(table: Table, row: Lines, sigmas: Sequence[float | None]) -> bool:
+    """Whether the y axis of a row is logarithmic: it was asked for, and there is a value that it can show."""
+    return row.log and any((own > 0).any() for sigma in sigmas for own in values_of(table, row.series, sigma, row.factor).values())
 
 
 def values_of(table: Table, series: Mapping[str, Columns], sigma: float | None, factor: float) -> dict[str, np.ndarray]:

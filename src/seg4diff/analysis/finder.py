@@ -65,21 +65,26 @@ class Contest:
 
     def sentence(self) -> str:
         """The verdict in words."""
-        first, second, *_ = [*self.ranking, self.ranking[0]]
+        first, *others = self.ranking
         share = f"{100 * float(self.wins[first]):.0f} %"
         if self.rule == "no masks":
-            every = f"all of {', '.join(self.studies)}"
+            every = f"all of {', '.join(MEASURES[name].title for name in self.studies)}"
+            runner_up = f"; runner-up: block {others[0]}" if others else ""
             if self.expert is None:
-                return f"No expert: without masks a block must come first in {every}; block {first} does in {share} of the resamples."
-            return f"Block {first} is the expert: it comes first in {every}, in {share} of the resamples; block {second} is the runner-up."
-        found = [f"block {block} has an mIoU of {100 * float(self.score[block]):.1f} %" for block in (first, second)]
+                often = f"block {first} does in {share} of the resamples" if self.wins[first] else "no block does"
+                return f"No expert: without masks a block must come first in {every}; {often}."
+            return f"Block {first} is the expert: it comes first in {every}, in {share} of the resamples{runner_up}."
+        found = [f"block {block} with {100 * float(self.score[block]):.1f} %" for block in self.ranking[:2]]
         best = max(self.rivals, key=lambda name: self.rivals[name])
-        guess = f"the best guess without the image ({best}) {100 * self.rivals[best]:.1f} %"
+        guess = f"best guess without the image ({best}): {100 * self.rivals[best]:.1f} %"
         if self.expert is not None:
-            return f"Block {first} is the expert, best in {share} of the resamples: {found[0]}, the runner-up, {found[1]}, {guess}."
+            runner_up = f"runner-up: {found[1]}; " if others else ""
+            score = f"an mIoU of {100 * float(self.score[first]):.1f} %"
+            return f"Block {first} is the expert, best in {share} of the resamples, with {score}; {runner_up}{guess}."
         if self.wins.sum() >= CONFIDENCE:
-            return f"No single expert: {found[0]}, {found[1]}, best in {share} and {100 * float(self.wins[second]):.0f} % of the resamples."
-        return f"No expert: no block is better than a guess in enough of the resamples; {found[0]}, {guess}."
+            shares = f"{share} and {100 * float(self.wins[others[0]]):.0f} % of the resamples"
+            return f"No single expert, by the mIoU: {found[0]} and {found[1]} are best in {shares}."
+        return f"No expert: no block is better than a guess in enough of the resamples; best mIoU: {found[0]}; {guess}."
 
 
 def find_expert(
@@ -106,14 +111,15 @@ def find_expert(
     contest = contest_by_masks(findings, level, setting) if "segmentation" in findings else by_studies
     about = {"sigma": sigma, "resamples": RESAMPLES, "confidence": CONFIDENCE, "correlations": rank_correlations(values)}
     if contest is None:
-        return about | {"expert": None, "runner_up": None, "sentence": NOTHING, "rule": None, "ranking": [], "rivals": {}}
+        sentence = UNLABELLED if "segmentation" in findings else NOTHING
+        return about | {"expert": None, "runner_up": None, "sentence": sentence, "rule": None, "ranking": [], "rivals": {}}
     ranking = [
         {
             "block": block,
             "score": float(contest.score[block]),
             "interval": list(percentile_interval(contest.resampled[:, block])),
             "wins": float(contest.wins[block]),
-            "evidence": {name: own[block] * (MEASURES[name].sign if name in MEASURES else 1) for name, own in values.items()},
+            "evidence": {name: own[block] for name, own in values.items()},
         }
         for block in contest.ranking
     ]
@@ -125,28 +131,38 @@ def find_expert(
 
 
 NOTHING = "No expert: the finder needs the study segmentation, or without masks all of budget, norms, granularity and causal."
+UNLABELLED = "No expert: nothing is labelled in the images."
 
 
-def contest_by_masks(findings: Mapping[str, Findings], level: int, setting: Setting) -> Contest:
-    """Blocks and guesses compete by mIoU, on resamples of images and classes.
+def contest_by_masks(findings: Mapping[str, Findings], level: int, setting: Setting) -> Contest | None:
+    """Blocks and guesses compete by mIoU, on resamples of images and classes; None if no image has a labelled pixel.
 
     The IoU of a class is over the images of a resample; the mean is over the classes that were drawn, each as often as it was drawn.
     """
     rows, vocabulary = findings["segmentation"].evidence["counts"], setting.vocabulary
-    counts = [counts_per_image(rows, level, block, len(vocabulary)).double() for block in range(setting.blocks)]
-    truth = counts[0][:, 2]
+
+    def counts_of_block(block: int) -> Tensor:  # one after the other: those of all blocks together are large
+        return counts_per_image(rows, level, block, len(vocabulary)).double()
+
+    truth = counts_of_block(0)[:, 2]
+    shown = truth.sum(dim=0) > 0
+    if not shown.any():
+        return None
     guessed = {name: guessed_counts(truth, own) for name, own in guesses(truth, True, vocabulary.background).items()}
     images = torch.cat(list(times_drawn(len(truth), RESAMPLES, SEED)))
     classes = torch.zeros(RESAMPLES, len(vocabulary), dtype=torch.float64)
-    shown = truth.sum(dim=0) > 0
     classes[:, shown] = torch.cat(list(times_drawn(int(shown.sum()), RESAMPLES, SEED + 1)))
-    resampled = torch.stack([resampled_iou(own, images, classes) for own in [*counts, *guessed.values()]], dim=1)
+    found, score = [], list[Tensor]()
+    for block in range(setting.blocks):
+        counts = counts_of_block(block)
+        found.append(resampled_iou(counts, images, classes))
+        score.append(mean_iou(counts.sum(dim=0)))
+    resampled = torch.stack([*found, *(resampled_iou(own, images, classes) for own in guessed.values())], dim=1)
     resampled = resampled[~resampled.isnan().any(dim=1)]
     best = (resampled == resampled.amax(dim=1, keepdim=True)).double()
     wins = (best / best.sum(dim=1, keepdim=True)).mean(dim=0)  # who are equal share a win
-    score = mean_iou(torch.stack([own.sum(dim=0) for own in counts]))
     rivals = {name: float(mean_iou(own.sum(dim=0))) for name, own in guessed.items()}
-    return Contest("masks", score, resampled[:, : setting.blocks], wins[: setting.blocks], rivals, ("grounding",))
+    return Contest("masks", torch.stack(score), resampled[:, : setting.blocks], wins[: setting.blocks], rivals, ("grounding",))
 
 
 def resampled_iou(counts: Tensor, images: Tensor, classes: Tensor) -> Tensor:

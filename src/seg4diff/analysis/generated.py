@@ -100,10 +100,12 @@ class GeneratedScene(Scene):
     Attributes:
         batch: prompts, seeds and sampling.
         images: the images, once `read` is over.
+        read_at: noise level of the sampling step at which each level of the analysis was read, once `read` is over.
     """
 
     batch: PromptBatch = field(kw_only=True)
     images: list[Image.Image] = field(default_factory=list, kw_only=True)
+    read_at: list[float] = field(default_factory=list, kw_only=True)
 
     @classmethod
     def of_batch(cls, backbone: Backbone, sigmas: Sequence[float], batch: PromptBatch) -> "GeneratedScene":
@@ -117,6 +119,8 @@ class GeneratedScene(Scene):
         return cls(backbone, sigmas, cases, condition, batch=batch)
 
     def read(self, see: See) -> None:
+        """As `Scene.read`. Raises UserError if two noise levels fall on one sampling step."""
+
         def visit(visit: Visit) -> None:
             rows = range(len(visit.joint.image_query))[visit.prompted]
             levels = self._levels_of(visit.step) if rows else []
@@ -128,12 +132,18 @@ class GeneratedScene(Scene):
             self.images[:] = sample_images(self.backbone, self.batch.prompts, self.batch.seeds, self.batch.sampling)
 
     def pictures(self) -> list[Tensor]:
+        if not self.images:  # no study has read them
+            self.read(lambda _: None)
         return [picture(image) for image in self.images]
 
     def _levels_of(self, step: int | None) -> list[int]:
         """The noise levels of the analysis that are read at a sampling step."""
         steps = self.backbone.noise_levels()[: self.batch.sampling.steps]
         nearest = [min(range(len(steps)), key=lambda k: abs(steps[k] - sigma)) for sigma in self.sigmas]
+        self.read_at[:] = [round(steps[k], 6) for k in nearest]
+        if len(set(nearest)) < len(nearest):
+            found = ", ".join(f"{sigma:g} at {step:g}" for sigma, step in zip(self.sigmas, self.read_at, strict=True))
+            raise UserError(f"`sigmas` must lie at different sampling steps, found {found}: leave some out, or take more steps.")
         return [level for level, own in enumerate(nearest) if own == step]
 
 

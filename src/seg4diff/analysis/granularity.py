@@ -44,7 +44,7 @@ class Granularity(Reader):
 
     def result(self) -> Findings:
         """Quantities: see the class; "maps" tells whether they are of the mean over the heads or means of what single heads have."""
-        numbers, values = self.images.compute()
+        numbers, values = self.images.of_images()
         rows = []
         for k, maps in enumerate(("head mean", "single heads")):
             rows += self.rows(values.nanmean(dim=0)[..., 3 * k : 3 * k + 3], QUANTITIES, {"maps": maps})

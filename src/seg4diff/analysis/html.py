@@ -32,7 +32,11 @@ nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3re
 .formula { font-family: ui-monospace, monospace; font-size: .86rem; background: var(--card); padding: .5rem .7rem;
   overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; background:  /* a shadow at an end says that there is more */
+  linear-gradient(to right, var(--paper), transparent) left / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--paper), transparent) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, var(--soft), transparent) left / .7rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--soft), transparent) right / .7rem 100% no-repeat scroll; }
 figure svg { display: block; width: 100%; height: auto; max-width: 100%; }
 figure img { display: block; max-width: 100%; height: auto; }
 .pair { display: flex; flex-wrap: wrap; gap: .75rem; }

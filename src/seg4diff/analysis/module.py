@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -11,8 +12,9 @@ from torch import nn
 from seg4diff.analysis.album import Album
 from seg4diff.analysis.catalogue import STUDIES, choose
 from seg4diff.analysis.generated import GeneratedScene, PromptBatch
-from seg4diff.analysis.scene import LabelledScene, Look, Scene
+from seg4diff.analysis.scene import LabelledScene, Look, Place, Scene
 from seg4diff.analysis.study import Findings, OwnPasses, Reader, Setting, Study
+from seg4diff.analysis.tallies import ImageValues
 from seg4diff.analysis.trials import Trials
 from seg4diff.backbones.base import Backbone
 from seg4diff.data.sample import Batch, Vocabulary
@@ -32,10 +34,10 @@ class AnalysisModule(L.LightningModule):
         backbone: the model, as it stands, with its LoRA if it carries one.
         vocabulary: the classes of the data set; without names, its images have no masks and studies that need some are left out.
         studies: names of studies, see `catalogue.STUDIES`, or "all".
-        sigmas: noise levels in [0, 1].
+        sigmas: noise levels in [0, 1]; equal ones count once.
         readout: how class maps are read; its noise level is not used.
         proposals: how maps of the empty prompt are merged.
-        expert_layer: block whose maps the study of affinity refines and the causal tests watch.
+        expert_layer: block whose maps the study of affinity refines.
         trials: what the causal tests work on.
         examples: number of images of which pictures are kept, the first of `images`.
         images: numbers of the images that will be shown.
@@ -67,13 +69,13 @@ class AnalysisModule(L.LightningModule):
         progress: Progress | None = None,
     ) -> None:
         super().__init__()
-        if not sigmas or any(not 0 <= sigma <= 1 for sigma in sigmas) or len(set(sigmas)) < len(sigmas):
-            raise UserError(f"`sigmas` must be different noise levels in [0, 1], found {list(sigmas)}.")
+        if not sigmas or any(not 0 <= sigma <= 1 for sigma in sigmas):
+            raise UserError(f"`sigmas` must be noise levels in [0, 1], found {list(sigmas)}.")
         at_least(0, examples=examples)
         backbone.select_sites([expert_layer])
         self.backbone, self._progress, self._album = backbone, progress, Album(folder, images[:examples])
         self.setting = Setting(
-            sigmas=list(sigmas),
+            sigmas=list(dict.fromkeys(sigmas)),
             blocks=len(backbone.attention_sites()),
             heads=backbone.heads,
             text_attends=backbone.text_attends,
@@ -89,10 +91,11 @@ class AnalysisModule(L.LightningModule):
         self.skipped = {name: _without_masks(name) for name in names if STUDIES[name].needs_masks and not len(vocabulary)}
         self._names = [name for name in names if name not in self.skipped]
         if "causal" in self._names:
-            self.skipped |= trials.skipped()
+            self.skipped |= trials.skipped
         if not self._names:
             raise UserError(" ".join(self.skipped.values()))
         self.findings: dict[str, Findings] = {}
+        self.read_at = ImageValues(self.setting.levels, 1, 1)  # of sampling steps, which are not quite those of `sigmas`
 
     def setup(self, stage: str) -> None:
         with self.trainer.precision_plugin.forward_context():
@@ -103,12 +106,15 @@ class AnalysisModule(L.LightningModule):
 
     def _counts(self) -> nn.Module:
         """Everything that is counted, without the model."""
-        return nn.ModuleDict(dict(self.studies.items()))
+        return nn.ModuleDict(dict(self.studies.items()) | {"read_at": self.read_at})
 
     def test_step(self, batch: Batch | PromptBatch, batch_idx: int) -> None:
         """Show a batch to all studies."""
         scene = self._scene(batch)
         show(scene, list(self.studies.values()))
+        if isinstance(scene, GeneratedScene):
+            for level, sigma in enumerate(scene.read_at):
+                self.read_at.update(Place(scene.cases[0], level, 0), torch.tensor([sigma]))
         for case, image in zip(scene.cases, scene.pictures(), strict=True):
             if self._album.wants(case.number):
                 self._album.introduce(case.number, image, case.labels(), case.prompt.text, case.prompt.names())
@@ -123,6 +129,10 @@ class AnalysisModule(L.LightningModule):
         return GeneratedScene.of_batch(self.backbone, sigmas, batch)
 
     def on_test_epoch_end(self) -> None:
+        if not len(self.setting.vocabulary) and len(read_at := self.read_at.of_images()[1]):
+            self.setting = replace(self.setting, sigmas=[round(sigma, 6) for sigma in read_at[:, :, 0, 0].nanmean(dim=0).tolist()])
+            for study in self.studies.values():
+                study.setting = self.setting
         self.findings = {name: study.result() for name, study in self.studies.items()}
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from seg4diff.analysis import drawing, html
-from seg4diff.analysis.figures import draw, levels_of, values_of
+from seg4diff.analysis.figures import draw, is_log, levels_of, values_of
 from seg4diff.analysis.html import Element, element
-from seg4diff.analysis.plans import Lines, plans
-from seg4diff.analysis.sections import Section, section_of
+from seg4diff.analysis.plans import CAUSAL, Lines, plans
+from seg4diff.analysis.sections import SECTIONS
 from seg4diff.analysis.sheets import Example, read_examples, sheets
 from seg4diff.analysis.showed import ranked
 from seg4diff.analysis.stored import Analysis, read_analysis
@@ -54,7 +54,8 @@ class _Report:
         """The whole page."""
         own = self.analysis
         titles = {study: found["title"] for study, found in own.content["studies"].items()}
-        links = [element("li", element("a", title, href=f"#{study}")) for study, title in {"verdict": "verdict", **titles}.items()]
+        shown = {"examples": "example images"} if self.examples else {}
+        links = [element("li", element("a", title, href=f"#{study}")) for study, title in ({"verdict": "verdict"} | shown | titles).items()]
         header = element(
             "header",
             element("h1", f"Which block of {own.name} grounds words?"),
@@ -76,7 +77,7 @@ class _Report:
         content = self.analysis.content
         yield html.facts("The model and how it was read", _facts(self.analysis))
         if content["skipped"]:
-            yield element("h3", "Studies that were skipped")
+            yield element("h3", "What was skipped")
             yield element("ul", *(element("li", sentence) for sentence in content["skipped"].values()))
 
     def _examples(self) -> Element:
@@ -84,7 +85,7 @@ class _Report:
         return element("section", element("h2", "Example images"), *shown, id="examples")
 
     def _study(self, study: str, title: str) -> Element:
-        own, section = self.analysis, section_of(study)
+        own, section = self.analysis, SECTIONS[study]
         found = section.found(own)
         parts = [
             element("h2", title[:1].upper() + title[1:]),
@@ -94,7 +95,7 @@ class _Report:
             element("p", element("strong", "On this model: "), found, class_="found") if found else None,
         ]
         for name, plan in plans(study, own.tables[study]).items():
-            parts.append(self._keep(name, draw(own, study, plan), f"{title[:1].upper()}{title[1:]}: {_caption(own, study, section, plan)}"))
+            parts.append(self._keep(name, draw(own, study, plan), f"{title[:1].upper()}{title[1:]}: {_caption(own, study, name, plan)}"))
         parts += _tables(own, study)
         for example in self.examples:
             for name, text, figure in sheets(own, study, example):
@@ -118,7 +119,7 @@ def _facts(own: Analysis) -> dict[str, str]:
     facts = {key: str(value) for key, value in content["model"].items() if str(value) != "None"}
     facts |= {"weights": facts.get("weights", "")[:16]}
     facts |= {"images": images, "data": str(source.get("_target_", "")).rpartition(".")[2], "root of the data": str(source.get("root", ""))}
-    facts |= {"block of the settings": str(own.expert), "precision": str(settings.get("precision", ""))}
+    facts |= {"expert_layer": str(own.expert), "precision": str(settings.get("precision", ""))}
     facts |= {"readout": _spoken(settings["analysis"].get("readout", {}))}
     facts |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
     return {key: value for key, value in facts.items() if value}
@@ -138,16 +139,26 @@ def _introduce(example: Example) -> Iterator[Element]:
     yield element("div", *pictures, class_="pair")
 
 
-def _caption(own: Analysis, study: str, section: Section, plan: Any) -> str:
+def _caption(own: Analysis, study: str, name: str, plan: Any) -> str:
     lines = [row for row in plan if isinstance(row, Lines)]
     if not lines:
         rows = "noise level" if plan[0].of == "sigma" else "head"
-        return f"colours from 0 to the highest value of a row, for each block and {rows}; hatched: missing."
+        names = "; ".join(row.name for row in plan)
+        band = "" if own.marked is None else " Framed: the expert."
+        return f"{names}. Colours from 0 to the highest value of a row, for each block and {rows}; hatched: missing.{band}"
     shaded = any(row.interval for row in lines) and study in own.miou_intervals
     notes = [] if own.marked is None else [f"Band: {'the expert' if own.content.get('finder') else 'the expert of the settings'}."]
-    notes += ["Shaded: 95 % interval, bootstrap over images."] if shaded else []
+    notes += ["Shaded: 95 % interval, bootstrap over images alone."] if shaded else []
     notes += dict.fromkeys(row.note for row in lines if row.note)
-    return f"for each block and noise level. {' '.join(notes)}"
+    sigmas = levels_of(own, study, plan)
+    notes += ["A 0 is a gap on a logarithmic axis."] if any(is_log(own.tables[study], row, sigmas) for row in lines) else []
+    levels = "" if list(sigmas) == [None] else " and noise level"
+    task = name.removeprefix("causal-")
+    if task in CAUSAL:
+        count = own.content["settings"]["analysis"].get("trials", {}).get({"segmenting": "segmented", "generating": "generated"}[task])
+        images = "" if count is None else f" {min(count, own.content['images'])} images"
+        return f"while {task}{images}, for each block{levels}. {' '.join(notes)}"
+    return f"for each block{levels}. {' '.join(notes)}"
 
 
 def _tables(own: Analysis, study: str) -> Iterator[Element]:

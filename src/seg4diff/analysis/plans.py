@@ -90,7 +90,9 @@ def _budget(first: str, second: str) -> dict[str, Any]:
 
 def _features(quantity: str) -> dict[str, Any]:
     own, chance = (_quantity(quantity, "features", PARTS, by_chance=by_chance) for by_chance in (False, True))
-    return {"series": own, "dotted": chance, "limits": (0, 1), "note": "Dotted: features without any structure."}
+    if quantity == "pca":  # has no reference
+        return {"series": own, "limits": (0, 1)}
+    return {"series": own, "dotted": chance, "limits": (0, 1), "note": "Dotted, of R²: features without any structure."}
 
 
 def _shape(quantity: str) -> dict[str, Columns]:
@@ -98,12 +100,11 @@ def _shape(quantity: str) -> dict[str, Columns]:
 
 
 def plans(study: str, table: Table) -> dict[str, Plan]:
-    """The figures of a study by name; a study without a plan of its own has a panel for each quantity."""
-    if study in DERIVED:
-        return DERIVED[study](table)
-    return PLANS.get(study) or {study: _plain_plan(table)}
+    """The figures of a study by name."""
+    return DERIVED[study](table) if study in DERIVED else PLANS[study]
 
 
+GAIN = "Lines: 95 % interval of the gain, of the same resamples of images before and after, at the noise level of the readout."
 PLANS: dict[str, dict[str, Plan]] = {
     "budget": {
         "budget": [
@@ -132,28 +133,29 @@ PLANS: dict[str, dict[str, Plan]] = {
         ],
         "granularity-heads": [Heat("entropy", {"quantity": "entropy", "maps": "single heads"})],
     },
-    "empty_prompt": {
-        "empty-prompt": [
-            Lines("matched with the\ntrue masks (%)", SCORES, PERCENT, limits=(0, 100), interval="mIoU"),
-            Lines("proposals of an image", {"proposals": {"quantity": "proposals"}}),
-        ]
-    },
     "affinity": {
         "affinity": [
             Lines("score after the\nrefinement (%)", SCORES, PERCENT, limits=(0, 100), interval="mIoU"),
-            Lines("gain in mIoU\n(points)", {"gain": {"quantity": "gain"}}, PERCENT, limits=(None, None), bars=True),
+            Lines("gain in mIoU\n(points)", {"gain": {"quantity": "gain"}}, PERCENT, limits=(None, None), bars=True, note=GAIN),
         ]
     },
 }
 
 
+def _best_guess(table: Table) -> dict[str, Any]:
+    guesses = [PERCENT * row["value"] for row in table.rows if row["quantity"] == "baseline"]
+    return {"level": max(guesses), "note": "Dotted: mIoU of the best guess that does not look at the image."} if guesses else {}
+
+
+def _empty_prompt_plans(table: Table) -> dict[str, Plan]:
+    scores = Lines("matched with the\ntrue masks (%)", SCORES, PERCENT, limits=(0, 100), interval="mIoU", **_best_guess(table))
+    return {"empty-prompt": [scores, Lines("proposals of an image", {"proposals": {"quantity": "proposals"}})]}
+
+
 def _segmentation_plans(table: Table) -> dict[str, Plan]:
     own = {key: table.rows[0][key] for key in ("direction", "scores", "normalisation")} if table.rows else {}
     miou = {"quantity": "miou"}
-    guesses = [PERCENT * row["value"] for row in table.rows if row["quantity"] == "baseline"]
-    guess: dict[str, Any] = (
-        {"level": max(guesses), "note": "Dotted: mIoU of the best guess that does not look at the image."} if guesses else {}
-    )
+    guess = _best_guess(table)
     scores = {label: {**columns, **own} for label, columns in SCORES.items()}
     ways = {label: {**miou, "direction": "i2t", **columns} for label, columns in NORMALISATIONS.items()}
     directions: dict[str, Columns] = {
@@ -180,40 +182,31 @@ def _causal_plans(table: Table) -> dict[str, Plan]:
     for task, axes in CAUSAL.items():
         own = table.where({"task": task})
         quantities = dict.fromkeys(row["quantity"] for row in own.rows if row["block"] is not None and row.get("maps") != "own")
-        kinds = list(dict.fromkeys(row["perturbation"] for row in own.rows if row["block"] is not None))
+        kinds = list(dict.fromkeys(row["perturbation"] for row in own.rows if row["perturbation"] != "none"))
         plan = []
         for quantity in quantities:
             maps = {row["maps"] for row in own.rows if row["quantity"] == quantity and row["maps"] != "own"}
             series = _quantity(quantity, "perturbation", kinds, task=task, maps=next(iter(maps)))
             change = quantity == "gain" or (task == "generating" and quantity not in axes)  # up or down: of the mIoU, of what a judge says
-            kind: dict[str, Any] = {"limits": (None, None), "level": 0} if change else {"limits": (None, None), "log": True, "note": LOG}
+            kind: dict[str, Any] = {"limits": (None, None), "level": 0} if change else {"limits": (None, None), "log": True}
             plan.append(Lines(axes.get(quantity, f"change of\n{quantity}"), series, PERCENT if quantity == "gain" else 1.0, **kind))
         if plan:
             found[f"causal-{task}"] = plan
     return found
 
 
-LOG = "Logarithmic: a 0 lies below the panel."
 CAUSAL = {
     "segmenting": {
         "velocity": "change of the\nvelocity (relative)",
         "estimate": "change of the image,\none step (RMS, 0 to 1)",
-        "gain": "change in mIoU of the\nexpert's maps (points)",
+        "gain": "change in mIoU of the\nlater blocks (points)",
     },
     "generating": {"latents": "change of the\nlatents (relative)", "pixels": "change of the\npixels (RMS, 0 to 1)"},
 }
 """Labels of the y axes by quantity; what judges say is named by the judge."""
-DERIVED: dict[str, Callable[[Table], dict[str, Plan]]] = {"segmentation": _segmentation_plans, "causal": _causal_plans}
+DERIVED: dict[str, Callable[[Table], dict[str, Plan]]] = {
+    "segmentation": _segmentation_plans,
+    "empty_prompt": _empty_prompt_plans,
+    "causal": _causal_plans,
+}
 """Plans that depend on what the table holds."""
-
-
-def _plain_plan(table: Table) -> Plan:
-    """A panel for each quantity, a line for each combination of the other columns."""
-    known = ("sigma", "block", "head", "quantity", "value")
-    found: dict[str, dict[str, Columns]] = {}
-    for row in table.rows:
-        if row["block"] is not None and row["head"] is None:
-            others = {key: value for key, value in row.items() if key not in known and value is not None}
-            label = ", ".join(others.values()) or row["quantity"]
-            found.setdefault(row["quantity"], {})[label] = others | {"quantity": row["quantity"]}
-    return [Lines(quantity, series, limits=(None, None)) for quantity, series in found.items()]

@@ -19,20 +19,24 @@ PICTURES = "pictures"
 """Folder of the album, see `Album`."""
 
 
-def write_analysis(folder: Path, findings: Mapping[str, Findings], skipped: Mapping[str, str], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write everything into a folder, analysis.json last; returns its content.
-
-    Args:
-        folder: the folder.
-        findings: by name of the study.
-        skipped: a sentence for each study that was left out.
-        about: the model, the settings, the number of images and the versions.
-    """
+def write_tables(folder: Path, findings: Mapping[str, Findings]) -> None:
+    """Write the tables and the evidence of each study into a folder."""
     for name, own in findings.items():
         _write_table(folder / f"{name}.csv", own.rows)
     with whole_file(folder / EVIDENCE) as partial:
         save_file({f"{name}/{key}": value.contiguous() for name, own in findings.items() for key, value in own.evidence.items()}, partial)
     follow_umask(folder)
+
+
+def write_analysis(folder: Path, findings: Mapping[str, Findings], skipped: Mapping[str, str], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write analysis.json, which says that a folder is whole; returns its content.
+
+    Args:
+        folder: the folder, which holds the tables.
+        findings: by name of the study.
+        skipped: a sentence for each study that was left out.
+        about: the model, the settings, the number of images, the verdict and the versions.
+    """
     blocks = {name: [row for row in own.rows if row["head"] is None] for name, own in findings.items()}
     content = {
         "version": VERSION,

@@ -83,8 +83,3 @@ SECTIONS: Mapping[str, Section] = {
         showed.causal,
     ),
 }
-
-
-def section_of(study: str) -> Section:
-    """The words for a study; one that has none of its own is shown with its numbers."""
-    return SECTIONS.get(study) or Section("", "", "", showed.anything(study))

@@ -86,11 +86,16 @@ def _maps(analysis: Analysis, pictures: Mapping[str, Tensor], example: Example) 
 def _empty(analysis: Analysis, pictures: Mapping[str, Tensor], example: Example) -> Iterator[tuple[str, str, "Figure"]]:
     merged = [pictures.get(_key(analysis, block, "proposals")) for block in range(analysis.blocks)]
     rows = {"proposals": [None if own is None else regions(own) for own in merged]}
-    yield f"proposals-{example.number}", "Proposals of the empty prompt at each block; a colour for each.", _by_block(analysis, rows)
+    yield (
+        f"proposals-{example.number}",
+        "Proposals of the empty prompt at each block, a colour for each. Equal colours at two blocks mean nothing.",
+        _by_block(analysis, rows),
+    )
     maps = pictures.get(_key(analysis, analysis.expert, "maps"))
     if maps is not None:
         count = min(len(maps), TOKENS)
         text = f"Maps of the {count if count == len(maps) else f'first {count}'} tokens of the empty prompt at block {analysis.expert}."
+        text += " Each map has its own scale, from its minimum (dark) to its maximum (bright)."
         tiles = [heat(own) for own in maps[:count]]
         lines = {f"from {first}": tiles[first : first + drawing.BAND] for first in range(0, count, drawing.BAND)}
         columns = [f"+{k}" for k in range(min(count, drawing.BAND))]

@@ -1,10 +1,8 @@
 """What a study showed on this model, in a sentence or two with numbers; all at the noise level at which the model is read."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-from seg4diff.analysis.plans import PERCENT, Columns, Lines, plans
+from seg4diff.analysis.plans import PERCENT, Columns
 from seg4diff.analysis.stored import Analysis
 
 
@@ -103,10 +101,15 @@ def segmentation(analysis: Analysis) -> str:
             f"T2I maps reach {t2i[theirs[0]]:.1f} % at block {theirs[0]}; I2T maps are the better ones {_at(better, len(ours))}, "
             "each in the better of its normalisations."
         )
-    guesses = [f"{PERCENT * row['value']:.1f} % ({row['direction']})" for row in rows if row["quantity"] == "baseline"]
-    if guesses:
-        sentences.append(f"Guesses that do not look at the image score {' and '.join(guesses)}.")
+    if guesses := _guesses(analysis, "segmentation", "direction"):
+        sentences.append(f"Guesses that do not look at the image score {guesses}.")
     return " ".join(sentences)
+
+
+def _guesses(analysis: Analysis, study: str, column: str) -> str:
+    """The mIoU of guesses that do not look at the image, which a column names."""
+    rows = analysis.tables[study].where({"quantity": "baseline"}).rows
+    return " and ".join(f"{PERCENT * row['value']:.1f} % ({row[column]})" for row in rows)
 
 
 def granularity(analysis: Analysis) -> str:
@@ -119,7 +122,9 @@ def granularity(analysis: Analysis) -> str:
     regions, single = (_values(analysis, "granularity", {"quantity": "components", "maps": maps}) for maps in ("head mean", "single heads"))
     return (
         f"Maps are most concentrated at block {lowest[0]} (entropy {mean[lowest[0]]:.2f}), then block {lowest[min(1, len(lowest) - 1)]}. "
-        f"Maps of single heads are more concentrated than the mean over the heads {_at(finer, len(lowest))}. At block {analysis.expert} "
+        f"Maps of single heads are more concentrated than the mean over the heads {_at(finer, len(lowest))}; entropy "
+        "is concave, so a mean over different maps is almost always flatter. "
+        f"At block {analysis.expert} "
         f"a map has {regions[analysis.expert]:.1f} connected regions, that of a single head {single[analysis.expert]:.1f}."
     )
 
@@ -131,7 +136,8 @@ def empty(analysis: Analysis) -> str:
         return ""
     first = ranked(_values(analysis, "empty_prompt", {"quantity": "miou"}))[0]
     return (
-        f"The mIoU of proposals, matched with the masks, in %, is {found}; at block {first} an image has {proposals[first]:.1f} proposals."
+        f"The mIoU of proposals, matched with the masks, in %, is {found}; at block {first} an image has {proposals[first]:.1f} proposals. "
+        f"Proposals that do not look at the image score {_guesses(analysis, 'empty_prompt', 'proposals')}."
     )
 
 
@@ -140,10 +146,14 @@ def affinity(analysis: Analysis) -> str:
     gain = _values(analysis, "affinity", {"quantity": "gain"}, PERCENT)
     if not ranked(gain):
         return ""
-    better = [block for block in ranked(gain) if gain[block] > 0]
+    intervals = analysis.gain_intervals
+    over = f"The gain in mIoU, in points, over the maps of block {analysis.expert} is"
+    if intervals is None:
+        return f"{over} {best_two(gain, '+.1f')}."
+    better = [block for block in ranked(gain) if intervals[block][0] > 0]
     return (
-        f"The gain in mIoU, in points, over the maps of block {analysis.expert} is {best_two(gain, '+.1f')}; "
-        f"attention among image tokens improves the maps {_at(better, len(ranked(gain)))}."
+        f"{over} {best_two(gain, '+.1f', PERCENT * intervals)}. "
+        f"Attention among image tokens improves the maps, with an interval above 0, {_at(better, len(ranked(gain)))}."
     )
 
 
@@ -158,20 +168,7 @@ def causal(analysis: Analysis) -> str:
         parts = [f"{kind} at block {order[0]} ({found[order[0]]:.3f})" for kind, found in values.items() if (order := ranked(found))]
         if parts:
             sentences.append(f"While {task}, the change of the {quantity} is largest for {', '.join(parts)}.")
+    clean = _values(analysis, "causal", {"quantity": "miou"}, PERCENT)
+    if ranked(clean):
+        sentences.append(f"Without a perturbation, the mIoU of these images, in %, is {best_two(clean, '.1f')}.")
     return " ".join(sentences)
-
-
-def anything(study: str) -> Callable[[Analysis], str]:
-    """The highest blocks of everything that a study has."""
-
-    def found(analysis: Analysis) -> str:
-        sentences = []
-        for row in plans(study, analysis.tables[study])[study]:
-            assert isinstance(row, Lines)
-            for label, columns in row.series.items():
-                values = _values(analysis, study, columns)
-                if ranked(values):
-                    sentences.append(f"{row.axis}, {label}: {best_two(values, '.3g')}.")
-        return " ".join(sentences)
-
-    return found

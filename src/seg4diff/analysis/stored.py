@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
+from torch import Tensor
 
 from seg4diff.analysis.report import EVIDENCE, PICTURES, RESULT, VERSION
 from seg4diff.analysis.study import Row
@@ -116,9 +117,22 @@ class Analysis:
         """Folder of the album."""
         return self.folder / PICTURES
 
-    @cached_property
+    @property
     def miou_intervals(self) -> dict[str, np.ndarray]:
         """95 % interval of the mIoU of each block at `sigma`, (B, 2), of each study whose evidence has counts of the images."""
+        return {study: np.array([percentile_interval(own) for own in blocks]) for study, blocks in self._resampled.items()}
+
+    @property
+    def gain_intervals(self) -> np.ndarray | None:
+        """95 % interval of each block's gain by affinity at `sigma`, (B, 2), paired with the expert's own maps; None without these."""
+        if not {"affinity", "segmentation"} <= self._resampled.keys():
+            return None
+        before = self._resampled["segmentation"][self.expert]
+        return np.array([percentile_interval(after - before) for after in self._resampled["affinity"]])
+
+    @cached_property
+    def _resampled(self) -> dict[str, list[Tensor]]:
+        """The mIoU of each block at `sigma` on the same resamples of the images, by study."""
         found = {}
         with safe_open(self.folder / EVIDENCE, "pt") as evidence:
             for key in evidence.keys():  # noqa: SIM118 - the file is no mapping
@@ -126,7 +140,7 @@ class Analysis:
                 if kind == "counts" and len(counts := evidence.get_tensor(key)):
                     classes = int(counts[:, 3].max()) + 1
                     images = (counts_per_image(counts, self.level, block, classes) for block in range(self.blocks))
-                    found[study] = np.array([percentile_interval(resampled_miou(own, RESAMPLES, seed=0)) for own in images])
+                    found[study] = [resampled_miou(own, RESAMPLES, seed=0) for own in images]
         return found
 
 

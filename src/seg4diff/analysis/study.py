@@ -27,7 +27,7 @@ class Setting:
         vocabulary: the classes of the masks; without names where images have no masks.
         readout: how class maps are read and segmented.
         proposals: how maps of the empty prompt are merged.
-        expert_layer: block whose maps the study of affinity refines, and the causal tests watch.
+        expert_layer: block whose maps the study of affinity refines.
         trials: what the causal tests work on.
         numbers: numbers of all images, in order.
         album: keeps pictures of the example images.

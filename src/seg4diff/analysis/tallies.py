@@ -43,6 +43,11 @@ class ImageValues(Metric):
         values[places, rows[:, 1].long(), rows[:, 2].long()] = rows[:, KEYS:]
         return images.long().tolist(), values
 
+    def of_images(self) -> tuple[list[int], Tensor]:
+        """As `compute`, with all of its axes: torchmetrics takes them from a single value."""
+        images, values = self.compute()
+        return images, values.reshape(len(images), *self._shape)
+
 
 class HeadMeans(Metric):
     """Means over the images, for every noise level, block and head.

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from PIL import Image
 
-from seg4diff.errors import at_least
+from seg4diff.errors import UserError, at_least
 from seg4diff.evaluation.judges.figures import PairMetric, TextMetric
 from seg4diff.evaluation.judges.networks import Clip, CLIPScore, ImageFeatures, Similarity
 from seg4diff.generation.requests import Sampling
@@ -41,10 +41,16 @@ class Trials:
         steps: sampling steps.
         guidance: guidance scale.
         size: (height, width) in pixels.
+        seed: the image at place k of the list is drawn with `seed` + k.
         clip: folder or hub id of a CLIP model, for CLIP-I (similarity with the unperturbed image) and CLIP-T (agreement with the prompt);
             None = neither.
         dino: folder or hub id of a vision transformer such as DINOv2, for the similarity of its features; None = not measured.
         exact: judges images without a network and names their prompts; None = the prompts are those of the images that are analysed.
+
+    Attributes:
+        pairs: what compares an image with the unperturbed one, by name of its figure.
+        texts: what says how well an image agrees with its prompt, by name of its figure.
+        skipped: one sentence for each figure that is not measured, because weights are not named or cannot be loaded.
     """
 
     def __init__(
@@ -55,37 +61,39 @@ class Trials:
         steps: int,
         guidance: float,
         size: tuple[int, int],
+        seed: int = 0,
         clip: str | None = None,
         dino: str | None = None,
         exact: ExactJudge | None = None,
     ) -> None:
         at_least(0, segmented=segmented, generated=generated)
-        self.segmented, self.generated = segmented, generated
+        self.segmented, self.generated, self.seed, self.exact = segmented, generated, seed, exact
         self.sampling = Sampling(guidance=guidance, steps=steps, size=(size[0], size[1]))
-        self.exact, self._clip, self._dino = exact, clip, dino
-        self.pair_names = ["pixels", *(["CLIP-I"] if clip else []), *(["DINO"] if dino else [])]
-        self.text_names = [*([exact.name] if exact else []), *(["CLIP-T"] if clip else [])]
+        self.skipped: dict[str, str] = {}
+        self.pairs: dict[str, PairMetric] = {"pixels": pixel_distances}
+        self.texts: dict[str, TextMetric] = {exact.name: exact} if exact else {}
+        self._networks: list[Clip | ImageFeatures] = []
+        if found := self._load("similarity by CLIP", Clip, clip, "`trials.clip` to a CLIP model"):
+            self.pairs["CLIP-I"], self.texts["CLIP-T"] = Similarity(found.images), CLIPScore(found)
+        if features := self._load("similarity by DINO", ImageFeatures, dino, "`trials.dino` to a vision transformer"):
+            self.pairs["DINO"] = Similarity(features)
 
-    def skipped(self) -> dict[str, str]:
-        """One sentence for each figure that is not measured."""
-        lacking = {
-            "similarity by CLIP": (self._clip, "`trials.clip` to a CLIP model"),
-            "similarity by DINO": (self._dino, "`trials.dino` to a vision transformer"),
-        }
-        return {
-            f"causal/{name}": f"{name} of the causal tests is skipped: set {remedy}."
-            for name, (weights, remedy) in lacking.items()
-            if weights is None
-        }
+    def _load(self, figure: str, kind: Any, weights: str | None, remedy: str) -> Any:
+        """A network on the CPU; None, and a sentence in `skipped`, if it is not there."""
+        try:
+            if weights is None:
+                raise UserError(f"set {remedy}.")
+            network = kind(weights, torch.device("cpu"))
+        except UserError as error:
+            self.skipped[f"causal/{figure}"] = f"{figure} of the causal tests is skipped: {error}"
+            return None
+        self._networks.append(network)
+        return network
 
-    def judges(self, device: torch.device) -> tuple[list[PairMetric], list[TextMetric]]:
-        """Those of `pair_names` and of `text_names`. Raises UserError for weights that cannot be loaded."""
-        clip = None if self._clip is None else Clip(self._clip, device)
-        pairs: list[PairMetric] = [pixel_distances, *([Similarity(clip.images)] if clip else [])]
-        texts: list[TextMetric] = [*([self.exact] if self.exact else []), *([CLIPScore(clip)] if clip else [])]
-        if self._dino is not None:
-            pairs.append(Similarity(ImageFeatures(self._dino, device)))
-        return pairs, texts
+    def move(self, device: torch.device) -> None:
+        """Bring the networks of the judges to a device."""
+        for network in self._networks:
+            network.to(device)
 
     def prompt(self, place: int, own: str) -> str:
         """The prompt of the image that is generated at this place of the list: the judge's, or that of the image there."""

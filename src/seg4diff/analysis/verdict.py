@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seg4diff.analysis import drawing, html
+from seg4diff.analysis.evidence import MEASURES
 from seg4diff.analysis.html import Element, element
 from seg4diff.analysis.plans import PERCENT
 from seg4diff.analysis.stored import Analysis
@@ -30,13 +31,19 @@ def show_verdict(own: Analysis, keep: Keep) -> Iterator[Element]:
     yield element("p", element("strong", finder["sentence"]), class_="found")
     if finder["rule"] is None:
         return
-    yield element("p", RULES[finder["rule"]], f" A block is the expert if it wins {PERCENT * finder['confidence']:.0f} % of them.")
+    yield element("p", RULES[finder["rule"]], f" A block is the expert if it wins at least {PERCENT * finder['confidence']:.0f} % of them.")
     if other := finder.get("without_masks"):
         yield element("p", "Without the masks, the verdict would be: ", other["sentence"])
-    yield keep("ranking", draw_ranking(own, finder), "Score of each block with its 95 % interval, and the share of resamples that it wins.")
-    yield _ranking(own, finder)
+    over = "images and classes" if finder["rule"] == "masks" else "images"
+    text = f"Score of each block with its 95 % interval, a bootstrap over {over}, and the share of the resamples that it wins."
+    yield keep("ranking", draw_ranking(own, finder), text)
+    yield from _ranking(finder)
     if len(finder["correlations"]["names"]) > 1:
-        yield keep("correlations", draw_correlations(finder["correlations"]), "Spearman's rank correlation over the blocks, by study.")
+        yield keep(
+            "correlations",
+            draw_correlations(finder["correlations"]),
+            "Spearman's rank correlation over the blocks, of each pair of measures.",
+        )
 
 
 def draw_ranking(own: Analysis, finder: dict[str, Any]) -> "Figure":
@@ -67,19 +74,29 @@ def draw_ranking(own: Analysis, finder: dict[str, Any]) -> "Figure":
 def draw_correlations(correlations: dict[str, Any]) -> "Figure":
     """A square of rank correlations, from -1 to 1 about 0."""
     values = np.array([[np.nan if own is None else own for own in row] for row in correlations["spearman"]], dtype=float)
-    return drawing.draw_square(values, correlations["names"], "rank correlation")
+    return drawing.draw_square(values, list(map(title, correlations["names"])), "rank correlation")
 
 
-def _ranking(own: Analysis, finder: dict[str, Any]) -> Element:
-    names = list(finder["ranking"][0]["evidence"])
+def title(name: str) -> str:
+    """A measure in words."""
+    return MEASURES[name].title if name in MEASURES else name
+
+
+def _ranking(finder: dict[str, Any]) -> Iterator[Element]:
+    """Who won; and in a fold, the number of each block in every measure, one measure in a line."""
+    ranking = finder["ranking"]
     rows = [
         [f"{row['block']}", _number(row["score"]), "[{}, {}]".format(*map(_number, row["interval"])), f"{PERCENT * row['wins']:.0f} %"]
-        + [_number(row["evidence"][name]) for name in names]
-        for row in finder["ranking"]
+        for row in ranking
     ]
-    marked: Sequence[bool] = [row["block"] == finder["expert"] for row in finder["ranking"]]
-    head = ["block", "score", "interval", "resamples won", *names]
-    return html.table("Ranking of the blocks, the best first; the expert is marked", head, rows, marked)
+    marked: Sequence[bool] = [row["block"] == finder["expert"] for row in ranking]
+    head = ["block", "mIoU" if finder["rule"] == "masks" else "mean rank", "interval", "resamples won"]
+    yield html.table("Ranking of the blocks, the best first; the expert is marked", head, rows, marked)
+    lines = [[title(name), *(_number(row["evidence"][name]) for row in ranking)] for name in ranking[0]["evidence"]]
+    every = html.table(
+        "Every measure at each block, in the order of the ranking", ["measure", *(str(row["block"]) for row in ranking)], lines
+    )
+    yield element("details", element("summary", "Every measure"), every)
 
 
 def _number(value: float | None) -> str:

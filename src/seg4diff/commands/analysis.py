@@ -14,7 +14,7 @@ from seg4diff.analysis.display import print_verdict
 from seg4diff.analysis.finder import find_expert
 from seg4diff.analysis.module import AnalysisModule
 from seg4diff.analysis.page import PAGE, write_report
-from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis
+from seg4diff.analysis.report import PICTURES, RESULT, figures, write_analysis, write_tables
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.benchmark import LOADING
@@ -103,8 +103,10 @@ def _run(
     trainer.test(module, data, verbose=False)
     content: dict[str, Any] = {}
     if trainer.is_global_zero:
+        write_tables(folder, module.findings)
         verdict = find_expert(module.findings, module.setting, trained)
-        log_figures(trainer.loggers, figures(module.findings, about["settings"]["sigma"]), trainer.global_step)
+        log_figures(trainer.loggers, figures(module.findings, verdict["sigma"]), trainer.global_step)
+        about["settings"]["analysis"]["sigmas"] = list(module.setting.sigmas)  # those that were read
         content = write_analysis(folder, module.findings, module.skipped, about | {"finder": verdict})
         shutil.rmtree(folder / "progress", ignore_errors=True)
         for name, picture in write_report(folder).items():

@@ -15,10 +15,13 @@ from seg4diff.backbones.pipeline import PipelineBackbone
 from seg4diff.commands.drawing import lora_hash
 from seg4diff.disk import read_json
 from seg4diff.errors import UserError
+from seg4diff.presets import plain
 
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+READOUT = ("sigma", "scores", "normalisation", "heads")
+"""What the finder's verdict depends on, of how class maps are read."""
 
 
 def identity_of(source: Source, encoders: Sequence[str], lora: Path | None) -> dict[str, Any]:
@@ -35,17 +38,24 @@ def settle_expert(config: DictConfig, lora: Path | None) -> None:
         lora: the LoRA that the model is evaluated with.
 
     Raises:
-        UserError: there is no analysis of this model, or it names no expert.
+        UserError: there is no analysis of this model with this readout, or it names no expert.
     """
     if config.get("expert_layer") != AUTO:
         return
     ours = _identify(config.backbone.model, lora)
+    readout = plain(config.backbone.readout)
     given = config.get("expert_from")
     files = [_stored(Path(given))] if given else _newest_first(Path(config.paths.log_dir) / "analyze")
     found = {file: read_json(file, "run analyze.py again, into another folder") for file in files}
-    file = next((file for file, own in found.items() if own.get("model") == ours), None)
-    if file is None:
+    of_model = {file: own for file, own in found.items() if own.get("model") == ours}
+    if not of_model:
         raise UserError(_none_fits(config, found, ours))
+    fitting = [file for file, own in of_model.items() if not _read_otherwise(own, readout)]
+    if not fitting:
+        file, own = next(iter(of_model.items()))
+        odd = " and ".join(_read_otherwise(own, readout))
+        raise UserError(f"{file} reads the model otherwise, its {odd} differ: run `python analyze.py` with the readout of this run.")
+    file = next((file for file in fitting if found[file].get("finder", {}).get("rule")), fitting[0])
     finder = found[file].get("finder", {})
     if finder.get("expert") is None:
         raise UserError(f"{file} names no expert: set expert_layer to a block yourself. It says: {finder.get('sentence', 'nothing')}")
@@ -59,6 +69,12 @@ def _identify(model: DictConfig, lora: Path | None) -> dict[str, Any]:
     if "path" not in model or not (isclass(kind) and issubclass(kind, PipelineBackbone)):
         raise UserError("expert_layer=auto needs a pretrained backbone, since no analysis is of a model built from scratch: set a block.")
     return identity_of(Source(model.path, model.get("revision")), kind.encoders, lora)
+
+
+def _read_otherwise(analysis: Mapping[str, Any], readout: Mapping[str, Any]) -> list[str]:
+    """Which of `READOUT` differ from those of an analysis."""
+    theirs = analysis["settings"]["analysis"]["readout"]
+    return [name for name in READOUT if theirs.get(name) != readout.get(name)]
 
 
 def _stored(place: Path) -> Path:

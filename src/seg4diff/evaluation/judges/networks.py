@@ -36,6 +36,10 @@ class Clip:
             raise UserError(f"{weights} must be a CLIPModel, found a {type(self._network).__name__}: name other weights.")
         self._device = device
 
+    def to(self, device: torch.device) -> None:
+        """Move the network."""
+        self._network, self._device = self._network.to(device), device
+
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """B images -> (B, D), each of length 1."""
@@ -100,6 +104,10 @@ class ImageFeatures:
             raise UserError(
                 f"{weights} must give features of images alone, and a {type(self._network).__name__} does not: name others."
             ) from error
+
+    def to(self, device: torch.device) -> None:
+        """Move the network."""
+        self._network, self._device = self._network.to(device), device
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
