@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,7 +63,7 @@ def segment(
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
     from seg4diff.commands.segment import segment_files
 
-    options = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
+    options: dict[str, Any] = {"like": like, "block": block, "sigma": sigma, "image_size": image_size, "device": device, "dtype": dtype}
     options |= {"quantize": quantize, "cache": cache, "autoencoder": autoencoder}
     segment_files(
         pictures,

@@ -121,7 +121,7 @@ def segment_files(
         claim_settings(folder / SETTINGS, settings, "")
         for stem, found in chain(first, results):
             if instances:
-                write_json(folder / "instances" / f"{stem}.json", coco(found.labels, found.names, missing[stem].name))
+                write_json(folder / "instances" / f"{stem}.json", coco(found.labels, found.names, pictures[stem].name))
             found.save(folder, stem)
         _write_lists({stem: file for stem, file in pictures.items() if stem not in unreadable}, asked, folder)
         for reason in unreadable.values():

@@ -119,6 +119,6 @@ def crop(image: Image.Image, thing: Detection) -> Image.Image:
     """What is in the box of a thing; where it has a mask, on grey."""
     if thing.mask is not None:
         blank = Image.new("RGB", image.size, BLANK)
-        image = Image.composite(image, blank, Image.fromarray(np.uint8(thing.mask) * 255))
+        image = Image.composite(image, blank, Image.fromarray(thing.mask.astype(np.uint8) * 255))
     left, top, right, bottom = map(round, thing.box)
     return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
