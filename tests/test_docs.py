@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from docs import models, tradeoff
+from docs import models, tour, tradeoff
 from PIL import Image
 
 from seg4diff.commands.trainers import build
@@ -98,6 +98,15 @@ def test_the_table_of_models_is_that_of_the_configurations():
     shown = text(REPO / "docs" / "models.md")
     for row in models.rows(memory=False):
         assert "| " + " | ".join(row.values()) + " |" in shown, "run python -m docs.models"
+
+
+def test_the_notebook_is_the_tour_without_outputs():
+    """Its code is that of the page, which runs in `test_code_runs_as_it_stands`."""
+    shown, page = json.loads(text(REPO / "docs" / "tour.ipynb")), text(REPO / "docs" / "tour.md")
+    assert shown == tour.notebook(page), "run python docs/tour.py"
+    code = ["".join(cell["source"]) for cell in shown["cells"] if cell["cell_type"] == "code"]
+    assert code == [block["code"].strip("\n") for block in BLOCK.finditer(page) if not block["mark"]] and len(code) > 5
+    assert all(cell["outputs"] == [] for cell in shown["cells"] if cell["cell_type"] == "code")
 
 
 def test_recipes_are_drawn_with_what_they_gain_and_cost(tmp_path):
