@@ -29,7 +29,7 @@ SHRINK = 32
 WIDTHS = ("caption_projection_dim", "joint_attention_dim", "pooled_projection_dim", "hidden_size", "intermediate_size", "projection_dim")
 WIDTHS += ("d_model", "d_ff", "cap_feat_dim", "context_in_dim", "approximator_hidden_dim", "out_hidden_size")
 HEADS = ("num_attention_heads", "num_heads", "num_key_value_heads")
-LAYERS = ("num_layers", "num_single_layers", "n_layers", "num_mmdit_layers", "num_single_dit_layers", "num_hidden_layers", "depth")
+LAYERS = ("num_layers", "num_single_layers", "n_layers", "num_mmdit_layers", "num_single_dit_layers", "depth")
 QUICK = {"attention_head_dim": 16, "d_kv": 16, "head_dim": 16, "block_out_channels": [32, 32, 32, 32], "base_dim": 8}
 
 

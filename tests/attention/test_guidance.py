@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.families import FAMILIES, PROMPTS, adapted, exact, exact_velocity, inputs
 from tests.hosts import random_flux, random_flux2, random_sd3
-from tests.open_hosts import random_longcat, random_lumina2, random_z_image
+from tests.open_hosts import random_longcat, random_lumina2, random_qwen_image, random_z_image
 
 from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import i2t
@@ -52,6 +52,8 @@ class TestFamily:
     @pytest.mark.parametrize("guidance", [1.0, 4.0])
     def test_a_step_of_the_plain_pipeline_is_made_of_separate_passes(self, family, guidance):
         """v_u + g (v_c - v_u) + s (v_c - v_perturbed): latents are linear in the prediction, and g = 1 is that with the prompt alone."""
+        if family.make is random_qwen_image and guidance != 1:
+            pytest.skip("Qwen-Image's pipeline always scales the guided prediction to the length of the prompted one, which is not linear")
         model, blocks = exact(family.model()), [0, family.block]
         # Flux.1 takes its guidance as an input; Z-Image counts from 0: v_c + g (v_c - v_u)
         alone, options = {random_flux: guidance, random_z_image: 0.0}.get(family.make, 1.0), UNSCALED.get(family.make, {})

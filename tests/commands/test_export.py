@@ -108,7 +108,7 @@ def test_other_prompts_are_not_mixed(draw, prompts):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"seeds": "3-"}, "--seeds must be"), ({"steps": 0}, "`steps` must be"), ({"at_once": 0}, "`at_once` must be")]
+    ("options", "said"), [({"seeds": "3-"}, "`seeds` must be"), ({"steps": 0}, "`steps` must be"), ({"at_once": 0}, "`at_once` must be")]
 )
 def test_bad_input_writes_nothing(draw, tmp_path, options, said):
     with pytest.raises(UserError, match=said):

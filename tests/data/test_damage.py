@@ -31,7 +31,7 @@ PICTURES = {
     "AVIF": [("RGB", {})],
     "JPEG2000": [("RGBA", {})],
     "PPM": [("RGB", {}), ("I;16", {})],
-    "ICO": [("RGBA", {})],
+    "ICO": [("RGBA", {"sizes": [(10, 12)]})],
 }
 KINDS = [(form, mode, options) for form, kinds in PICTURES.items() for mode, options in kinds]
 
