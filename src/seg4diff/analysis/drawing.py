@@ -182,8 +182,8 @@ def draw_sheet(rows: Mapping[str, Sequence[np.ndarray | None]], columns: Sequenc
 
 def draw_square(values: np.ndarray, names: Sequence[str], label: str) -> "Figure":
     """A square of values between -1 and 1, in colours about 0, with its numbers; what is missing is hatched."""
-    side = max(2.6, 0.48 * len(names))
-    figure = empty(side + 2.4, side + 1)
+    side, words = max(2.6, 0.48 * len(names)), 0.075 * max(map(len, names))  # inches
+    figure = empty(side + words + 1.4, side + 0.65 * words + 0.3)
     axes = figure.subplots()
     axes.patch.set(alpha=1, facecolor="none", hatch="////", edgecolor=GREY)
     image = axes.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
