@@ -8,6 +8,7 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 BLOCK = re.compile(r"^(?P<mark><!-- not run: needs .+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+"""A block of Python in a page; the comment before it marks one that needs what may be missing, such as gated weights."""
 PICTURES = ("blocks", "masks", "causal")
 """Names that the lines of the tour give to its pictures."""
 COLOURS = 128

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 from docs import models, tour, tradeoff
+from docs.tour import BLOCK
 from PIL import Image
 
 from seg4diff.commands.trainers import build
@@ -16,8 +17,6 @@ from tests.conftest import REPO
 from tests.runs import compose_config
 
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md")), REPO / "assets" / "tiny-sd3" / "README.md"]
-BLOCK = re.compile(r"^(?P<mark><!-- not run: needs .+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-"""A block of Python; the comment before it marks one that needs what a test does not have, such as gated weights."""
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 NAMED = re.compile(r"(?<![\w/.<>-])(?:src|conf|tests|speed|docs|assets)/[\w./-]+\.(?:py|md|yaml|json)")
 """A file of the repository that a page names."""

@@ -250,8 +250,8 @@ class Model:
         if maps is not False:
             words = None if maps is True else check_words(maps, "maps")
             reader = MapReader(self.backbone, self.block, self.readout, map_step, words, strip)
-        elif map_step is not None:
-            raise UserError("`map_step` says when maps are read, and no map is read: leave it out.")
+        elif map_step is not None or strip:
+            raise UserError(f"`{'strip' if strip else 'map_step'}` says when maps are read, and no map is read: leave it out.")
         return draw(self.backbone, requests, sampling, reader, at_once=at_once, share=share)
 
     def sampling(

@@ -1,4 +1,4 @@
-"""Files that nobody should open without care."""
+"""Files that are made to harm a program that opens them."""
 
 import struct
 import zlib

@@ -11,7 +11,9 @@ from seg4diff.presets import plain
 from seg4diff.segmentation.readers.aggregated import Aggregated
 from seg4diff.segmentation.readers.bounce import Bounce
 from seg4diff.segmentation.readers.concepts import Concepts
+from seg4diff.segmentation.readers.expert import Expert
 from seg4diff.segmentation.readers.mixture import Mixture
+from seg4diff.segmentation.readers.propagated import Propagated
 from seg4diff.segmentation.readers.t2i import TextToImage
 from seg4diff.segmentation.readout import Readout
 from tests.runs import SMALL_RUN, compose_config, overrides
@@ -98,11 +100,22 @@ def test_a_training_compares_no_readers(assets, world, tmp_path, argument):
         _train(compose_config("train", tmp_path, *overrides(assets, world), argument))
 
 
-IGNORANT = [TextToImage(), Bounce(), Concepts(), Aggregated(), Mixture(weights={"0": [1.0, 0.0]})]
+MIXTURE = Mixture(weights={"0": [1.0, 0.0]})
+IGNORED = [(reader, name) for reader in (TextToImage(), Bounce(), Concepts()) for name in ("scores", "heads")]
+IGNORED += [(Aggregated(), "scores"), (MIXTURE, "heads")]
+OTHER: dict = {"scores": "logits", "heads": [0]}
 
 
-@pytest.mark.parametrize("reader", IGNORANT, ids=lambda reader: type(reader).__name__)
-@pytest.mark.parametrize(("change", "name"), [({"scores": "logits"}, "scores=logits"), ({"heads": [0]}, "heads")])
-def test_a_reader_refuses_what_it_would_ignore(reader, change, name):
-    with pytest.raises(UserError, match=f"`{name}` is for the maps of readers expert and propagated"):
-        Readout(**{"sigma": 0.3, "scores": "joint", "normalisation": "minmax", "seed": 0, "reader": reader} | change)
+def readout(reader, name):
+    return Readout(**{"sigma": 0.3, "scores": "joint", "normalisation": "minmax", "seed": 0, "reader": reader, name: OTHER[name]})
+
+
+@pytest.mark.parametrize(("reader", "name"), IGNORED, ids=[f"{type(reader).__name__} {name}" for reader, name in IGNORED])
+def test_a_reader_refuses_what_it_would_ignore(reader, name):
+    with pytest.raises(UserError, match=f"`{name}` has no effect on maps of this `reader`"):
+        readout(reader, name)
+
+
+def test_a_reader_takes_what_it_reads_by():
+    for reader, name in [(Expert(), "scores"), (Expert(), "heads"), (Propagated(), "heads"), (Aggregated(), "heads"), (MIXTURE, "scores")]:
+        assert getattr(readout(reader, name), name) == OTHER[name]

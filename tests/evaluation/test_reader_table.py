@@ -16,6 +16,7 @@ from seg4diff.evaluation.readers import Cell, ReadersModule
 from seg4diff.segmentation.presence import Uncalibrated
 from seg4diff.segmentation.readers.expert import Expert
 from seg4diff.segmentation.readers.propagated import Propagated
+from seg4diff.segmentation.readers.t2i import TextToImage
 from seg4diff.segmentation.readout import Readout
 from seg4diff.segmentation.refine import PixelAdaptive, Unrefined
 
@@ -28,6 +29,7 @@ class Stubborn:
     """A reader that cannot read this model."""
 
     per_block = True
+    settings = ()
 
     def read(self, run, blocks):
         raise UserError("this model has no such maps.")
@@ -134,6 +136,23 @@ def test_base_and_lora_are_read_and_calibrated_apart():
     for protocol in options["protocols"]:
         assert both["base", protocol] == pytest.approx(alone["base", protocol], nan_ok=True)
     assert both["lora", "calibrated"] != pytest.approx(alone["base", "calibrated"])
+
+
+def test_readers_that_ignore_the_readout_have_their_reason():
+    """Logits are read by the expert; where text tokens look has none."""
+    readers = {"expert": Expert(), "t2i": TextToImage()}
+    options = {"readers": readers, "refinements": {"none": Unrefined()}, "protocols": ["oracle"], "presence": Uncalibrated(images=4)}
+    made = ReadersModule(
+        backbone=random_sd3(),
+        vocabulary=VOCABULARY,
+        readout=READOUT.changed(scores="logits"),
+        expert_layer=1,
+        resamples=2,
+        seed=0,
+        **options,
+    )
+    assert list(made.refused) == ["t2i"] and "`scores` has no effect" in made.refused["t2i"]
+    assert [row["reader"] for row in counted(made).rows] == ["expert"]
 
 
 def test_without_the_expert_there_is_no_comparison(model):

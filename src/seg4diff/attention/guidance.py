@@ -20,7 +20,7 @@ def perturbed_guidance(
 
     Each pass gets a copy of the rows that see the prompt, and only the copies are perturbed. With classifier-free guidance of scale g, an
     image is drawn by v_u + g (v_c - v_u) + s (v_c - v_perturbed), where v_u does not see the prompt. Several of these contexts add up.
-    The pipelines of LongCat-Image and Lumina-Image 2 then scale this to the length of the prediction with the prompt.
+    The pipelines of LongCat-Image, Lumina-Image 2 and Qwen-Image then scale this to the length of the (guided) prediction with the prompt.
 
     Args:
         backbone: the model; inside, call `predict_velocity`, `sample`, or the pipeline itself.

@@ -39,10 +39,6 @@ class AuraFlowBackbone(PipelineBackbone):
             raise UserError(f"`text_length` must be from 1 to {LONGEST_TEXT}, found {text_length}.")
         super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
 
-    @property
-    def text_window(self) -> int:
-        return self.text_length
-
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         return self._pipeline.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
 

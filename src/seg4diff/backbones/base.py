@@ -41,6 +41,11 @@ class TextCondition:
         """Positions on the token axis that overlap the characters [start, end) of prompt number `prompt`."""
         return [k for k, (first, last) in enumerate(self.offsets[prompt]) if first < end and last > start]
 
+    def of_prompt(self, more: int = 0) -> Tensor:
+        """(B, T) bool: the tokens of each prompt, with those that the tokenizer adds, and so many of the padding behind them."""
+        lengths = torch.tensor([len(pairs) + more for pairs in self.offsets], device=self.embeddings.device)
+        return torch.arange(self.embeddings.shape[1], device=self.embeddings.device) < lengths[:, None]
+
     def __getitem__(self, rows: slice) -> "TextCondition":
         return TextCondition(self.embeddings[rows], self.pooled[rows], self.offsets[rows], self.padding[rows])
 

@@ -94,12 +94,13 @@ class EncodingMemory:
     def fetch(self, kind: str, contents: Sequence[bytes], encode: Callable[[list[int]], list[Entry]]) -> list[Entry]:
         """See `EncodingCache.fetch`."""
         kept = self._kept.setdefault(kind, OrderedDict())
-        missing = {content: k for k, content in enumerate(contents) if content not in kept}
+        keys = [hashlib.sha256(content).digest() for content in contents]  # pictures are large
+        missing = {key: k for k, key in enumerate(keys) if key not in kept}
         if missing:
             kept.update(zip(missing, encode(list(missing.values())), strict=True))
-        for content in contents:
-            kept.move_to_end(content)
-        entries = [kept[content] for content in contents]
+        for key in keys:
+            kept.move_to_end(key)
+        entries = [kept[key] for key in keys]
         while len(kept) > self._most:
             kept.popitem(last=False)
         return entries

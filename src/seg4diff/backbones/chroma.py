@@ -58,8 +58,7 @@ class ChromaBackbone(TextFirstBackbone):
         batch, _, height, width = noisy_latents.shape
         rows, columns = height // PATCH, width // PATCH
         text = condition.embeddings
-        lengths = torch.tensor([len(pairs) for pairs in condition.offsets], device=text.device)
-        seen = (torch.arange(text.shape[1], device=text.device) <= lengths[:, None]).to(text.dtype)
+        seen = condition.of_prompt(more=1).to(text.dtype)
         tokens = self.transformer(
             hidden_states=pixel_unshuffle(noisy_latents, PATCH).flatten(2).transpose(1, 2),
             encoder_hidden_states=text,

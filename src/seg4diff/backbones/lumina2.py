@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
 from torch import Tensor
 
@@ -39,10 +38,6 @@ class Lumina2Backbone(PipelineBackbone):
             raise UserError(f"`text_length` must be from 1 to {longest}, found {text_length}.")
         super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
 
-    @property
-    def text_window(self) -> int:
-        return self.text_length
-
     def _templated(self, prompt: str) -> str:
         """The text that the language model reads, as the diffusers pipeline makes it."""
         return f"{self._pipeline.system_prompt} <Prompt Start> {prompt}"
@@ -59,13 +54,11 @@ class Lumina2Backbone(PipelineBackbone):
         return embeddings, embeddings.new_zeros(len(prompts), 0)
 
     def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
-        text = condition.embeddings
-        lengths = torch.tensor([len(pairs) for pairs in condition.offsets], device=text.device)
         return -self.transformer(
             hidden_states=noisy_latents,
             timestep=1 - sigma,
-            encoder_hidden_states=text,
-            encoder_attention_mask=torch.arange(text.shape[1], device=text.device) < lengths[:, None],
+            encoder_hidden_states=condition.embeddings,
+            encoder_attention_mask=condition.of_prompt(),
             return_dict=False,
         )[0]
 

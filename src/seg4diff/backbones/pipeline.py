@@ -95,6 +95,10 @@ class PipelineBackbone(Backbone):
         return cls(pipeline, runtime=runtime, source=source, **options)
 
     @property
+    def text_window(self) -> int:
+        return self.text_length
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.runtime.dtype
 

@@ -5,7 +5,6 @@ from difflib import SequenceMatcher
 from importlib.util import find_spec
 from typing import Any
 
-import torch
 from diffusers import PRXPipeline, PRXTransformer2DModel
 from diffusers.loaders import CogVideoXLoraLoaderMixin
 from torch import Tensor, nn
@@ -58,10 +57,6 @@ class PRXBackbone(PipelineBackbone):
         pipeline.tokenizer.padding_side = "right"
 
     @property
-    def text_window(self) -> int:
-        return self.text_length
-
-    @property
     def heads(self) -> int:
         return self.transformer.config.num_heads
 
@@ -79,13 +74,11 @@ class PRXBackbone(PipelineBackbone):
         return embeddings, embeddings.new_zeros(len(prompts), 0)
 
     def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
-        text = condition.embeddings
-        lengths = torch.tensor([len(pairs) for pairs in condition.offsets], device=text.device)
         return self.transformer(
             hidden_states=noisy_latents,
             timestep=sigma,
-            encoder_hidden_states=text,
-            attention_mask=torch.arange(text.shape[1], device=text.device) < lengths[:, None],
+            encoder_hidden_states=condition.embeddings,
+            attention_mask=condition.of_prompt(),
             return_dict=False,
         )[0]
 

@@ -45,10 +45,6 @@ class QwenImageBackbone(PipelineBackbone):
             raise UserError(f"`text_length` must be from 1 to {LONGEST_TEXT}, found {text_length}.")
         super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
 
-    @property
-    def text_window(self) -> int:
-        return self.text_length
-
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         pairs = templated_offsets(self._pipeline.tokenizer, self._pipeline.prompt_template_encode.format, prompt)
         return pairs[self._pipeline.prompt_template_encode_start_idx :]
@@ -88,12 +84,10 @@ class QwenImageBackbone(PipelineBackbone):
         batch, _, height, width = noisy_latents.shape
         rows, columns = height // PATCH, width // PATCH
         text = condition.embeddings
-        lengths = torch.tensor([len(pairs) for pairs in condition.offsets], device=text.device)
-        seen = torch.arange(text.shape[1], device=text.device) < lengths[:, None]
         tokens = self.transformer(
             hidden_states=pixel_unshuffle(noisy_latents, PATCH).flatten(2).transpose(1, 2),
             encoder_hidden_states=text,
-            encoder_hidden_states_mask=None if min(map(len, condition.offsets)) == text.shape[1] else seen,
+            encoder_hidden_states_mask=None if min(map(len, condition.offsets)) == text.shape[1] else condition.of_prompt(),
             timestep=sigma,
             img_shapes=[[(1, rows, columns)]] * batch,
             return_dict=False,

@@ -25,10 +25,6 @@ class TextFirstBackbone(PipelineBackbone):
             raise UserError(f"`text_length` must be from 1 to {LONGEST_TEXT}, found {text_length}.")
         super().__init__(pipeline, text_length=text_length, **options)
 
-    @property
-    def text_window(self) -> int:
-        return self.text_length
-
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
         return self._check_size(height, width, self._vae_scale * PATCH, None)
 

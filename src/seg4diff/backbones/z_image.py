@@ -48,10 +48,6 @@ class ZImageBackbone(PipelineBackbone):
         super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
 
     @property
-    def text_window(self) -> int:
-        return self.text_length
-
-    @property
     def heads(self) -> int:
         return self.transformer.config.n_heads
 

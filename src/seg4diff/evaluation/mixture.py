@@ -76,6 +76,7 @@ class EveryHead:
     """A reader whose maps of a block are those of each of its heads: (classes x heads, h, w)."""
 
     per_block = True
+    settings = ("scores",)
 
     def read(self, run: Pass, blocks: list[int]) -> ClassMaps:
         """See `Reader`."""

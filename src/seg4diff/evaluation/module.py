@@ -115,7 +115,7 @@ class SplitEvaluation(L.LightningModule, ABC):
         grid = self.backbone.token_grid(*batch.images.shape[-2:])
         for mask, frame, image in zip(batch.masks, frames(batch), batch.images, strict=True):
             self.baselines.update(mask)
-            self.upper_bound.update(grid_upper_bound(mask.cpu(), grid, frame, self.refined(frame, image)), mask.cpu())
+            self.upper_bound.update(grid_upper_bound(mask.cpu(), grid, frame, self._refined(frame, image)), mask.cpu())
         if self._progress is not None:
             self._progress.add(len(batch), self._counts(), last=batch_idx + 1 == self.trainer.num_test_batches[0])
         return predictions
@@ -129,13 +129,13 @@ class SplitEvaluation(L.LightningModule, ABC):
         return self._segment(self.backbone, batch, blocks)
 
     @property
-    def departures(self) -> list[str]:
-        """See `Readout.departures`."""
-        return []
-
-    def refined(self, frame: Frame, image: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """What is done to class maps at the pixels of an image; None = nothing."""
+    def words_readout(self) -> Readout | None:
+        """How maps of words are read; None = there are no words."""
         return None
+
+    def _refined(self, frame: Frame, image: Tensor) -> Callable[[Tensor], Tensor] | None:
+        refine = None if self.words_readout is None else self.words_readout.refine
+        return None if refine is None or isinstance(refine, Unrefined) else lambda maps: refine(maps, frame.picture(image).cpu())
 
     def _each_variant(self, read: Callable[[str], list[Tensor]]) -> dict[str, list[Tensor]]:
         if not has_lora(self.backbone):
@@ -182,7 +182,7 @@ class SplitEvaluation(L.LightningModule, ABC):
             miou_per_block=dict(sorted((others | {self.expert_layer: found["base"].miou}).items())),
             baseline={name: float(value) for name, value in self.baselines.compute().items()},
             upper_bound=upper_bound,
-            reading=", ".join(self.departures) or None,
+            reading=None if self.words_readout is None else ", ".join(self.words_readout.departures) or None,
         )
 
     def _score(self, variant: str, counts: Tensor, ends: tuple[float, float], names: Sequence[str]) -> Score:
@@ -256,12 +256,8 @@ class EvaluationModule(SplitEvaluation):
         self._make_prompts, self._unlabelled = PromptMaker(protocol, vocabulary, backbone.fits), unlabelled
 
     @property
-    def departures(self) -> list[str]:
-        return self._readouts["base"].departures
-
-    def refined(self, frame: Frame, image: Tensor) -> Callable[[Tensor], Tensor] | None:
-        refine = self._readouts["base"].refine
-        return None if isinstance(refine, Unrefined) else lambda maps: refine(maps, frame.picture(image).cpu())
+    def words_readout(self) -> Readout:
+        return self._readouts["base"]
 
     def on_test_start(self) -> None:
         if self._calibrated:

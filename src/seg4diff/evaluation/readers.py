@@ -52,7 +52,7 @@ class Timed:
     """A reader that keeps the seconds and the bytes of its last passes: the model and the reading, without the encoders."""
 
     def __init__(self, reader: Reader) -> None:
-        self.reader, self.per_block = reader, reader.per_block
+        self.reader, self.per_block, self.settings = reader, reader.per_block, reader.settings
         self.seconds, self.peak = 0.0, 0.0
 
     def read(self, run: Pass, blocks: Sequence[int]) -> ClassMaps:
@@ -134,6 +134,8 @@ class ReadersModule(L.LightningModule):
         self._presence = {key: BinaryAveragePrecision() for key in self._seconds}
         self._calibrations: dict[tuple[str, str], Readout] = {}
         self.refused: dict[str, str] = {}
+        made = {name: self._try(name, partial(readout.changed, reader=own)) for name, own in self._readers.items()}
+        self._readouts: dict[str, Readout] = {name: own for name, own in made.items() if own is not None}
         self._pictures: list[list[Image.Image]] = []
         self.rows: list[dict[str, Any]] = []
         self.page: Image.Image | None = None
@@ -151,13 +153,10 @@ class ReadersModule(L.LightningModule):
         with self.trainer.precision_plugin.test_step_context():
             for variant in self._models():
                 for name in self._usable():
-                    readout = self._of(name)
+                    readout = self._readouts[name]
                     found = self._try(name, partial(calibrate, readout, self.backbone, self._unlabelled, prompts, self._block))
                     if found is not None:
                         self._calibrations[variant, name] = readout.changed(presence=found)
-
-    def _of(self, name: str) -> Readout:
-        return self._readout.changed(reader=self._readers[name])
 
     def _usable(self) -> list[str]:
         return [name for name in self._readers if name not in self.refused]
@@ -179,7 +178,7 @@ class ReadersModule(L.LightningModule):
         for variant in self._models():
             for protocol, name in product(self._protocols, self._usable()):
                 readout = self._calibrations.get((variant, name)) if protocol == "calibrated" else None
-                readout = readout or self._of(name)
+                readout = readout or self._readouts[name]
                 maps = self._try(name, partial(self._maps, readout, batch, Cell(variant, protocol, name, ""), batch_idx))
                 if maps is None:
                     continue

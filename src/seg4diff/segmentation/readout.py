@@ -19,7 +19,6 @@ from seg4diff.segmentation.presence import Presence, Unknown
 from seg4diff.segmentation.prompts import Prompt
 from seg4diff.segmentation.readers.base import Pass, Reader
 from seg4diff.segmentation.readers.expert import Expert
-from seg4diff.segmentation.readers.propagated import Propagated
 from seg4diff.segmentation.refine import Refiner, Unrefined
 
 Normalisation = Literal["none", "minmax"]
@@ -67,10 +66,9 @@ class Readout:
         self.sigma, self.scores, self.normalisation, self.seed, self.background = sigma, scores, normalisation, seed, background
         self.heads = None if heads is None else list(heads)
         self.reader, self.presence, self.refine = reader or Expert(), presence or Unknown(), refine or Unrefined()
-        of_i2t = isinstance(self.reader, Expert | Propagated)
-        if not of_i2t and (scores == "logits" or heads is not None):
-            name = "scores=logits" if scores == "logits" else "heads"
-            raise UserError(f"`{name}` is for the maps of readers expert and propagated: leave it out, or read with one of them.")
+        chosen = {"scores": scores != "joint", "heads": heads is not None}
+        if odd := [name for name, changed in chosen.items() if changed and name not in self.reader.settings]:
+            raise UserError(f"`{odd[0]}` has no effect on maps of this `reader`: leave it as it is, or read with reader=expert.")
         if (scores, normalisation) == ("logits", "none") and not isinstance(self.presence, Unknown):
             raise UserError("`presence` weighs maps that are not negative: set `normalisation=minmax`, or other `scores` than logits.")
 

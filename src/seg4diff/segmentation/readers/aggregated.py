@@ -37,6 +37,7 @@ class Aggregated:
     """
 
     per_block = False
+    settings = ("heads",)
 
     def __init__(self, *, reference: int | None = None, spread_by: Sequence[int] = (), order: int = 2) -> None:
         at_least(0, order=order)

@@ -1,6 +1,6 @@
 """What a reader gets and gives: one forward pass over noisy images with a prompt each; class maps on the token grid."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,6 +66,10 @@ class Reader(Protocol):
     @property
     def per_block(self) -> bool:
         """Whether each block has maps of its own; False: the maps are those of blocks that the reader chooses."""
+
+    @property
+    def settings(self) -> Collection[str]:
+        """Which of "scores" and "heads" of the `Readout` may be others than the usual ones; the reader knows nothing of the rest."""
 
     def read(self, run: Pass, blocks: Sequence[int]) -> ClassMaps:
         """Run the pass, no further than it must, and yield each of these blocks with its class maps.

@@ -28,6 +28,7 @@ class Bounce:
     """
 
     per_block = True
+    settings = ()
 
     def __init__(self, *, steps: int = 2) -> None:
         at_least(1, steps=steps)

@@ -27,6 +27,8 @@ class Concepts:
         UserError: `blocks` is empty.
     """
 
+    settings = ()
+
     def __init__(self, *, blocks: Sequence[int] | None = None) -> None:
         if blocks is not None and not blocks:
             raise UserError("`blocks` must name at least one block; null reads the block that is evaluated.")

@@ -9,6 +9,7 @@ class Expert:
     """I2T maps of the block, mean over its heads and over the tokens of each name; content and heads are those of the `Readout`."""
 
     per_block = True
+    settings = ("scores", "heads")
 
     def read(self, run: Pass, blocks: Sequence[int]) -> ClassMaps:
         """See `Reader`."""

@@ -21,6 +21,7 @@ class Mixture:
     """
 
     per_block = False
+    settings = ("scores",)
 
     def __init__(self, *, weights: Mapping[str, Sequence[float]] | None) -> None:
         every = [weight for own in (weights or {}).values() for weight in own]

@@ -25,6 +25,7 @@ class Propagated:
     """
 
     per_block = True
+    settings = ("scores", "heads")
 
     def __init__(self, *, block: int | None = None, order: int = 1) -> None:
         at_least(1, order=order)

@@ -10,6 +10,7 @@ class TextToImage:
     """T2I maps of the block: softmax over all image and text keys, mean over its heads and over the tokens of each name."""
 
     per_block = True
+    settings = ()
 
     def read(self, run: Pass, blocks: Sequence[int]) -> ClassMaps:
         """See `Reader`."""
