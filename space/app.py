@@ -1,4 +1,4 @@
-"""The page of seg4diff as a Space: upload this folder as it is, and set the secret SEG4DIFF_APP_PASSWORD."""
+"""The page of seg4diff as a Space: upload this folder once seg4diff is on the package index, and set the secret SEG4DIFF_APP_PASSWORD."""
 
 import sys
 

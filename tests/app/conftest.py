@@ -1,10 +1,9 @@
 """A page over a random model of four blocks with a LoRA of its block 1."""
 
-import socket
-
 import pytest
 import torch
 from PIL import Image
+from tests.app.files import free_port
 from tests.hosts import random_sd3
 
 from seg4diff.app.desk import Desk
@@ -43,8 +42,5 @@ def photo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def page(load_options):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with served(load_options, port=port) as page:
+    with served(load_options, port=free_port()) as page:
         yield page

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from seg4diff.app.desk import Desk, Reading
+from seg4diff.app.desk import Reading
 from seg4diff.errors import UserError
 from seg4diff.loading import load
 
@@ -14,8 +15,8 @@ WORDS = ("apple", "traffic cone", "grass")
 def passes(desk):
     """Names of the parts of the model that run, each time."""
     met = []
-    parts = {"picture": desk.model.backbone._pipeline.vae, "words": desk.model.backbone._pipeline.text_encoder}
-    parts = {"picture": parts["picture"].encoder, "words": parts["words"], "block": desk.model.backbone.transformer.transformer_blocks[0]}
+    own = desk.model.backbone._pipeline
+    parts = {"picture": own.vae.encoder, "words": own.text_encoder, "block": own.transformer.transformer_blocks[0]}
     hooks = [part.register_forward_hook(lambda *_, name=name: met.append(name)) for name, part in parts.items()]
     yield met
     for hook in hooks:
@@ -29,11 +30,12 @@ def test_a_result_is_that_of_a_fresh_model(desk, load_options, photo, scale, opt
     assert np.array_equal(found.labels, own.labels) and found.maps["grass"].equal(own.maps["grass"])
 
 
-def test_another_noise_level_encodes_nothing_again(desk, photo, passes):
-    desk.segment(photo, ("ball", "sand"), Reading(2, 0.3))
-    assert set(passes) == {"picture", "words", "block"} or set(passes) == {"words", "block"}  # another test may have shown the picture
+def test_another_noise_level_encodes_nothing_again(desk, photo, passes, tmp_path):
+    Image.open(photo).rotate(180).save(tmp_path / "turned.png")
+    desk.segment(tmp_path / "turned.png", ("ball", "sand"), Reading(2, 0.3))
+    assert set(passes) == {"picture", "words", "block"}
     passes.clear()
-    desk.segment(photo, ("ball", "sand"), Reading(3, 0.6))
+    desk.segment(tmp_path / "turned.png", ("ball", "sand"), Reading(3, 0.6))
     assert set(passes) == {"block"}
 
 
@@ -57,4 +59,4 @@ def test_too_many_images_are_refused(desk):
 def test_the_model_is_as_before(desk, photo):
     block, level = desk.model.block, desk.model.readout.sigma
     desk.segment(photo, (), Reading(3, 0.9, 0.5))
-    assert (desk.model.block, desk.model.readout.sigma) == (block, level) and isinstance(desk, Desk)
+    assert (desk.model.block, desk.model.readout.sigma) == (block, level)

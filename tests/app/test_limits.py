@@ -14,7 +14,7 @@ from seg4diff.errors import UserError
         (b"no picture", "the image a.png cannot be read .it is no picture of a known format.: give another one"),
         (b"", "the image a.png cannot be read"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is stored as EPS, and this page takes AVIF, BMP"),
-        (png(20000, 10000), "the image a.png"),
+        (png(20000, 10000), r"the image a\.png cannot be read \(Image size \(200000000 pixels\)"),
         (png(9, 9, text=bytes(2**27)), "the image a.png cannot be read"),
         (png(5000, 4000, bytes(2**20)), "has 5000 x 4000 pixels, and this page takes at most 16 million"),
     ],
@@ -36,7 +36,13 @@ def test_words():
     assert to_words(["apple", " traffic   cone, grass", "apple", ",", ""]) == ("apple", "traffic cone", "grass")
 
 
-@pytest.mark.parametrize(("chips", "sentence"), [([f"w{k}" for k in range(10_000)], "at most 32 words, found 10000"), (["a" * 101], "101")])
+@pytest.mark.parametrize(
+    ("chips", "sentence"),
+    [
+        ([f"w{k}" for k in range(10_000)], "at most 32 words, found 10000"),
+        (["a" * 101], "at most 100 letters on this page, found one of 101"),
+    ],
+)
 def test_words_that_are_refused(chips, sentence):
     with pytest.raises(UserError, match=sentence):
         to_words(chips)

@@ -1,5 +1,6 @@
 """The page as it is served, through gradio's own client and by hand."""
 
+import os
 from http.client import HTTPConnection
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +13,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from speed.page import questions, storm
-from tests.app.files import png
+from tests.app.files import free_port, png
 from tests.conftest import REPO
 
 from seg4diff.app.server import POLICY, served
@@ -138,8 +139,18 @@ def test_a_path_in_any_field_reads_no_file(page, post, photo, tmp_path, name):
     (place,) = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": photo.read_bytes()}).json()
     values = [uploaded(place) if value is UPLOAD else value for value in ASKED[name]]
     paths = (str(tmp_path / "private.txt"), f"../../../..{tmp_path}/private.txt", uploaded(tmp_path / "private.txt"))
+    assert "success" in post(name, values)  # the message is one that the page understands
     for k, path in zip(range(len(values)), cycle(paths), strict=False):
         assert "what nobody may see" not in post(name, [*values[:k], path, *values[k + 1 :]])
+    kept = [file.read_bytes() for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()]
+    assert kept and not any(b"what nobody may see" in content for content in kept), "a copy could be fetched"
+
+
+def test_a_password_keeps_others_out(load_options, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # that of the page of the other tests comes back
+    with served(load_options, port=free_port(), password="secret") as page:
+        assert httpx.get(f"{page.local_url}config").status_code == 401
+        assert httpx.get(f"{page.local_url}gradio_api/info").status_code == 401
 
 
 ODD = {
@@ -165,7 +176,11 @@ def test_odd_pictures_are_segmented(ask, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(png(20000, 10000), "big.png"), (png(5000, 4000), "has 5000 x 4000 pixels"), (png(9, 9, text=bytes(2**27)), "big.png cannot be read")],
+    [
+        (png(20000, 10000), "big.png cannot be read"),
+        (png(5000, 4000), "has 5000 x 4000 pixels"),
+        (png(9, 9, text=bytes(2**27)), "big.png cannot be read"),
+    ],
     ids=["200 megapixels", "20 megapixels", "bomb"],
 )
 def test_pictures_that_are_too_large_are_one_sentence(ask, content, sentence, tmp_path):

@@ -133,10 +133,9 @@ def test_so_is_what_grey_palettes_and_single_colours_make_transparent():
 )
 def test_other_colours_become_red_green_and_blue(mode, form):
     white = Image.new("RGB", (3, 2), "white")
-    if mode == "YCbCr" and Image.__version__.startswith("12."):
-        pytest.skip("Pillow 12 cannot read the YCbCr TIFF that it writes itself")
     picture = Image.fromarray(np.array([[[255, 0, 0]] * 3] * 2, np.uint8), "LAB") if mode == "LAB" else white.convert(mode)
-    assert seen(stored(picture, form)).min() >= 250
+    packed = {"compression": "tiff_lzw"} if mode == "YCbCr" else {}  # Pillow 12 cannot read its own one without
+    assert seen(stored(picture, form, **packed)).min() >= 250
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])

@@ -132,14 +132,22 @@ def test_the_early_exit_of_concepts_has_the_bits_of_a_whole_pass(with_concepts):
     assert all(torch.equal(*pair) for pair in zip(alone[0], beside[0], strict=True))
 
 
-@pytest.mark.parametrize("name", READERS)
+OF_TEXT = ("t2i", "bounce")
+"""Readers that need to know where text tokens look."""
+READ = [(family, name) for family in FAMILIES for name in READERS if FAMILIES[family].text_attends or name not in OF_TEXT]
+
+
+@pytest.mark.parametrize("name", OF_TEXT)
+@pytest.mark.parametrize("family", [name for name, own in FAMILIES.items() if not own.text_attends])
+def test_where_text_tokens_look_is_refused_where_they_look_at_nothing(family, name):
+    with pytest.raises(UserError, match="text tokens look at nothing: choose another `reader`"):
+        class_maps(FAMILIES[family].model(), [FAMILIES[family].block], reader=READERS[name])
+
+
+@pytest.mark.parametrize(("family", "name"), READ)
 def test_a_pass_that_stops_early_has_the_bits_of_a_whole_one(family, name, monkeypatch):
     """And no block after the last one that is needed computes anything."""
-    if name in ("t2i", "bounce") and not family.text_attends:
-        with pytest.raises(UserError, match="text tokens look at nothing: choose another `reader`"):
-            class_maps(family.model(), [family.block], reader=READERS[name])
-        return
-    model, block, reached = family.model(), family.block, []
+    model, block, reached = FAMILIES[family].model(), FAMILIES[family].block, []
     stopped = class_maps(model, [block], reader=READERS[name])
     hooks = [site.block.register_forward_hook(lambda *_, site=site: reached.append(site.index)) for site in model.attention_sites()]
     class_maps(model, [block], reader=READERS[name])

@@ -68,7 +68,7 @@ class Readout:
         self.reader, self.presence, self.refine = reader or Expert(), presence or Unknown(), refine or Unrefined()
         chosen = {"scores": scores != "joint", "heads": heads is not None}
         if odd := [name for name, changed in chosen.items() if changed and name not in self.reader.settings]:
-            raise UserError(f"`{odd[0]}` has no effect on maps of this `reader`: leave it as it is, or read with reader=expert.")
+            raise UserError(f"`{odd[0]}` has no effect on maps of this `reader`: leave it as it is, or read with the expert of one block.")
         if (scores, normalisation) == ("logits", "none") and not isinstance(self.presence, Unknown):
             raise UserError("`presence` weighs maps that are not negative: set `normalisation=minmax`, or other `scores` than logits.")
 
