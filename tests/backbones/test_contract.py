@@ -226,11 +226,10 @@ class TestFamily:
         for plain, checkpointed in zip(*found, strict=True):
             torch.testing.assert_close(plain, checkpointed, atol=1e-5, rtol=1e-4)
 
-    @pytest.mark.parametrize("checkpointing", [False, True])
-    def test_compiled_blocks_can_be_read(self, family, checkpointing):
+    def test_compiled_blocks_can_be_read(self, family):
         torch._dynamo.reset()
         plain = adapted(family).train()
-        compiled = adapted(family, runtime=Runtime(compile="aot_eager", gradient_checkpointing=checkpointing)).train()
+        compiled = adapted(family, runtime=Runtime(compile="aot_eager", gradient_checkpointing=True)).train()
         arguments, found = inputs(plain), []
         for model in (plain, compiled):
             model.predict_velocity(*arguments)  # a compiled block exists before it is read
