@@ -111,6 +111,14 @@ def test_a_word_has_a_map_and_a_pixel_has_words(person):
     person.at("#pixel").get_by_text("traffic cone").first.wait_for()
 
 
+def test_a_word_of_the_legend_has_a_map_while_it_is_pointed_at(person):
+    person.open("Segment")
+    chosen = person.watch(lambda: person.at("#view").get_by_text("all words").click())
+    pointed = person.watch(lambda: person.at("#legend").get_by_text("traffic cone").hover())
+    left = person.watch(lambda: person.at("#prompt").page.mouse.move(0, 0))
+    assert pointed != chosen == left
+
+
 def test_files_are_made_when_they_are_asked_for(person, photo, tmp_path):
     person.open("Segment")
     found = json.loads(person.download("#coco").read_bytes())

@@ -45,7 +45,7 @@ def get(page):
 
 
 def test_the_label_map_is_that_of_the_command(ask, photo, load_options, tmp_path):
-    label_file = Path(ask("segment", handle_file(photo), WORDS, "all words", 1, 0.3, *READ)[3]["value"])
+    label_file = Path(ask("labels", handle_file(photo), WORDS, 1, 0.3, *READ))
     segment_files(photo, WORDS, out=tmp_path / "out", load_options=load_options)
     assert label_file.read_bytes() == (tmp_path / "out" / "labels" / "photo.png").read_bytes()
 
@@ -124,6 +124,7 @@ UPLOAD = "the picture"
 ASKED = {
     "segment": [UPLOAD, WORDS, "all words", 1, 0.3, *READ],
     "show": [UPLOAD, WORDS, "apple", 1, 0.3, *READ],
+    "labels": [UPLOAD, WORDS, 1, 0.3, *READ],
     "coco": [UPLOAD, WORDS, 1, 0.3, *READ],
     "archive": [UPLOAD, WORDS, 1, 0.3, *READ],
     "blocks": [UPLOAD, WORDS, 1, 0.3, *READ],
@@ -170,7 +171,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_pictures_are_segmented(ask, tmp_path, name):
     ODD[name].save(tmp_path / name, format="PNG" if name.endswith("txt") else None)
-    with Image.open(ask("segment", handle_file(tmp_path / name), WORDS, "all words", 1, 0.3, *READ)[3]["value"]) as labels:
+    with Image.open(ask("labels", handle_file(tmp_path / name), WORDS, 1, 0.3, *READ)) as labels:
         assert labels.size == ODD[name].size and set(np.unique(labels)) <= {0, 1}
 
 
