@@ -55,7 +55,7 @@ def build_page(desk: Desk, folder: Path, analysis: Path | None) -> gr.Blocks:
             with gr.Tab("Segment", id="segment"):
                 segment = segment_tab(desk, folder / "results", draw_examples(folder / "examples"))
             with gr.Tab("Generate", id="generate"):
-                generate_tab(desk)
+                generate_tab(desk, folder / "images")
             with gr.Tab("Blocks", id="blocks"):
                 blocks_tab(desk, segment, analysis, tabs)
             with gr.Tab("Compare", id="compare"):
