@@ -1,7 +1,7 @@
 """How fast the page answers one person, and whether it answers many at once: `python -m speed.page`."""
 
 import argparse
-import socket
+import re
 import subprocess
 import sys
 import time
@@ -115,15 +115,13 @@ def questions(model: Model, folder: Path, scenes: Sequence[int], blocks: Sequenc
 @contextmanager
 def serving() -> Iterator[tuple[str, Process]]:
     """Within the block `seg4diff app` serves the tiny model: its address, and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "seg4diff", "app", "--port", str(port)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "seg4diff", "app", "--port", "0"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        if not any("the page is at" in line for line in process.stdout):
+        found = next(filter(None, (re.search(r"the page is at (\S+)", line) for line in process.stdout)), None)
+        if found is None:
             raise RuntimeError("the page did not start, see above")
-        yield f"http://127.0.0.1:{port}", Process(process.pid)
+        yield found[1], Process(process.pid)
     finally:
         process.terminate()
         process.wait()

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tests.app.pictures import ODD
 
 from seg4diff.commands.segment import segment_files
 
@@ -168,6 +169,16 @@ def test_every_block_and_two_ways_to_read(person):
     person.at("#compare").click()
     person.see("of the pixels have another label")
     assert person.at("#agreement tr").count() == 1 + len(WORDS)
+
+
+def test_odd_pictures_are_shown(arrive, tmp_path):
+    person = arrive()
+    for name, (picture, options) in ODD.items():
+        picture.save(tmp_path / name, **options)
+        person.drop(tmp_path / name)
+        person.at("#shown img").wait_for()
+        person.at("#picture").get_by_label("Clear").click()
+        person.at("#shown img").wait_for(state="hidden")
 
 
 def test_what_goes_wrong_is_one_sentence(arrive, tmp_path):
