@@ -79,7 +79,7 @@ def main() -> None:
                 arguments.out.mkdir(parents=True, exist_ok=True)
                 image.save(arguments.out / f"{name}.png")
             if name in DOCS:
-                image.quantize(128).save(Path(__file__).parent / "images" / f"{DOCS[name]}.png", optimize=True)
+                image.quantize(256, kmeans=1).save(Path(__file__).parent / "images" / f"{DOCS[name]}.png", optimize=True)
 
 
 if __name__ == "__main__":
