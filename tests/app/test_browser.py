@@ -114,9 +114,9 @@ def test_a_word_has_a_map_and_a_pixel_has_words(person):
 
 def test_a_word_of_the_legend_has_a_map_while_it_is_pointed_at(person):
     person.open("Segment")
-    chosen = person.watch(lambda: person.at("#view").get_by_text("all words").click())
+    chosen = person.at("#shown img").get_attribute("src")
     pointed = person.watch(lambda: person.at("#legend").get_by_text("traffic cone").hover())
-    left = person.watch(lambda: person.at("#prompt").page.mouse.move(0, 0))
+    left = person.watch(lambda: person.window.mouse.move(0, 0))
     assert pointed != chosen == left
 
 
