@@ -5,7 +5,6 @@ With `--out <folder>` every tab goes there, at desktop and at phone width, light
 
 import argparse
 import shutil
-import socket
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -72,10 +71,7 @@ def main() -> None:
     parser.add_argument("--lora", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with TemporaryDirectory() as folder, served({"lora": arguments.lora}, port=port) as page:
+    with TemporaryDirectory() as folder, served({"lora": arguments.lora}, port=0) as page:
         picture = Path(folder) / "photo.png"
         Image.fromarray(make_scene(0, "test", 33, 384).image).save(picture)
         for name, image in screenshots(page.local_url, picture):
@@ -83,7 +79,7 @@ def main() -> None:
                 arguments.out.mkdir(parents=True, exist_ok=True)
                 image.save(arguments.out / f"{name}.png")
             if name in DOCS:
-                image.quantize(128).save(Path(__file__).parent / "images" / f"{DOCS[name]}.png", optimize=True)
+                image.quantize(256, kmeans=1).save(Path(__file__).parent / "images" / f"{DOCS[name]}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ from seg4diff.data.toyworld.scenes import make_scene
 from tests.conftest import REPO
 
 THE_PAGE = """
-import httpx, socket
+import httpx
 from seg4diff.app.server import served
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-with served({}, port=port) as page:
+with served({}, port=0) as page:
     assert httpx.get(page.local_url, timeout=60).status_code == 200
 """
 pytestmark = pytest.mark.slow

@@ -27,12 +27,8 @@ def class_colours(count: int) -> np.ndarray:
 
 def colour_labels(labels: Tensor, count: int) -> Image.Image:
     """Label map (H, W) -> RGB picture; ids outside 0..count-1 are dark grey."""
-    ids = labels.cpu().numpy()
-    inside = (ids >= 0) & (ids < count)
-    picture = np.empty((*ids.shape, 3), dtype=np.uint8)
-    picture[:] = IGNORED
-    picture[inside] = class_colours(count)[ids[inside]]
-    return Image.fromarray(picture)
+    ids, colours = labels.cpu().numpy(), np.array([*class_colours(count), IGNORED], dtype=np.uint8)
+    return Image.fromarray(colours.take(np.where((ids >= 0) & (ids < count), ids, count), axis=0))
 
 
 def overlay(image: Image.Image, labels: Tensor, names: Sequence[str], opacity: float = 0.6) -> Image.Image:

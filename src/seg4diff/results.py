@@ -103,6 +103,12 @@ class Segmentation:
     def _labels(self) -> Tensor:
         return torch.from_numpy(self.labels.astype(np.int64))
 
+    def label_map(self) -> Image.Image:
+        """The labels as a palette picture, 255 = no label."""
+        picture = Image.fromarray(self.labels)
+        picture.putpalette([*class_colours(IGNORE).flatten().tolist(), *IGNORED])
+        return picture
+
     def heat(self) -> Image.Image:
         """A sheet of the picture, its regions and a heat map for each word, dark to bright as its map goes from 0 to 1."""
         part, labels = self.picture.crop(self.shown.corners), self.shown.cut(self._labels)
@@ -127,10 +133,8 @@ class Segmentation:
             folder: output folder; it is created.
             stem: name of the files; None: that of the picture.
         """
-        labels = Image.fromarray(self.labels)
-        labels.putpalette([*class_colours(IGNORE).flatten().tolist(), *IGNORED])
         shown = {"overlays": self.overlay()} | ({"maps": self.heat()} if self.maps else {})
-        for kind, picture in (shown | {"labels": labels}).items():
+        for kind, picture in (shown | {"labels": self.label_map()}).items():
             save_picture(picture, Path(folder) / kind / f"{stem or self.stem}.png")
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from PIL import Image
-from tests.app.files import free_port
 from tests.hosts import random_sd3
 
 from seg4diff.app.desk import Desk
@@ -42,5 +41,5 @@ def photo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def page(load_options):
-    with served(load_options, port=free_port()) as page:
+    with served(load_options, port=0) as page:
         yield page

@@ -1,15 +1,7 @@
-"""Files that are made to harm a program that opens them, and a port for the page."""
+"""Files that are made to harm a program that opens them."""
 
-import socket
 import struct
 import zlib
-
-
-def free_port():
-    """A port that no program on this machine listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def png(width, height, pixels=b"", text=b""):

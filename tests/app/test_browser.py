@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tests.app.pictures import ODD
 
 from seg4diff.commands.segment import segment_files
 
@@ -111,6 +112,14 @@ def test_a_word_has_a_map_and_a_pixel_has_words(person):
     person.at("#pixel").get_by_text("traffic cone").first.wait_for()
 
 
+def test_a_word_of_the_legend_has_a_map_while_it_is_pointed_at(person):
+    person.open("Segment")
+    chosen = person.at("#shown img").get_attribute("src")
+    pointed = person.watch(lambda: person.at("#legend").get_by_text("traffic cone").hover())
+    left = person.watch(lambda: person.window.mouse.move(0, 0))
+    assert pointed != chosen == left
+
+
 def test_files_are_made_when_they_are_asked_for(person, photo, tmp_path):
     person.open("Segment")
     found = json.loads(person.download("#coco").read_bytes())
@@ -160,6 +169,16 @@ def test_every_block_and_two_ways_to_read(person):
     person.at("#compare").click()
     person.see("of the pixels have another label")
     assert person.at("#agreement tr").count() == 1 + len(WORDS)
+
+
+def test_odd_pictures_are_shown(arrive, tmp_path):
+    person = arrive()
+    for name in ODD.keys() - {"named wrongly.txt"}:  # a browser offers pictures alone
+        picture, options = ODD[name]
+        picture.save(tmp_path / name, **options)
+        person.window.reload()
+        person.drop(tmp_path / name)
+        person.at("#shown img").wait_for()
 
 
 def test_what_goes_wrong_is_one_sentence(arrive, tmp_path):

@@ -1,5 +1,7 @@
 """What the page asks of a model: the results of `Model`, and no second encoding or pass where there was one."""
 
+from threading import Event
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +51,22 @@ def test_images_are_those_of_the_model(desk, load_options):
     drawn = list(desk.draw("a fish on water", [4], [0.0, 1.0], steps=2, guidance=3))
     own = load(**load_options).generate("a fish on water", seeds=4, lora_scale=[0.0, 1.0], steps=2, guidance=3)
     assert [one.image.tobytes() for one in drawn] == [one.image.tobytes() for one in own]
+
+
+def test_a_stopped_image_ends_at_its_next_step(desk):
+    (before,) = desk.draw("a fish", [4], [1.0], steps=4, guidance=1)
+    stop, steps = Event(), []
+
+    def third(*_):
+        steps.append(1)
+        if len(steps) == 3:
+            stop.set()
+
+    hook = desk.model.backbone.transformer.register_forward_hook(third)
+    stopped = list(desk.draw("a fish", [4, 5], [1.0], steps=9, guidance=1, stop=stop))
+    hook.remove()
+    (after,) = desk.draw("a fish", [4], [1.0], steps=4, guidance=1)
+    assert not stopped and len(steps) == 3 and after.image.tobytes() == before.image.tobytes()
 
 
 def test_too_many_images_are_refused(desk):

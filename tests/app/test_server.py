@@ -13,7 +13,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 from speed.page import questions, storm
-from tests.app.files import free_port, png
+from tests.app.files import png
+from tests.app.pictures import ODD, upright_size
 from tests.conftest import REPO
 
 from seg4diff.app.server import POLICY, served
@@ -45,7 +46,7 @@ def get(page):
 
 
 def test_the_label_map_is_that_of_the_command(ask, photo, load_options, tmp_path):
-    label_file = Path(ask("segment", handle_file(photo), WORDS, "all words", 1, 0.3, *READ)[3]["value"])
+    label_file = Path(ask("labels", handle_file(photo), WORDS, 1, 0.3, *READ))
     segment_files(photo, WORDS, out=tmp_path / "out", load_options=load_options)
     assert label_file.read_bytes() == (tmp_path / "out" / "labels" / "photo.png").read_bytes()
 
@@ -124,6 +125,7 @@ UPLOAD = "the picture"
 ASKED = {
     "segment": [UPLOAD, WORDS, "all words", 1, 0.3, *READ],
     "show": [UPLOAD, WORDS, "apple", 1, 0.3, *READ],
+    "labels": [UPLOAD, WORDS, 1, 0.3, *READ],
     "coco": [UPLOAD, WORDS, 1, 0.3, *READ],
     "archive": [UPLOAD, WORDS, 1, 0.3, *READ],
     "blocks": [UPLOAD, WORDS, 1, 0.3, *READ],
@@ -148,30 +150,17 @@ def test_a_path_in_any_field_reads_no_file(page, post, photo, tmp_path, name):
 
 def test_a_password_keeps_others_out(load_options, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))  # that of the page of the other tests comes back
-    with served(load_options, port=free_port(), password="secret") as page:
+    with served(load_options, port=0, password="secret") as page:
         assert httpx.get(f"{page.local_url}config").status_code == 401
         assert httpx.get(f"{page.local_url}gradio_api/info").status_code == 401
 
 
-ODD = {
-    "one pixel.png": Image.new("RGB", (1, 1), "red"),
-    "a line.png": Image.new("RGB", (400, 2), "blue"),
-    "sixteen bit.png": Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100),
-    "two colours.png": Image.new("1", (30, 20), 1),
-    "palette.gif": Image.new("P", (30, 20), 3),
-    "transparent.png": Image.new("RGBA", (30, 20), (9, 9, 9, 0)),
-    "grey with alpha.png": Image.new("LA", (30, 20), (9, 200)),
-    "inks.jpg": Image.new("CMYK", (30, 20), (9, 9, 9, 0)),
-    "äpfel & birnen <b>.webp": Image.new("RGB", (30, 20), "green"),
-    "named wrongly.txt": Image.new("RGB", (20, 30), "green"),
-}
-
-
 @pytest.mark.parametrize("name", ODD)
 def test_odd_pictures_are_segmented(ask, tmp_path, name):
-    ODD[name].save(tmp_path / name, format="PNG" if name.endswith("txt") else None)
-    with Image.open(ask("segment", handle_file(tmp_path / name), WORDS, "all words", 1, 0.3, *READ)[3]["value"]) as labels:
-        assert labels.size == ODD[name].size and set(np.unique(labels)) <= {0, 1}
+    picture, options = ODD[name]
+    picture.save(tmp_path / name, **options)
+    with Image.open(ask("labels", handle_file(tmp_path / name), WORDS, 1, 0.3, *READ)) as labels:
+        assert labels.size == upright_size(name) and set(np.unique(labels)) <= {0, 1}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from seg4diff.analysis.stored import read_analysis
 from seg4diff.app.desk import Desk
 from seg4diff.app.fields import to_reading
 from seg4diff.app.limits import to_words
-from seg4diff.app.parts import DEVICE, has_picture, sentences
+from seg4diff.app.parts import DEVICE, SHOWN, has_picture, sentences
 from seg4diff.app.segment_tab import Fields
 
 SIDE = 320
@@ -68,7 +68,7 @@ def blocks_tab(desk: Desk, segment: Fields, analysis: Path | None, tabs: gr.Tabs
         height="auto",
         buttons=["fullscreen"],
         object_fit="contain",
-        format="png",
+        format=SHOWN,
         interactive=False,
         allow_preview=False,
         elem_id="blocks",

@@ -11,7 +11,7 @@ from PIL import Image
 from seg4diff.app.desk import Desk
 from seg4diff.app.fields import reading_fields, to_reading
 from seg4diff.app.limits import to_words
-from seg4diff.app.parts import ASKED, has_picture, sentences
+from seg4diff.app.parts import ASKED, SHOWN, has_picture, sentences
 from seg4diff.app.segment_tab import Fields
 from seg4diff.errors import UserError
 from seg4diff.pictures import highlight
@@ -65,12 +65,12 @@ def compare_tab(desk: Desk, segment: Fields) -> None:
     with gr.Row():
         for side in ("left", "right"):
             with gr.Column(min_width=300):
-                shown.append(gr.Image(label=side.capitalize(), format="png", interactive=False, height=320, buttons=["fullscreen"]))
+                shown.append(gr.Image(label=side.capitalize(), format=SHOWN, interactive=False, height=320, buttons=["fullscreen"]))
                 with gr.Accordion(f"How the {side} one is read", open=True):
                     ways.append(reading_fields(desk, side))
         with gr.Column(min_width=300):
             differs = gr.Image(
-                label="Where they differ", format="png", interactive=False, height=320, buttons=["fullscreen"], elem_id="differs"
+                label="Where they differ", format=SHOWN, interactive=False, height=320, buttons=["fullscreen"], elem_id="differs"
             )
             table = gr.HTML(elem_id="agreement")
     tab = CompareTab(desk, len(ways[0]))

@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class Reading:
     sigma: float
     lora_scale: float | None = None
     options: tuple[tuple[str, Any], ...] = ()
+
+
+class _Stopped(Exception):
+    """Somebody stopped the image that is being drawn."""
 
 
 class Desk:
@@ -76,8 +80,17 @@ class Desk:
             self._results.move_to_end(key)
             return self._results[key]
 
-    def draw(self, prompt: str, seeds: Sequence[int], scales: Sequence[float | None], **options: Any) -> Iterator[Generated]:
+    def draw(
+        self, prompt: str, seeds: Sequence[int], scales: Sequence[float | None], *, stop: threading.Event | None = None, **options: Any
+    ) -> Iterator[Generated]:
         """Images of a prompt, one after the other: of each seed with every LoRA scale. Others may use the model between two images.
+
+        Args:
+            prompt: the prompt.
+            seeds: seeds.
+            scales: LoRA scales; None = the model has none.
+            stop: once it is set, the image that is being drawn ends before its next sampling step, and there are no others.
+            options: other arguments of `Model.draw`.
 
         Raises:
             UserError: see `Model.draw`, or it is more than the page takes.
@@ -88,9 +101,26 @@ class Desk:
         if (options.get("steps") or 1) > STEPS:
             raise UserError(f"this page takes at most {STEPS} steps, found {options['steps']}.")
         for request in requests:
-            with self._lock:
-                drawn = list(self.model.draw([request], **options))
+            try:
+                with self._lock, self._until(stop or threading.Event()):
+                    drawn = list(self.model.draw([request], **options))
+            except _Stopped:
+                return
             yield from drawn
+
+    @contextmanager
+    def _until(self, stop: threading.Event) -> Iterator[None]:
+        """Within the block the model takes no sampling step once `stop` is set; it raises `_Stopped` instead."""
+
+        def check(*_: Any) -> None:
+            if stop.is_set():
+                raise _Stopped
+
+        hook = self.model.backbone.transformer.register_forward_pre_hook(check)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _scaled(self, scale: float | None) -> AbstractContextManager[None]:
         return scaled_lora(self.model.backbone, scale)

@@ -2,14 +2,15 @@
 
 import html
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
 from seg4diff.app.desk import Desk
 from seg4diff.app.limits import IMAGES, STEPS, to_prompt
-from seg4diff.app.parts import DEVICE, KEPT_SECONDS, picture_of, sentences
+from seg4diff.app.parts import DEVICE, KEPT_SECONDS, SHOWN, picture_of, sentences, written
 from seg4diff.app.repeat import generate_command
 from seg4diff.generation.requests import to_seeds
 from seg4diff.results import Generated
@@ -21,12 +22,18 @@ STRIP, CELL = 5, 144
 
 
 class GenerateTab:
-    """What the tab does with what stands in its fields."""
+    """What the tab does with what stands in its fields.
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    Args:
+        desk: the model.
+        folder: images are written here.
+    """
 
-    def draw(self, prompt: str, seeds: str, *numbers: float) -> Iterator[tuple[Any, ...]]:
+    def __init__(self, desk: Desk, folder: Path) -> None:
+        self._desk, self._folder = desk, folder
+        self._running: dict[str | None, Event] = {}
+
+    def draw(self, request: gr.Request, prompt: str, seeds: str, *numbers: float) -> Iterator[tuple[Any, ...]]:
         """After each image: the gallery, no strip, the images themselves, choices of views, the command. Then views can be chosen."""
         guidance, steps, perturbed = numbers[:3]
         with sentences():
@@ -35,18 +42,34 @@ class GenerateTab:
             options = {"guidance": guidance, "steps": round(steps), "perturbed_guidance": perturbed or None}
             command = generate_command(text, chosen, scales, options, self._desk.loaded_by)
             drawn: list[Generated] = []
-            for image in self._desk.draw(text, chosen, scales, strip=spread(round(steps)), **options):
+            shown: list[tuple[str, str]] = []
+            stop = self._running[request.session_hash] = Event()
+            for image in self._desk.draw(text, chosen, scales, stop=stop, strip=spread(round(steps)), **options):
                 drawn.append(image)
+                shown.append(self._entry(image, IMAGE))
                 views = gr.Radio(choices=[IMAGE, OVERLAY, *drawn[0].maps], value=IMAGE, interactive=False)
-                yield gallery(drawn, IMAGE), "", drawn, views, command
+                yield shown, "", drawn, views, command
             # The last message is sent twice, so it holds nothing that a person may have changed in between.
             yield gr.skip(), gr.skip(), gr.skip(), gr.Radio(interactive=True), gr.skip()
 
+    def stop(self, request: gr.Request) -> gr.Radio:
+        """End what the same window of a browser draws; views of the images that are complete can be chosen."""
+        if (stop := self._running.get(request.session_hash)) is not None:
+            stop.set()
+        return gr.Radio(interactive=True)
+
     @sentences()
-    def show(self, drawn: Sequence[Generated] | None, view: str) -> tuple[list[tuple[Image.Image, str]], str]:
+    def show(self, drawn: Sequence[Generated] | None, view: str) -> tuple[list[tuple[str, str]], str]:
         """The gallery with another view of each image, and the strip of a word."""
         own = drawn or []
-        return gallery(own, view), strip_of(own, view) if own and view in own[0].maps else ""
+        return [self._entry(one, view) for one in own], strip_of(own, view) if own and view in own[0].maps else ""
+
+    def _entry(self, one: Generated, view: str) -> tuple[str, str]:
+        """The file of an image, its regions, or the map of a word over it, with a caption. The image alone is stored as it is."""
+        if view == OVERLAY or view in one.maps:
+            picture = one.words.heat_of(view) if one.words is not None and view in one.maps else one.overlay()
+            return written(picture, self._folder, f"{one.stem}.{SHOWN}"), _caption(one)
+        return written(one.image, self._folder, f"{one.stem}.png"), _caption(one)
 
 
 def spread(steps: int) -> list[int]:
@@ -65,26 +88,15 @@ def strip_of(drawn: Sequence[Generated], word: str) -> str:
     return f'<table class="strip"><caption>{html.escape(word)} over the steps</caption><tr><td></td>{head}</tr>{"".join(rows)}</table>'
 
 
-def gallery(drawn: Sequence[Generated], view: str) -> list[tuple[Image.Image, str]]:
-    """Images, their regions, or the map of a word over each of them, with captions."""
-    return [(_shown(one, view), _caption(one)) for one in drawn]
-
-
-def _shown(one: Generated, view: str) -> Image.Image:
-    if one.words is not None and view in one.maps:
-        return one.words.heat_of(view)
-    return one.overlay() if view == OVERLAY else one.image
-
-
 def _caption(one: Generated) -> str:
     if one.scale is None:
         return f"seed {one.seed}"
     return f"seed {one.seed}, {f'LoRA x {one.scale:g}' if one.scale else 'base'}"
 
 
-def generate_tab(desk: Desk) -> None:
-    """Lay out the tab inside the page that is being built."""
-    tab, usual = GenerateTab(desk), desk.model.sampling()
+def generate_tab(desk: Desk, folder: Path) -> None:
+    """Lay out the tab inside the page that is being built; images are written to the folder."""
+    tab, usual = GenerateTab(desk, folder), desk.model.sampling()
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(label="Prompt", placeholder="two fishes on water", lines=2, elem_id="prompt")
@@ -104,7 +116,6 @@ def generate_tab(desk: Desk) -> None:
                 object_fit="contain",
                 height="auto",
                 buttons=["download", "fullscreen"],
-                format="png",
                 interactive=False,
                 elem_id="images",
             )
@@ -123,5 +134,5 @@ def generate_tab(desk: Desk) -> None:
         concurrency_limit=1,
         show_progress_on=shown,
     )
-    stop.click(lambda: gr.Radio(interactive=True), None, view, cancels=[running], api_visibility="private", queue=False)
+    stop.click(tab.stop, None, view, cancels=[running], api_visibility="private", queue=False)
     view.input(tab.show, [drawn, view], [shown, strip], api_name="show_generated", show_progress="hidden")

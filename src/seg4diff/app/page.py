@@ -14,6 +14,7 @@ from seg4diff.app.segment_tab import segment_tab
 
 TITLE = "seg4diff"
 CSS = """
+body:not(.dark) { --body-text-color-subdued: var(--neutral-600); --block-info-text-color: var(--neutral-600); }
 .bars { width: 100%; border-collapse: collapse; font-size: var(--text-sm); margin: 0.25rem 0; }
 .bars caption { text-align: left; color: var(--body-text-color-subdued); padding-bottom: 0.25rem; }
 .bars th { text-align: left; font-weight: 400; width: 34%; padding: 2px 0.5rem 2px 0; overflow-wrap: anywhere; }
@@ -31,6 +32,7 @@ CSS = """
 .bars .bar { display: block; height: 0.7rem; min-width: 1px; border-radius: 2px; }
 .bars .swatch { display: inline-block; width: 0.7rem; height: 0.7rem; margin-right: 0.5rem; border-radius: 2px; }
 .report { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary); border-radius: 4px; background: Canvas; }
+#blocks .caption-label { white-space: normal; }
 #blocks .grid-wrap, #images .grid-wrap { max-height: none; }
 #blocks .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(130px, 22%), 1fr)); }
 #pixel:not(:has(table)), #legend:not(:has(table)), #strip:not(:has(table)), #agreement:not(:has(table)) { display: none; }
@@ -55,7 +57,7 @@ def build_page(desk: Desk, folder: Path, analysis: Path | None) -> gr.Blocks:
             with gr.Tab("Segment", id="segment"):
                 segment = segment_tab(desk, folder / "results", draw_examples(folder / "examples"))
             with gr.Tab("Generate", id="generate"):
-                generate_tab(desk)
+                generate_tab(desk, folder / "images")
             with gr.Tab("Blocks", id="blocks"):
                 blocks_tab(desk, segment, analysis, tabs)
             with gr.Tab("Compare", id="compare"):

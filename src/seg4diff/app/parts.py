@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import gradio as gr
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 3600
 """Age at which files and images of the page, uploads included, are deleted; all of them are when the program ends."""
+SHOWN = "jpeg"
+"""Format of pictures that are shown, and not kept: it takes a hundredth of the time of PNG."""
 DEVICE = "device"
 """Name of the queue that all requests to the model wait in: one at a time has the device."""
 ASKED: dict[str, Any] = {
@@ -94,11 +97,13 @@ def bars(shares: Mapping[str, float], colours: Mapping[str, str], what: str) -> 
         colours: the colour of each word.
         what: the heading of the numbers.
     """
-    rows = [
-        f'<tr><th scope="row"><span class="swatch" style="background:{colours[name]}"></span>{html.escape(name)}</th>'
-        f'<td><span class="bar" style="width:{100 * share:.0f}%;background:{colours[name]}"></span></td><td>{share:.2f}</td></tr>'
-        for name, share in shares.items()
-    ]
+    rows = []
+    for name, share in shares.items():
+        word, colour = html.escape(name), f"background:{colours[name]}"
+        rows.append(
+            f'<tr data-word="{word}"><th scope="row"><span class="swatch" style="{colour}"></span>{word}</th>'
+            f'<td><span class="bar" style="width:{100 * share:.0f}%;{colour}"></span></td><td>{share:.2f}</td></tr>'
+        )
     return f'<table class="bars"><caption>{html.escape(what)}</caption>{"".join(rows)}</table>'
 
 
@@ -114,6 +119,20 @@ def picture_of(picture: Image.Image, text: str, side: int) -> str:
     small.thumbnail((side, side))
     small.save(content, "PNG")
     return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{b64encode(content.getvalue()).decode()}">'
+
+
+def written(picture: Image.Image, folder: Path, name: str) -> str:
+    """The file of a picture that is shown more than once, so that it is encoded once.
+
+    Args:
+        picture: the picture.
+        folder: it gets a folder for each picture.
+        name: name of the file, which a browser saves it under; its suffix says the format.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = Path(mkdtemp(dir=folder)) / name
+    picture.save(file)
+    return str(file)
 
 
 def colours_of(names: tuple[str, ...]) -> dict[str, str]:

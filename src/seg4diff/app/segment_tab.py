@@ -12,12 +12,20 @@ from seg4diff.app.examples import Example
 from seg4diff.app.fields import reading_fields, to_reading
 from seg4diff.app.files import Files
 from seg4diff.app.limits import to_words
-from seg4diff.app.parts import ASKED, bars, colours_of, file_of, has_picture, sentences
+from seg4diff.app.parts import ASKED, SHOWN, bars, colours_of, file_of, has_picture, sentences
 from seg4diff.app.repeat import segment_command, segment_lines
 from seg4diff.results import Segmentation
 
 OVERLAY = "all words"
 """Choice of the view that shows the regions."""
+POINT = "; point at a word to see its map"
+ON_POINT = """
+let timer;
+const point = word => { clearTimeout(timer); timer = setTimeout(() => trigger('select', {word}), 100); };
+element.addEventListener('mouseover', event => point(event.target.closest('[data-word]')?.dataset.word ?? ''));
+element.addEventListener('mouseleave', () => point(''));
+"""
+"""What the legend does in the browser: it names the word under the pointer, "" once there is none."""
 MOST_BARS = 12
 """Words that a table shows, at most: those with the largest numbers."""
 
@@ -50,11 +58,10 @@ class SegmentTab:
 
     @sentences()
     def segment(self, upload: Any, chips: Sequence[str] | None, view: str | None, *fields: Any) -> tuple[Any, ...]:
-        """Shown picture, its size, views, legend, file of the label map, command, lines of Python, words of no pixel, two buttons."""
+        """Shown picture, its size, views, legend, command, lines of Python, words of no pixel, three buttons."""
         picture, words = file_of(upload), to_words(chips or ())
         if picture is None:
-            off = gr.Button(interactive=False)
-            return None, None, gr.Radio(choices=[OVERLAY], value=OVERLAY), "", gr.DownloadButton(interactive=False), "", "", "", off, off
+            return None, None, gr.Radio(choices=[OVERLAY], value=OVERLAY), "", "", "", "", *[gr.Button(interactive=False)] * 3
         found, reading = self._found(picture, words, fields)
         view = view if view in words else OVERLAY
         shown, shares = _shown(found, view), {name: float(found.mask(name).mean()) for name in found.names}
@@ -63,12 +70,11 @@ class SegmentTab:
             shown,
             shown.size,
             gr.Radio(choices=[OVERLAY, *words], value=view),
-            bars(_largest(shares), colours_of(found.names), "share of the pixels"),
-            gr.DownloadButton(value=str(self._files.labels(found, (picture, words, reading))), interactive=True),
+            bars(_largest(shares), colours_of(found.names), f"share of the pixels{POINT if found.maps else ''}"),
             segment_command(picture.name, words, reading, loaded_by, self._desk.lora_blocks),
             segment_lines(picture.name, words, reading, loaded_by),
             "",
-            *[gr.Button(interactive=True)] * 2,
+            *[gr.Button(interactive=True)] * 3,
         )
 
     @sentences()
@@ -93,6 +99,12 @@ class SegmentTab:
         levels = {word: float(found.maps[word][row, column]) for word in found.maps}
         place = f"pixel {column}, {row}: {name if found.maps else f'region {name}'}"
         return bars(_largest(levels), colours_of(found.names), f"{place}; level of each map, of 0 to 1" if levels else place)
+
+    @sentences()
+    def labels(self, upload: Any, chips: Sequence[str] | None, *fields: Any) -> str:
+        """The label map that `seg4diff segment` writes."""
+        found, asked, _ = self._asked(upload, chips, fields)
+        return str(self._files.labels(found, asked))
 
     @sentences()
     def coco(self, upload: Any, chips: Sequence[str] | None, *fields: Any) -> str:
@@ -151,7 +163,7 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> Fields
             view = gr.Radio([OVERLAY], value=OVERLAY, label="Show", elem_id="view")
             shown = gr.Image(
                 label="Where the words are: click for the words of a pixel",
-                format="png",
+                format=SHOWN,
                 interactive=False,
                 height=440,
                 elem_id="shown",
@@ -159,9 +171,9 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> Fields
             )
             size = gr.State()
             pixel = gr.HTML(elem_id="pixel")
-            legend = gr.HTML(elem_id="legend")
+            legend = gr.HTML(elem_id="legend", js_on_load=ON_POINT)
             with gr.Row():
-                labels = gr.DownloadButton("Label map (PNG)", interactive=False, size="sm", min_width=120, elem_id="labels")
+                labels = gr.Button("Label map (PNG)", interactive=False, size="sm", min_width=120, elem_id="labels")
                 parts = gr.Button("Parts (COCO JSON)", interactive=False, size="sm", min_width=120, elem_id="coco")
                 archive = gr.Button("All files (ZIP)", interactive=False, size="sm", min_width=120, elem_id="archive")
             made = gr.DownloadButton(visible="hidden", elem_id="made")
@@ -174,18 +186,22 @@ def segment_tab(desk: Desk, folder: Path, examples: Sequence[Example]) -> Fields
     def at_pixel(event: gr.SelectData, *values: Any) -> str:
         return tab.at_pixel(*values, event=event)
 
+    def at_word(event: gr.EventData, upload: Any, chips: Any, view: str, *fields: Any) -> Any:
+        return tab.show(upload, chips, event.word or view, *fields)
+
     gr.on(
         [field.change for field in (picture, words, *reading)],
         tab.segment,
         [picture, words, view, *reading],
-        [shown, size, view, legend, labels, command, lines, pixel, parts, archive],
+        [shown, size, view, legend, command, lines, pixel, labels, parts, archive],
         api_name="segment",
         show_progress_on=shown,
         **ASKED,
     )
     view.input(tab.show, [picture, words, view, *reading], shown, api_name="show", **ASKED)
+    legend.select(at_word, [picture, words, view, *reading], shown, api_visibility="private", **ASKED | {"show_progress": "hidden"})
     shown.select(at_pixel, [size, picture, words, *reading], pixel, api_name="pixel", **ASKED)
-    for button, make, name in ((parts, tab.coco, "coco"), (archive, tab.archive, "archive")):
+    for button, make, name in ((labels, tab.labels, "labels"), (parts, tab.coco, "coco"), (archive, tab.archive, "archive")):
         made_now = button.click(make, [picture, words, *reading], made, api_name=name, **ASKED)
         made_now.success(None, js="() => document.querySelector('#made').click()", api_visibility="private")
     return Fields(picture, words, reading)

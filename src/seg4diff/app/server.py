@@ -122,7 +122,7 @@ def served(
         load_options: arguments of `seg4diff.load`.
         analysis: folder of a stored analysis of every block; None = none.
         host: address to serve on.
-        port: port.
+        port: port; 0 = the first free one from 7860 on.
         password: what the user "seg4diff" types to come in; None = nothing, on this machine alone.
 
     Raises:
@@ -151,7 +151,7 @@ def _launch(page: "gr.Blocks", host: str, port: int, password: str | None, style
     try:
         page.launch(
             server_name=host,
-            server_port=port,
+            server_port=port or None,
             auth=None if password is None else ("seg4diff", password),
             max_file_size=BYTES,
             state_session_capacity=WAITING,

@@ -176,7 +176,7 @@ def generate(
 def page(
     analysis: Annotated[Path | None, typer.Option(help="Folder of a run of analyze.py whose report the page shows.")] = None,
     host: Annotated[str, typer.Option(help="Address; one for other machines needs a password in SEG4DIFF_APP_PASSWORD.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port; 0: the first free one from 7860 on.")] = 7860,
     model: given.ModelName = None,
     lora: given.Lora = None,
     like: given.Like = None,
