@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -137,8 +137,8 @@ class Guided:
         return by_tiles(partial(self._blur, every), maps, picture, reach + -reach % every)[:, :height, :width]
 
     def _blur(self, every: int, maps: Tensor, picture: Tensor) -> Tensor:
-        window = {"border_type": "replicate", "subsample": every, "separable": True}
-        return self._filter(picture[None], maps[None], self._size, self._eps, **window)[0]
+        options: dict[str, Any] = {"border_type": "replicate", "subsample": every, "separable": True}
+        return self._filter(picture[None], maps[None], self._size, self._eps, **options)[0]
 
 
 def by_tiles(refine: Callable[[Tensor, Tensor], Tensor], maps: Tensor, picture: Tensor, reach: int) -> Tensor:
