@@ -98,6 +98,8 @@ class Backbone(nn.Module, ABC):
     """Whether text tokens stand before image tokens in joint attention."""
     text_attends: ClassVar[bool] = True
     """Whether text tokens attend too; False = the image alone does, so that there is no T2I and no T2T attention."""
+    text_returned: ClassVar[int] = 0
+    """Which of the two that a block returns is the text, unless it returns image and text as one sequence."""
     tokens: ClassVar[str] = "hidden_states"
     """Argument of the transformer and of its blocks that holds the image: one row, or one entry of a list, for each image of a batch."""
     prompted_first: ClassVar[bool] = False
