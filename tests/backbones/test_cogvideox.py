@@ -1,5 +1,7 @@
 """CogVideoX among models of flow matching: noise levels are time steps, and velocities are its own predictions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.families import exact, inputs
@@ -71,10 +73,22 @@ def test_the_noise_levels_of_a_run_begin_with_pure_noise(model):
     assert levels[0] == 1 and levels == sorted(levels, reverse=True) and len(levels) == 4
 
 
+def test_half_precision_gives_nearly_the_same_velocity_and_keeps_its_noise_level():
+    whole, half = random_cogvideox(), random_cogvideox()
+    half._pipeline.to(torch.float16)
+    noisy, _, condition = inputs(whole)
+    condition = replace(condition, embeddings=condition.embeddings.half(), pooled=condition.pooled.half())
+    sigma, seen = torch.tensor([0.5884026, 0.9]), []
+    with torch.no_grad(), see_arguments(half.transformer, seen.append):
+        expected, found = whole.predict_velocity(noisy, sigma, inputs(whole)[2]), half.predict_velocity(noisy.half(), sigma, condition)
+    assert torch.equal(seen[0]["timestep"], whole._time_steps(sigma)) and seen[0]["hidden_states"].dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
 def test_models_that_are_read_otherwise_are_refused():
     pipeline = random_cogvideox()._pipeline
     pipeline.scheduler.register_to_config(prediction_type="epsilon")
-    with pytest.raises(UserError, match=r"^a CogVideoX predicts v \(`v_prediction`\), and this one's scheduler says 'epsilon'[^\n]*$"):
+    with pytest.raises(UserError, match=r"^a CogVideoX predicts v \(v_prediction\), and the `prediction_type` of this"):
         CogVideoXBackbone(pipeline)
     pipeline.transformer.register_to_config(use_rotary_positional_embeddings=True)
     with pytest.raises(UserError, match=r"^this CogVideoX has rotary positions, and the adapter reads those with sine positions"):

@@ -47,12 +47,22 @@ class CogVideoXBackbone(PipelineBackbone):
     guides_in_one_pass = True
 
     def __init__(self, pipeline: CogVideoXPipeline, *, runtime: Runtime | None = None, source: Source | None = None) -> None:
-        config, predicted = pipeline.transformer.config, pipeline.scheduler.config.prediction_type
+        config, predicted = pipeline.transformer.config, pipeline.scheduler.config.get("prediction_type")
         if config.use_rotary_positional_embeddings:
             raise UserError("this CogVideoX has rotary positions, and the adapter reads those with sine positions: choose CogVideoX-2b.")
         if predicted != "v_prediction":
-            raise UserError(f"a CogVideoX predicts v (`v_prediction`), and this one's scheduler says '{predicted}': correct its config.")
+            raise UserError(
+                f"a CogVideoX predicts v (v_prediction), and the `prediction_type` of this scheduler is {predicted}: use the model's own."
+            )
         super().__init__(pipeline, text_length=config.max_text_seq_length, runtime=runtime, source=source)
+
+    @property
+    def frames_at_once(self) -> int:
+        return self.transformer.config.sample_frames
+
+    @property
+    def frames_per_latent(self) -> int:
+        return self.transformer.config.temporal_compression_ratio
 
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         return self._pipeline.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
@@ -75,7 +85,7 @@ class CogVideoXBackbone(PipelineBackbone):
 
     def _time_steps(self, sigma: Tensor) -> Tensor:
         """The time steps (B,) of noise levels (B,)."""
-        return (self._levels() - sigma.double().cpu()[:, None]).abs().argmin(dim=1).to(sigma.device)
+        return (self._levels().to(sigma) - sigma[:, None]).abs().argmin(dim=1)
 
     def _predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
         """See the class: x = noisy / |(1 - sigma, sigma)|, v from the transformer, noise - x0 = (b - a) x + (a + b) v."""
