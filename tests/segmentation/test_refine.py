@@ -71,9 +71,24 @@ def test_the_unit_of_the_maps_does_not_matter(refiner):
     assert all((own != labels[0]).float().mean() < 0.01 for own in labels)
 
 
-@pytest.mark.parametrize("refiner", [PixelAdaptive(iterations=2, dilations=[1, 3]), Guided(radius=3)])
+def test_a_large_picture_is_filtered_by_fewer_coefficients(halves, monkeypatch):
+    maps, picture = halves
+    exact = Guided(radius=4)(maps, picture)
+    monkeypatch.setattr(refine, "LARGE", 16)
+    fast = Guided(radius=4)(maps, picture)
+    expected = guided_blur(picture[None], maps[None], 9, 1e-3, border_type="replicate", subsample=2)[0]
+    torch.testing.assert_close(fast, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.equal(fast, exact) and (fast.argmax(dim=0) == exact.argmax(dim=0)).float().mean() > 0.95
+    torch.testing.assert_close(Guided(radius=4, subsample=1)(maps, picture), exact)
+
+
+GUIDED = [Guided(radius=3, subsample=every) for every in (1, 2, 4, 8)]
+
+
+@pytest.mark.parametrize("refiner", [PixelAdaptive(iterations=2, dilations=[1, 3]), *GUIDED])
 def test_tiles_leave_no_seam(refiner, monkeypatch):
-    maps, picture = noise(2, 50, 70).float(), noise(3, 50, 70, seed=1).float()
+    maps, picture = noise(2, 51, 71).float(), noise(3, 51, 71, seed=1).float()
+    monkeypatch.setattr(refine, "LARGE", 64)
     whole = refiner(maps, picture)
     monkeypatch.setattr(refine, "TILE", 16)
     torch.testing.assert_close(refiner(maps, picture), whole, atol=1e-5, rtol=1e-4)
@@ -108,6 +123,7 @@ def test_maps_are_constant_on_the_smallest_mask_of_sam(sam):
         (lambda: PixelAdaptive(temperature=0.0), "`temperature` must be above 0, found 0.0"),
         (lambda: PixelAdaptive(dilations=[1, 0]), r"`dilations` must be distances of at least 1 pixel, found \[1, 0\]"),
         (lambda: Guided(radius=0), "`radius` must be at least 1, found 0"),
+        (lambda: Guided(subsample=3), "`subsample` must be 1, 2, 4 or 8, found 3"),
         (lambda: Sam(weights=None), "`weights` must name a SAM or SAM 2 model"),
         (lambda: Sam(weights="/nowhere"), "there is no folder /nowhere"),
     ],

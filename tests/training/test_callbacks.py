@@ -10,6 +10,7 @@ from tests.families import FAMILIES, adapted
 from tests.hosts import random_sd3
 from tests.judges import make_clip
 
+from seg4diff.backbones.lora import LoraSpec, add_lora, updates_of
 from seg4diff.errors import UserError
 from seg4diff.evaluation.judges.networks import Clip, CLIPScore
 from seg4diff.model import Model
@@ -49,6 +50,19 @@ def test_images_that_are_drawn_together_are_those_drawn_alone(at_once, tmp_path)
     backbone = random_sd3()
     alone, together = (np.asarray(samples(tmp_path, own).draw(backbone), dtype=int) for own in (1, at_once))
     assert alone.shape == together.shape and abs(alone - together).max() <= 1
+
+
+def test_a_new_lora_is_not_drawn_as_it_changes_nothing_yet(tmp_path):
+    backbone, callback, drawn = random_sd3(), samples(tmp_path, 5), []
+    add_lora(backbone, LoraSpec(blocks="all", rank=2, alpha=2, targets=["to_q", "to_v"]), expert_layer=1, seed=0)
+    backbone.transformer.register_forward_hook(lambda *_: drawn.append(1))
+    before = np.asarray(callback.draw(backbone))
+    once = len(drawn)
+    for update in updates_of(backbone).values():
+        update.up.fill_(0.3)
+    after = np.asarray(callback.draw(backbone))
+    assert len(drawn) == 2 * once and (before != after).any()
+    assert (before[: len(before) // 2] == after[: len(after) // 2]).all(), "the images of the base stay"
 
 
 def test_a_batch_holds_at_least_one_image(tmp_path):

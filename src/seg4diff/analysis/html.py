@@ -48,6 +48,7 @@ th, td { text-align: right; padding: .22rem .65rem; border-bottom: 1px solid var
 th:first-child, td:first-child { text-align: left; }
 td.text { white-space: normal; overflow-wrap: anywhere; text-align: left; }
 tbody th { white-space: normal; }
+tbody th.long { min-width: 10rem; }
 tr.expert { background: color-mix(in srgb, var(--mark) 18%, transparent); }
 details { margin: .8rem 0; }
 summary { cursor: pointer; }
@@ -69,12 +70,15 @@ def element(tag: str, *content: Content, **attributes: str) -> Element:
     return own
 
 
+def _heading(words: str) -> Element:
+    """The heading of a row; a long one keeps a width that does not leave a word to a line."""
+    return element("th", words, scope="row", **({"class_": "long"} if len(words) > 20 else {}))
+
+
 def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool] = ()) -> Element:
     """A table that scrolls by itself on a narrow screen; the first cell of a row is its heading."""
     lines = [
-        element(
-            "tr", element("th", first, scope="row"), *(element("td", cell) for cell in others), **({"class_": "expert"} if mark else {})
-        )
+        element("tr", _heading(first), *(element("td", cell) for cell in others), **({"class_": "expert"} if mark else {}))
         for (first, *others), mark in zip(rows, marked or [False] * len(rows), strict=True)
     ]
     titles = element("tr", *(element("th", title, scope="col") for title in head))

@@ -1,6 +1,7 @@
 """Class maps refined at the pixels of the picture: after upsampling, before the argmax. No protocol of the paper has this step."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -13,6 +14,8 @@ ROWS = 16
 """Rows that are averaged at a time: few enough that their weights stay in the processor's cache for all classes."""
 TILE = 1024
 """Longest side in pixels that is refined at once; what is larger is cut into tiles, with the same result."""
+LARGE = 512
+"""Longest side in pixels at which the guided filter takes every pixel."""
 
 
 class Refiner(Protocol):
@@ -106,26 +109,36 @@ class Guided:
     Args:
         radius: of the window in pixels.
         eps: squared standard deviation of colours, in [0, 1], below which a change is no edge.
+        subsample: a picture with a side above 512 pixels is filtered by coefficients that are found at every `subsample`-th pixel of each
+            side (fast guided filter, He & Sun 2015); a power of two, 1 for every pixel.
     """
 
-    def __init__(self, *, radius: int = 8, eps: float = 1e-3) -> None:
+    def __init__(self, *, radius: int = 8, eps: float = 1e-3, subsample: int = 2) -> None:
         at_least(1, radius=radius)
         above_zero(eps=eps)
+        if subsample not in (1, 2, 4, 8):
+            raise UserError(f"`subsample` must be 1, 2, 4 or 8, found {subsample}.")
         try:
             from kornia.filters import guided_blur
         except ImportError as error:
             raise UserError("the guided filter needs kornia, which is not installed: pip install 'seg4diff[refine]'.") from error
-        self._filter, self._size, self._eps = guided_blur, 2 * radius + 1, eps
+        self._filter, self._size, self._eps, self._subsample = guided_blur, 2 * radius + 1, eps, subsample
 
     @torch.no_grad()
     def __call__(self, maps: Tensor, picture: Tensor) -> Tensor:
         """Refine: class maps (C, H, W) on the scale of the given ones."""
         if not maps.numel():
             return maps
-        return by_tiles(self._blur, maps.float(), picture.float(), 2 * self._size)
+        height, width = maps.shape[1:]
+        every = self._subsample if max(height, width) > LARGE else 1
+        more = (0, -width % every, 0, -height % every)
+        maps, picture = (pad(part[None].float(), more, mode="replicate")[0] for part in (maps, picture))
+        reach = 2 * (self._size + every)  # of two means and of what lies between the coefficients
+        return by_tiles(partial(self._blur, every), maps, picture, reach + -reach % every)[:, :height, :width]
 
-    def _blur(self, maps: Tensor, picture: Tensor) -> Tensor:
-        return self._filter(picture[None], maps[None], self._size, self._eps, border_type="replicate", separable=True)[0]
+    def _blur(self, every: int, maps: Tensor, picture: Tensor) -> Tensor:
+        window = {"border_type": "replicate", "subsample": every, "separable": True}
+        return self._filter(picture[None], maps[None], self._size, self._eps, **window)[0]
 
 
 def by_tiles(refine: Callable[[Tensor, Tensor], Tensor], maps: Tensor, picture: Tensor, reach: int) -> Tensor:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from PIL import Image
 
 from seg4diff.backbones.base import Backbone
-from seg4diff.backbones.lora import base_model, has_lora
+from seg4diff.backbones.lora import base_model, has_lora, updates_of
 from seg4diff.errors import at_least
 from seg4diff.evaluation.callbacks import keep_picture
 from seg4diff.evaluation.judges.networks import Clip, CLIPScore
@@ -73,7 +73,8 @@ class SampleImages(L.Callback):
         if adapted and not self._base:
             with base_model(backbone):
                 self._base = self._sample(backbone)
-        self._current = self._sample(backbone)
+        untrained = adapted and not any(update.up.any() for update in updates_of(backbone).values())
+        self._current = self._base if untrained else self._sample(backbone)
         titles = [request.prompt or "(empty prompt)" for request in self._requests]
         return sheet([self._base, self._current], ["base", "LoRA"], titles) if adapted else sheet([self._current], (), titles)
 
