@@ -9,7 +9,6 @@ import torch
 
 from seg4diff.attention.seam import visits
 from seg4diff.backbones.base import Backbone
-from seg4diff.clips import check_clip, clip_maps
 from seg4diff.data.geometry import Geometry
 from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError, of_kind, renamed
@@ -18,6 +17,7 @@ from seg4diff.generation.sampler import MapReader, draw
 from seg4diff.inputs import CanvasPicture, Picture, check_use, check_words, to_presence, to_size, words_of_each
 from seg4diff.presets import Preset
 from seg4diff.results import BlockAttention, Generated, Segmentation, by_size
+from seg4diff.segmentation.clips import check_clip, clip_maps
 from seg4diff.segmentation.presence import Presence
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.proposals import ProposalReadout, label_proposals

@@ -60,7 +60,8 @@ class Clip:
 
     def write_overlay(self, folder: Path) -> None:
         """Write overlays/<clip>.gif from the overlays of its frames."""
-        overlays = [Image.open(folder / "overlays" / f"{stem}.png") for stem in self.frames]
+        files = [folder / "overlays" / f"{stem}.png" for stem in self.frames]
+        overlays = [read_image(file, str(file), "delete the label map of this frame and run the same command again") for file in files]
         with whole_file(folder / "overlays" / f"{self.name}.gif") as partial:
             overlays[0].save(partial, "GIF", save_all=True, append_images=overlays[1:], duration=self.milliseconds, loop=0)
 

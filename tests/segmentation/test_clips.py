@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from tests.families import HostAttention, read
+from tests.hosts import random_sd3
+from tests.open_hosts import random_cogvideox
 
 from seg4diff.attention.maps import i2t
 from seg4diff.attention.seam import stream
-from seg4diff.clips import clip_maps, in_time
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.errors import UserError
 from seg4diff.model import Model
 from seg4diff.presets import Preset, files
+from seg4diff.segmentation.clips import clip_maps, in_time
 from seg4diff.segmentation.prompts import list_names
-from tests.families import HostAttention, read
-from tests.hosts import random_sd3
-from tests.open_hosts import random_cogvideox
 
 WORDS = ["apple", "traffic cone", "leaf"]
 BLOCK = 1
