@@ -25,8 +25,8 @@ class CogVideoXBackbone(PipelineBackbone):
     The padding of a prompt is embedded by T5 like the rest and takes part in attention.
 
     The model was not trained by flow matching. Its noisy latents are a x0 + b noise with a^2 + b^2 = 1, its time steps stand for a and b,
-    and it predicts v = a noise - b x0 (Salimans and Ho 2022). A noise level sigma of this project is the time step whose b / a is nearest
-    to sigma / (1 - sigma): the same share of noise. `interpolate` makes these latents up to the factor (1 - sigma) / a, and the velocity
+    and it predicts v = a noise - b x0 (Salimans and Ho 2022). A noise level sigma of this project is the time step whose b / (a + b) is
+    nearest to it: the same share of noise. `interpolate` makes these latents up to the factor (1 - sigma) / a, and the velocity
     is a sum of v and the latents. So every noise level has its pass, and the loss on the velocity is that on v times (a + b)^2, a number
     from 1 to 2. Noise levels below that of the first time step, 0.05 for CogVideoX-2b, share this step.
 
