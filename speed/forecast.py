@@ -16,6 +16,9 @@ from seg4diff.backbones.pipeline import PipelineBackbone
 from speed.measure import Run
 from speed.published import made_as
 
+VIDEO = ("AutoencoderKLQwenImage", "AutoencoderKLCogVideoX")
+"""Autoencoders of clips."""
+
 
 def segment_bytes(backbone: PipelineBackbone, facts: dict[str, Any], side: int, dtype: torch.dtype) -> int:
     """Bytes at most while one picture of side x side pixels is segmented: all weights, and the autoencoder's activations.
@@ -37,7 +40,7 @@ def encode_bytes(config: dict[str, Any], side: int, dtype: torch.dtype) -> int:
     kind = config.get("_class_name", "AutoencoderKL")
     with FakeTensorMode(), made_as(torch.device("cpu"), dtype):
         vae = getattr(diffusers, kind).from_config(config).requires_grad_(False)
-        shape = (1, 3, 1, side, side) if kind == "AutoencoderKLQwenImage" else (1, 3, side, side)  # of a video, one frame
+        shape = (1, 3, 1, side, side) if kind in VIDEO else (1, 3, side, side)  # of a video, one frame
         picture = torch.empty(shape)
         return held_bytes(lambda: vae.encode(picture))
 

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import SchedulerMixin
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import DictConfig
@@ -27,7 +27,7 @@ CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.
 SHRINK = 32
 """By what `quick` divides widths."""
 WIDTHS = ("caption_projection_dim", "joint_attention_dim", "pooled_projection_dim", "hidden_size", "intermediate_size", "projection_dim")
-WIDTHS += ("d_model", "d_ff", "cap_feat_dim", "context_in_dim", "approximator_hidden_dim", "out_hidden_size")
+WIDTHS += ("d_model", "d_ff", "cap_feat_dim", "context_in_dim", "text_embed_dim", "approximator_hidden_dim", "out_hidden_size")
 HEADS = ("num_attention_heads", "num_heads", "num_key_value_heads")
 LAYERS = ("num_layers", "num_single_layers", "n_layers", "num_mmdit_layers", "num_single_dit_layers", "depth")
 QUICK = {"attention_head_dim": 16, "d_kv": 16, "head_dim": 16, "block_out_channels": [32, 32, 32, 32], "base_dim": 8}
@@ -59,7 +59,7 @@ def build(config: DictConfig, facts: dict[str, Any], device: torch.device, runti
     for part in parts.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False).to(device, runtime.dtype)
-    scheduler = FlowMatchEulerDiscreteScheduler(**facts["scheduler"])
+    scheduler = new_scheduler(facts["scheduler"])
     pipeline = kind.pipeline_class(scheduler=scheduler, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return kind(pipeline, runtime=runtime, **options).eval()
@@ -75,6 +75,11 @@ def made_as(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+def new_scheduler(facts: dict[str, Any]) -> SchedulerMixin:
+    """The published schedule: that of flow matching where no class is named."""
+    return getattr(diffusers, facts.get("_class_name", "FlowMatchEulerDiscreteScheduler")).from_config(facts)
 
 
 def _new_encoder(facts: dict[str, Any]) -> nn.Module:

@@ -16,6 +16,7 @@ from tests.hosts import random_flux, random_flux2, random_sd3
 from tests.open_hosts import (
     random_aura_flow,
     random_chroma,
+    random_cogvideox,
     random_longcat,
     random_lumina2,
     random_prx,
@@ -87,6 +88,7 @@ FAMILIES = {
     "auraflow single": Family(random_aura_flow, {}, 2, True, QK, extra=8),
     "chroma double": Family(random_chroma, {}, 1, True, QK, by_length=True),
     "chroma single": Family(random_chroma, {}, 2, True, QK, by_length=True),
+    "cogvideox": Family(random_cogvideox, {}, 1, True, QK),
     "longcat double": Family(random_longcat, {}, 1, True, QK, load_lora=by_the_transformer),
     "longcat single": Family(random_longcat, {}, 2, True, QK, load_lora=by_the_transformer),
     "lumina 2": Family(random_lumina2, {}, 1, True, QK, by_length=True),
@@ -126,6 +128,12 @@ def inputs(model, prompts=PROMPTS, size=(32, 48)):
     latents = model.encode_image(torch.rand(len(prompts), 3, *size, generator=generator) * 2 - 1)
     noisy = latents + torch.randn(latents.shape, generator=generator)
     return noisy, torch.linspace(0.3, 0.6, len(prompts)), model.encode_text(prompts)
+
+
+def draw_plainly(pipeline, **options):
+    """What a diffusers pipeline draws: images or latents, and of a clip its first frame."""
+    drawn = pipeline(return_dict=False, **options)[0]
+    return [clip[0] for clip in drawn] if isinstance(drawn[0], list) else drawn
 
 
 def exact(model):

@@ -5,9 +5,13 @@ from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
     AutoencoderKL,
+    AutoencoderKLCogVideoX,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
     LongCatImagePipeline,
     LongCatImageTransformer2DModel,
@@ -35,6 +39,7 @@ from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from seg4diff.backbones.aura_flow import AuraFlowBackbone
 from seg4diff.backbones.chroma import ChromaBackbone
+from seg4diff.backbones.cogvideox import CogVideoXBackbone
 from seg4diff.backbones.longcat import LongCatBackbone
 from seg4diff.backbones.lumina2 import Lumina2Backbone
 from seg4diff.backbones.prx import PRXBackbone
@@ -248,3 +253,41 @@ def random_prx(*, blocks=3, text_length=24, **options) -> PRXBackbone:
             transformer=scatter(transformer, 1),
         )
     return PRXBackbone(pipeline, text_length=text_length, **options).eval()
+
+
+def random_cogvideox(*, blocks=3, text_length=24, **options) -> CogVideoXBackbone:
+    tokenizer = small_t5_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = CogVideoXTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_layers=blocks,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            time_embed_dim=16,
+            text_embed_dim=12,
+            sample_width=12,
+            sample_height=8,
+            sample_frames=9,
+            max_text_seq_length=text_length,
+        )
+        vae = AutoencoderKLCogVideoX(
+            block_out_channels=[8] * 3,
+            down_block_types=["CogVideoXDownBlock3D"] * 3,
+            up_block_types=["CogVideoXUpBlock3D"] * 3,
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=4,
+            scaling_factor=0.7,
+        )
+        pipeline = CogVideoXPipeline(
+            scheduler=CogVideoXDDIMScheduler(
+                prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
+            ),
+            vae=vae,
+            text_encoder=T5EncoderModel(small_t5(tokenizer)),
+            tokenizer=tokenizer,
+            transformer=scatter(transformer, 1),
+        )
+    return CogVideoXBackbone(pipeline, **options).eval()

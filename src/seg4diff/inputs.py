@@ -65,8 +65,30 @@ class CanvasPicture:
         return Segmentation(self.picture, tuple(names), whole, words, self.shown, self.stem)
 
 
+def check_use(words: Any, *, threshold: float | None, background: float | None, clip: bool, chosen: Sequence[Any]) -> None:
+    """Raises UserError for an argument of `Model.segment` that is of no use with or without words.
+
+    Args:
+        words: see `Model.segment`.
+        threshold: see there.
+        background: see there.
+        clip: see there.
+        chosen: its reader, presence and refinement.
+    """
+    if threshold is not None and words is not None:
+        raise UserError("`threshold` is for regions without words, and words are given: leave one of them out.")
+    if background is not None and words is None:
+        raise UserError("`background` is for the maps of words, and there are none: give words, or leave it out.")
+    if words is None and tuple(chosen) != ("expert", "none", "none"):
+        raise UserError("`reader`, `presence` and `refine` are for the maps of words, and there are none: give words, or leave them out.")
+    if words is None and clip:
+        raise UserError("a clip is segmented by words, and there are none: give words.")
+
+
 def words_of_each(words: Any, pictures: int) -> list[Sequence[str]]:
-    """The words of each picture, checked."""
+    """The words of each picture, checked; so many pictures there are."""
+    if not pictures:
+        raise UserError("`pictures` is an empty list: give at least one picture.")
     if words is None:
         return [()] * pictures
     asked = [words] if isinstance(words, str) else list(words)

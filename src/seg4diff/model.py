@@ -14,9 +14,10 @@ from seg4diff.data.sample import IGNORE
 from seg4diff.errors import UserError, of_kind, renamed
 from seg4diff.generation.requests import Request, Sampling
 from seg4diff.generation.sampler import MapReader, draw
-from seg4diff.inputs import CanvasPicture, Picture, check_words, to_presence, to_size, words_of_each
+from seg4diff.inputs import CanvasPicture, Picture, check_use, check_words, to_presence, to_size, words_of_each
 from seg4diff.presets import Preset
 from seg4diff.results import BlockAttention, Generated, Segmentation, by_size
+from seg4diff.segmentation.clips import check_clip, clip_maps
 from seg4diff.segmentation.presence import Presence
 from seg4diff.segmentation.prompts import split_names
 from seg4diff.segmentation.proposals import ProposalReadout, label_proposals
@@ -94,6 +95,7 @@ class Model:
         reader: str | Reader = "expert",
         presence: str | Path | Presence = "none",
         refine: str | Refiner = "none",
+        clip: bool = False,
     ) -> Segmentation | list[Segmentation]:
         """Find words in pictures, or regions without words.
 
@@ -107,6 +109,7 @@ class Model:
             presence: with words, which of them are in the picture: "none" for any, "words" by comparing their maps, or a calibration, see
                 `seg4diff.calibration.calibrate`, or its file.
             refine: with words, what becomes of their maps at the pixels of the picture: the name of a file in conf/refine, or a refiner.
+            clip: with words, whether the pictures are the frames of one clip, in order, which a model of clips sees together.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
         Returns:
@@ -116,24 +119,17 @@ class Model:
             UserError: a picture cannot be read, a word is empty, repeated or too long, or an argument is of no use with or without words.
         """
         sources: list[Any] = list(pictures) if isinstance(pictures, list | tuple) else [pictures]
-        if not sources:
-            raise UserError("`pictures` is an empty list: give at least one picture.")
-        if threshold is not None and words is not None:
-            raise UserError("`threshold` is for regions without words, and words are given: leave one of them out.")
-        if background is not None and words is None:
-            raise UserError("`background` is for the maps of words, and there are none: give words, or leave it out.")
-        if words is None and (reader, presence, refine) != ("expert", "none", "none"):
-            raise UserError(
-                "`reader`, `presence` and `refine` are for the maps of words, and there are none: give words, or leave them out."
-            )
+        check_use(words, threshold=threshold, background=background, clip=clip, chosen=(reader, presence, refine))
         asked = words_of_each(words, len(sources))
         placed = [CanvasPicture(source, self.image_size, geometry) for source in sources]
+        if clip:
+            check_clip(self.backbone, [one.picture.size for one in placed], asked)
         if words is None:
             found = self._regions(placed, threshold)
         else:
             known = to_presence(presence, self.preset, [self.about(reader, own, geometry) for own in asked])
             level = {} if background is None else {"background": background}
-            found = self._words(placed, asked, self.read_by(reader, refine).changed(presence=known, **level))
+            found = self._words(placed, asked, self.read_by(reader, refine).changed(presence=known, **level), clip)
         return found if isinstance(pictures, list | tuple) else found[0]
 
     def read_by(self, reader: str | Reader, refine: str | Refiner = "none") -> Readout:
@@ -149,9 +145,12 @@ class Model:
         found |= {"content of the maps": self.readout.scores, "choice of heads": self.readout.heads, "geometry": geometry}
         return {name: str(value) for name, value in found.items()}
 
-    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], readout: Readout) -> list[Segmentation]:
+    def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], readout: Readout, clip: bool) -> list[Segmentation]:
         prompts = [split_names(names, range(len(names)), self.backbone.fits) for names in asked]
-        maps = readout.class_maps(self.backbone, self._stacked(placed), prompts, [0] * len(placed), [self.block])[self.block]
+        if clip:
+            maps = clip_maps(self.backbone, readout, self._stacked(placed), prompts[0], self.block)
+        else:
+            maps = readout.class_maps(self.backbone, self._stacked(placed), prompts, [0] * len(placed), [self.block])[self.block]
         level = None if readout.background is None else IGNORE
         return [one.of_words(own_names, own, readout, unlabelled=level) for one, own_names, own in zip(placed, asked, maps, strict=True)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.families import FAMILIES, PROMPTS, adapted, exact, exact_velocity, inputs
+from tests.families import FAMILIES, PROMPTS, adapted, draw_plainly, exact, exact_velocity, inputs
 from tests.hosts import random_flux, random_flux2, random_sd3
 from tests.open_hosts import random_longcat, random_lumina2, random_qwen_image, random_z_image
 
@@ -33,7 +33,7 @@ def draw(model, guidance=4.0, steps=1, prompts=PROMPTS, **options):
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
     sampling = {"num_inference_steps": steps, "height": SIZE[0], "width": SIZE[1], "output_type": "latent"}
     sampling |= model._guidance_options(guidance, len(prompts)) | model._text_options
-    return model._pipeline(prompt=list(prompts), generator=generators, **sampling | options).images
+    return draw_plainly(model._pipeline, prompt=list(prompts), generator=generators, **sampling | options)
 
 
 UNSCALED = {random_longcat: {"enable_cfg_renorm": False}, random_lumina2: {"cfg_normalization": False}}

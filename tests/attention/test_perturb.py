@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.families import FAMILIES, exact, exact_velocity
+from tests.families import FAMILIES, draw_plainly, exact, exact_velocity
 from torch.nn.functional import conv1d, pad
 
 from seg4diff.attention.maps import i2t_per_head, text_mass
@@ -123,7 +123,7 @@ class TestFamily:
         def draw():
             options = {"num_inference_steps": 2, "height": 32, "width": 48, "output_type": "latent"}
             options |= model._guidance_options(4.0, 1) | model._text_options
-            return model._pipeline(prompt="apple", generator=torch.Generator().manual_seed(0), **options).images
+            return draw_plainly(model._pipeline, prompt="apple", generator=torch.Generator().manual_seed(0), **options)
 
         plain = draw()
         for use in (blur_text, remove, lambda *at: scale_text(*at, 0), lambda *at: text_temperature(*at, 2)):

@@ -7,6 +7,7 @@ from tests.hosts import random_flux, random_flux2, random_sd3
 from tests.open_hosts import (
     random_aura_flow,
     random_chroma,
+    random_cogvideox,
     random_longcat,
     random_lumina2,
     random_prx,
@@ -190,6 +191,7 @@ def test_a_compiled_block_can_be_edited(name):
         (random_flux2, 2, 1),
         (random_aura_flow, 1, 2),
         (random_chroma, 2, 1),
+        (random_cogvideox, 1, 2),
         (random_longcat, 2, 1),
         (random_lumina2, 2, 1),
         (random_prx, 1, 2),
@@ -198,7 +200,7 @@ def test_a_compiled_block_can_be_edited(name):
     ],
 )
 def test_the_unconditional_half_of_guidance_is_known(make, passes, rows):
-    """SD3, AuraFlow, PRX and Z-Image double the batch; the others run a second pass; Flux.1 has an input for it.
+    """SD3, AuraFlow, CogVideoX, PRX and Z-Image double the batch; the others run a second pass; Flux.1 has an input for it.
 
     In the first step, the text keys of the rows that see the prompt differ between two prompts, and those of the others do not.
     """

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.hosts import random_flux, random_flux2, random_sd3, random_tiny
-from tests.open_hosts import random_qwen_image
+from tests.open_hosts import random_cogvideox, random_qwen_image
 
 import seg4diff
+from seg4diff.backbones.cogvideox import CogVideoXBackbone
 from seg4diff.backbones.flux import FluxBackbone
 from seg4diff.backbones.flux2 import Flux2Backbone
 from seg4diff.backbones.qwen_image import QwenImageBackbone
@@ -133,13 +134,14 @@ def test_what_is_no_tiny_autoencoder(folder, tmp_path):
     [
         (random_flux2, Flux2Backbone, {"text_length": 48, "text_layers": (1, 2, 3)}, "AutoencoderKLFlux2"),
         (random_qwen_image, QwenImageBackbone, {"text_length": 48}, "AutoencoderKLQwenImage"),
+        (random_cogvideox, CogVideoXBackbone, {}, "AutoencoderKLCogVideoX"),
     ],
 )
 def test_families_whose_latents_are_scaled_in_another_way(make, kind, options, name, folder, tmp_path):
     make()._pipeline.save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match=f"`autoencoder` takes the place of an AutoencoderKL, and this model's is a {name}, .*leave it out"):
         kind.from_pretrained(path=str(tmp_path / "model"), runtime=Runtime(autoencoder=str(folder / "tiny")), **options)
-    if name == "AutoencoderKLQwenImage":
+    if name != "AutoencoderKLFlux2":
         with pytest.raises(UserError, match=f"`autoencoder_tile` is for .* is a {name}: leave it out"):
             kind.from_pretrained(path=str(tmp_path / "model"), runtime=Runtime(autoencoder_tile=64), **options)
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from hydra.utils import instantiate
-from speed.published import build, read_facts
+from speed.published import build, new_scheduler, read_facts
 from tests.conftest import REPO
 from tests.runs import compose_config
 
 from seg4diff.backbones.aura_flow import AuraFlowBackbone
+from seg4diff.backbones.cogvideox import CogVideoXBackbone
 from seg4diff.backbones.lora import add_lora, lora_weights
 from seg4diff.backbones.prx import PRXBackbone
 from seg4diff.backbones.runtime import Runtime
@@ -51,7 +51,12 @@ def test_size_blocks_grid_and_adapter_are_those_of_the_published_model(model):
 
 def test_the_noise_level_is_step_8_of_28_of_the_published_schedule(model):
     name, facts, config, backbone = model
-    scheduler, steps, tokens = FlowMatchEulerDiscreteScheduler(**facts["scheduler"]), 28, 64 * 64
+    scheduler, steps, tokens = new_scheduler(facts["scheduler"]), 28, 64 * 64
+    if isinstance(backbone, CogVideoXBackbone):  # its schedule has no noise levels of flow matching: the one with as much noise
+        scheduler.set_timesteps(steps)
+        kept, sigma = float(scheduler.alphas_cumprod[scheduler.timesteps[steps - 8]]), config.backbone.readout.sigma
+        assert sigma / (1 - sigma) == pytest.approx(((1 - kept) / kept) ** 0.5, abs=1e-6)
+        return
     if not scheduler.config.use_dynamic_shifting:
         # SD3, AuraFlow and PRX space the levels before the shift over those of training, down to 1 / 1000; the others down to 1 / steps.
         over_training = isinstance(backbone, SD3Backbone | AuraFlowBackbone | PRXBackbone)
@@ -68,7 +73,7 @@ def test_the_noise_level_of_the_release_is_what_its_code_computes(model):
     """Step 8 of 28 for SD3; for Flux step 8 of 50, shifted for as many image tokens as the latents have channels."""
     name, facts, config, backbone = model
     choices = config.backbone.get("release", {}).get("backbone")
-    scheduler = FlowMatchEulerDiscreteScheduler(**facts["scheduler"])
+    scheduler = new_scheduler(facts["scheduler"])
     if isinstance(backbone, SD3Backbone):
         scheduler.set_timesteps(28)
         assert choices.model.t5_length == 77 and float(scheduler.timesteps[-8]) == pytest.approx(515.0721, abs=1e-4)

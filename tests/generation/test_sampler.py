@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tests.families import FAMILIES, PROMPTS, adapted
+from tests.families import FAMILIES, PROMPTS, adapted, draw_plainly
 
 from seg4diff.attention.guidance import perturbed_guidance
 from seg4diff.attention.maps import i2t
@@ -37,7 +37,7 @@ def plain(backbone, prompts, seeds):
     """What the diffusers pipeline draws by itself."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     options = {"num_inference_steps": STEPS, "height": SIZE[0], "width": SIZE[1]} | backbone._guidance_options(GUIDANCE, len(prompts))
-    return pixels(backbone._pipeline(prompt=list(prompts), generator=generators, **options, **backbone._text_options).images)
+    return pixels(draw_plainly(backbone._pipeline, prompt=list(prompts), generator=generators, **options, **backbone._text_options))
 
 
 def pixels(images):

@@ -56,6 +56,7 @@ class _ConceptStream:
 
     def __init__(self, backbone: Backbone, wanted: set[int], concepts: Tensor, lengths: Tensor) -> None:
         self._name, self._wanted, self._tokens, self._beside = backbone.tokens, wanted, concepts, False
+        self._text_returned = backbone.text_returned
         self._seen = torch.arange(concepts.shape[1], device=concepts.device) < lengths[:, None]
         self._output: Tensor | None = None
         self.found: list[tuple[int, Tensor, Tensor]] = []
@@ -70,7 +71,7 @@ class _ConceptStream:
         try:
             with suppress(Reached):
                 if arguments.get("encoder_hidden_states") is not None:
-                    text = site.block.forward(**arguments | {"encoder_hidden_states": padded})[0]
+                    text = site.block.forward(**arguments | {"encoder_hidden_states": padded})[self._text_returned]
                 else:
                     image, _ = layout.split(arguments[self._name])
                     text = layout.split(site.block.forward(**arguments | {self._name: layout.join(image, padded)}))[1]

@@ -185,7 +185,7 @@ def edit(
                 change = partial(_edit_states, states, passes, backbone.tokens)
                 stack.enter_context(change_arguments(site.block, change))
             if skip:
-                stack.enter_context(change_output(site.block, partial(_unchanged, backbone.tokens)))
+                stack.enter_context(change_output(site.block, partial(_unchanged, backbone)))
         yield
 
 
@@ -230,12 +230,13 @@ def _edit_states(states: StateEdit, passes: Passes, name: str, arguments: dict[s
     return {name: image, "encoder_hidden_states": words}
 
 
-def _unchanged(name: str, arguments: dict[str, Any], output: Any) -> Any:
-    """What a block would return if it did nothing: (text, image), or both as one sequence; the last block of SD3 returns no text."""
+def _unchanged(backbone: Backbone, arguments: dict[str, Any], output: Any) -> Any:
+    """What a block would return if it did nothing: text and image, or both as one sequence; the last block of SD3 returns no text."""
+    image = arguments[backbone.tokens]
     if isinstance(output, Tensor):
-        return arguments[name]
-    text = None if output[0] is None else arguments["encoder_hidden_states"]
-    return text, arguments[name]
+        return image
+    text = None if output[backbone.text_returned] is None else arguments["encoder_hidden_states"]
+    return (image, text) if backbone.text_returned else (text, image)
 
 
 def visits(backbone: Backbone, blocks: Sequence[int], run: Callable[[], object]) -> Iterator[Visit]:

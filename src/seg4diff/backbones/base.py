@@ -98,6 +98,8 @@ class Backbone(nn.Module, ABC):
     """Whether text tokens stand before image tokens in joint attention."""
     text_attends: ClassVar[bool] = True
     """Whether text tokens attend too; False = the image alone does, so that there is no T2I and no T2T attention."""
+    text_returned: ClassVar[int] = 0
+    """Which of the two that a block returns is the text, unless it returns image and text as one sequence."""
     tokens: ClassVar[str] = "hidden_states"
     """Argument of the transformer and of its blocks that holds the image: one row, or one entry of a list, for each image of a batch."""
     prompted_first: ClassVar[bool] = False
@@ -123,9 +125,22 @@ class Backbone(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """What the transformer's weights are held in."""
 
+    @property
+    def frames_at_once(self) -> int:
+        """Frames of a clip that the model was made to see together; 1 = it sees pictures alone."""
+        return 1
+
+    @property
+    def frames_per_latent(self) -> int:
+        """Frames of a clip that one of its latent frames stands for; the first stands for one frame."""
+        return 1
+
     @abstractmethod
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) on the scale the transformer was trained on. No gradient."""
+        """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) on the scale the transformer was trained on. No gradient.
+
+        A model of clips also takes (B, 3, F, H, W), F = k `frames_per_latent` + 1, whose latents are (B, C, k + 1, h, w).
+        """
 
     @abstractmethod
     def decode_image(self, latents: Tensor) -> Tensor:
@@ -148,7 +163,7 @@ class Backbone(nn.Module, ABC):
         """Whether `encode_text` takes this prompt whole."""
 
     def predict_velocity(self, noisy_latents: Tensor, sigma: Tensor, condition: TextCondition) -> Tensor:
-        """Velocity noise - latents, the shape of `noisy_latents` (B, C, h, w); sigma (B,) in [0, 1]."""
+        """Velocity noise - latents, the shape of `noisy_latents`, which is that of `encode_image`; sigma (B,) in [0, 1]."""
         self._predicting = True
         try:
             return self._predict_velocity(noisy_latents, sigma, condition)
@@ -161,7 +176,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def token_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Image tokens (rows, columns) for an image of this size. Raises UserError for a size the model cannot take."""
+        """Image tokens (rows, columns) for an image of this size, or for a latent frame of a clip, whose tokens follow each other.
+
+        Raises UserError for a size the model cannot take.
+        """
 
     @property
     def heads(self) -> int:

@@ -30,6 +30,7 @@ FAMILIES = {
     "Flux2KleinPipeline": "flux2_klein",
     "AuraFlowPipeline": "aura_flow",
     "ChromaPipeline": "chroma",
+    "CogVideoXPipeline": "cogvideox_2b",
     "LongCatImagePipeline": "longcat_image",
     "Lumina2Pipeline": "lumina2",
     "PRXPipeline": "prx",

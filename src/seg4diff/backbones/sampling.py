@@ -26,8 +26,14 @@ def current_step(pipeline: DiffusionPipeline, *, both_halves: bool) -> SamplingS
     return SamplingStep(scheduler.timesteps, index, both_halves and _guides(pipeline))
 
 
+def step_by_time(pipeline: DiffusionPipeline, *, both_halves: bool) -> SamplingStep | None:
+    """As `current_step`, where the scheduler counts no steps and the pipeline tells its time step."""
+    now, times = getattr(pipeline, "current_timestep", None), pipeline.scheduler.timesteps
+    return None if now is None else SamplingStep(times, int((times == now).nonzero()[0]), both_halves and _guides(pipeline))
+
+
 def _guides(pipeline: DiffusionPipeline) -> bool:
-    """Whether the run uses classifier-free guidance; AuraFlow's pipeline tells only its scale."""
+    """Whether the run uses classifier-free guidance; the pipelines of AuraFlow and CogVideoX tell only its scale."""
     known = getattr(pipeline, "do_classifier_free_guidance", None)
     return pipeline.guidance_scale > 1 if known is None else known
 

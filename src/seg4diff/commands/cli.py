@@ -33,7 +33,7 @@ def main() -> None:
 
 @app.command(cls=given.Command, epilog='Example: seg4diff segment photo.jpg cat "traffic light" --model sd3_medium --out masks')
 def segment(
-    pictures: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.", metavar="PICTURE")],
+    pictures: Annotated[Path, typer.Argument(help="A picture, a folder of pictures, or a clip.", metavar="PICTURE")],
     words: Annotated[list[str] | None, typer.Argument(help="What to look for; without words there are numbered regions.")] = None,
     words_file: given.WordsFile = None,
     recursive: given.Recursive = False,
@@ -59,6 +59,7 @@ def segment(
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps encodings, so that each is made once.")] = None,
     autoencoder: given.Autoencoder = None,
     at_once: Annotated[int, typer.Option(help="Pictures that are read as one batch.")] = 1,
+    clip: Annotated[bool, typer.Option("--clip", help="The pictures of the folder are the frames of one clip, for a video model.")] = False,
 ) -> None:
     """Find words in your own pictures: a label map, an overlay and a heat map for each word."""
     from seg4diff.commands.segment import segment_files
@@ -80,6 +81,7 @@ def segment(
         sam_weights=sam_weights,
         instances=instances,
         at_once=at_once,
+        clip=clip,
         load_options={"model": model, "lora": lora, "offload_encoders": offload_encoders} | options,
     )
 

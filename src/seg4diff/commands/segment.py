@@ -13,16 +13,17 @@ from rich.progress import track
 
 from seg4diff.backbones.loading import quiet_hosts
 from seg4diff.calibration import calibrate
+from seg4diff.commands.clips import Clip
 from seg4diff.commands.drawing import claim_settings, file_hash, identify
 from seg4diff.commands.outputs import check_output_dir, results_folder
 from seg4diff.data.files import walk
 from seg4diff.data.geometry import GEOMETRIES, Geometry
-from seg4diff.data.reading import UnreadableError, read_labels
+from seg4diff.data.reading import UnreadableError, is_animated, read_labels
 from seg4diff.data.sample import IGNORE
 from seg4diff.data.vocabularies import read_classes
 from seg4diff.disk import write_json, write_text
 from seg4diff.errors import MissingFileError, UserError, at_least, renamed
-from seg4diff.inputs import check_words
+from seg4diff.inputs import Picture, check_words
 from seg4diff.loading import load
 from seg4diff.results import Segmentation
 from seg4diff.segmentation.instances import coco
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 SETTINGS = "segmentation.json"
 """File that says what the labels of a folder depend on."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm")
 
 
 def segment_files(
@@ -50,12 +52,13 @@ def segment_files(
     sam_weights: str | None = None,
     instances: bool = False,
     at_once: int = 1,
+    clip: bool = False,
     load_options: dict[str, Any] | None = None,
 ) -> Path:
-    """Segment a picture, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
+    """Segment a picture, a clip, or all pictures of a folder but those that cannot be read; labels that are there already are kept.
 
     Args:
-        path: the picture or the folder.
+        path: the picture, the clip or the folder.
         words: what to look for; None: regions without words.
         words_file: a text file with one word per line, instead.
         recursive: whether the folders in the folder are searched too.
@@ -69,6 +72,7 @@ def segment_files(
         sam_weights: folder or hub id of the model for `refine="sam"`.
         instances: whether instances/<picture>.json holds the connected parts of each word.
         at_once: pictures that are read as one batch.
+        clip: whether the pictures of the folder are the frames of one clip. An animated file is one for a model of clips.
         load_options: arguments of `seg4diff.load`.
 
     Returns:
@@ -87,6 +91,9 @@ def segment_files(
         check_output_dir(out, None)
     quiet_hosts()
     model = load(**load_options or {})
+    clip = clip or (model.backbone.frames_at_once > 1 and path.is_file() and is_animated(path))
+    if clip and (recursive or at_once != 1):
+        raise UserError("the frames of a clip are read together: leave --recursive and --at-once out.")
     settings = {"pictures": str(path.resolve()), "recursive": recursive, "words": asked, "geometry": geometry, "background": background}
     settings |= {
         "reader": reader,
@@ -99,34 +106,41 @@ def segment_files(
         "image_size": model.image_size,
         "block": model.block,
         **identify(model),
-    }
+    } | ({"clip": True} if clip else {})
 
     with renamed({"weights": "`sam_weights`"}.get):
         refiner = refine if refine != "sam" else model.preset.part("refine", refine, weights=sam_weights)
 
-    def read(files: Sequence[Path]) -> list[Segmentation]:
-        found = model.segment(
-            files, asked, geometry=placing, background=background, threshold=threshold, reader=reader, presence=presence, refine=refiner
-        )
+    options: dict[str, Any] = {"geometry": placing, "background": background, "threshold": threshold, "reader": reader}
+    options |= {"presence": presence, "refine": refiner, "clip": clip}
+
+    def read(pictures: Sequence[Picture]) -> list[Segmentation]:
+        found = model.segment(pictures, asked, **options)
         assert isinstance(found, list), "a list of pictures has a list of results"
         return found
 
-    missing = [stem for stem in pictures if out is None or not _labels(out, stem).exists()]
+    moving = Clip.read(path, pictures) if clip else None
+    shown: Mapping[str, Picture] = pictures if moving is None else moving.frames
+    missing = [stem for stem in shown if out is None or not _labels(out, stem).exists()]
     unreadable: dict[str, UnreadableError] = {}
-    results = _segmented(read, pictures, missing, at_once, unreadable)
+    results = _segmented(read, shown, missing, at_once if moving is None else len(shown), unreadable)
     first = [] if resumed else list(islice(results, 1))  # finds what is wrong before anything is written
-    if not first and len(unreadable) == len(pictures):
+    if not first and len(unreadable) == len(shown):
         raise next(iter(unreadable.values()))
     with results_folder(out, "segment", "labels" if resumed else None) as folder:
         claim_settings(folder / SETTINGS, settings, "")
+        files = pictures if moving is None else moving.write_frames(folder)
         for stem, found in chain(first, results):
             if instances:
-                write_json(folder / "instances" / f"{stem}.json", coco(found.labels, found.names, pictures[stem].name))
+                write_json(folder / "instances" / f"{stem}.json", coco(found.labels, found.names, files[stem].name))
             found.save(folder, stem)
-        _write_lists({stem: file for stem, file in pictures.items() if stem not in unreadable}, asked, folder)
+        if moving is not None:
+            moving.write_overlay(folder)
+        _write_lists({stem: file for stem, file in files.items() if stem not in unreadable}, asked, folder)
         for reason in unreadable.values():
             log.warning("left out: %s", reason)
-        log.info("segmented %d of %d pictures, see %s", len(pictures) - len(unreadable), len(pictures), folder / "overlays")
+        what = "pictures" if moving is None else "frames"
+        log.info("segmented %d of %d %s, see %s", len(files) - len(unreadable), len(files), what, folder / "overlays")
     return folder
 
 
@@ -175,8 +189,8 @@ def _placing(geometry: str) -> Geometry:
 
 
 def _segmented(
-    read: Callable[[Sequence[Path]], list[Segmentation]],
-    pictures: Mapping[str, Path],
+    read: Callable[[Sequence[Picture]], list[Segmentation]],
+    pictures: Mapping[str, Picture],
     missing: Sequence[str],
     at_once: int,
     unreadable: dict[str, UnreadableError],
@@ -194,7 +208,7 @@ def _segmented(
 
 
 def _read_batch(
-    read: Callable[[Sequence[Path]], list[Segmentation]], pictures: Mapping[str, Path], unreadable: dict[str, UnreadableError]
+    read: Callable[[Sequence[Picture]], list[Segmentation]], pictures: Mapping[str, Picture], unreadable: dict[str, UnreadableError]
 ) -> list[tuple[str, Segmentation]]:
     """Names and results of a batch; if one of its pictures cannot be read, each is read by itself."""
     try:
@@ -233,8 +247,13 @@ def find_pictures(path: Path, recursive: bool = False) -> dict[str, Path]:
         recursive: whether the folders in it are searched too; results then lie in folders of the same names.
 
     Raises:
-        UserError: there is no picture, or two pictures would have results of one name.
+        UserError: there is no picture, the file is a video, or two pictures would have results of one name.
     """
+    if path.suffix.lower() in VIDEOS and not path.is_dir():
+        raise UserError(
+            f"{path} is a video, and clips are read from an animated GIF or WebP, or from a folder of frames with --clip: convert it, for "
+            f"example by `ffmpeg -i {path.name} -vf fps=8 frames/%04d.png` into a new folder frames."
+        )
     if path.is_file():
         return {path.stem: path}
     if not path.is_dir():

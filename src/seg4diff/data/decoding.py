@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageSequence
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -68,6 +68,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         rgb = picture.convert("RGB")
     rgb.info.clear()  # it holds the EXIF orientation and the transparency that were applied
     return rgb
+
+
+def to_frames(picture: ImageFile) -> list[Image.Image]:
+    """Every frame of an animation, see `to_rgb`; a picture has one."""
+    return [to_rgb(frame.copy()) for frame in ImageSequence.Iterator(picture)]
 
 
 def _upright(picture: Image.Image) -> Image.Image:

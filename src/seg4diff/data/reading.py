@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from seg4diff.data.decoding import opened, to_labels, to_rgb
+from seg4diff.data.decoding import opened, to_frames, to_labels, to_rgb
 from seg4diff.data.files import first_few
 from seg4diff.errors import UserError
 
@@ -55,6 +55,29 @@ def read_image(source: Path | bytes, name: str, remedy: str) -> Image.Image:
     """
     with reading(f"the image {name}", remedy), opened(source) as picture:
         return to_rgb(picture)
+
+
+def read_frames(source: Path, remedy: str) -> tuple[list[Image.Image], float | None]:
+    """The frames of an animation (GIF, WebP, PNG), and for how many milliseconds the first is shown; None = the file does not say.
+
+    Args:
+        source: the file; one with a still picture has one frame.
+        remedy: what to do if it cannot be read.
+
+    Raises:
+        UnreadableError: it is missing or broken.
+    """
+    with reading(f"the clip {source}", remedy), opened(source) as picture:
+        return to_frames(picture), picture.info.get("duration")
+
+
+def is_animated(source: Path) -> bool:
+    """Whether a picture file has several frames; one that cannot be read has none."""
+    try:
+        with opened(source) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def read_labels(source: Path | bytes, name: str, remedy: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from seg4diff.flow import draw, interpolate
 from seg4diff.segmentation.frame import Frame
 from seg4diff.segmentation.presence import Presence, Unknown
 from seg4diff.segmentation.prompts import Prompt
-from seg4diff.segmentation.readers.base import Pass, Reader
+from seg4diff.segmentation.readers.base import Pass, Reader, latent_frames
 from seg4diff.segmentation.readers.expert import Expert
 from seg4diff.segmentation.refine import Refiner, Unrefined
 
@@ -94,25 +94,27 @@ class Readout:
 
         Args:
             backbone: the model.
-            images: (B, 3, H, W) in [-1, 1].
+            images: (B, 3, H, W) in [-1, 1]; or clips (B, 3, F, H, W), see `Backbone.encode_image`.
             prompts: for each image its prompts; an image without any has no maps and takes no pass.
             image_ids: B numbers that seed the noise.
             blocks: block indices.
 
         Returns:
-            For each block a list of B tensors (classes of all prompts of the image, in order, h, w).
+            For each block a list of B tensors (classes of all prompts of the image, in order, h, w). Of a clip, h holds the rows of its
+            latent frames, one frame below the other.
 
         Raises:
             UserError: maps are not finite, or the reader cannot read this model.
         """
-        grid = backbone.token_grid(*images.shape[-2:])
         noisy, sigma = self.noisy(backbone, images, image_ids)
+        rows, columns = backbone.token_grid(*images.shape[-2:])
+        grid = (latent_frames(noisy) * rows, columns)
         found = {block: [[noisy.new_zeros(0, *grid, dtype=torch.float32)] for _ in prompts] for block in blocks}
         for column in zip_longest(*prompts):
-            rows = [row for row, prompt in enumerate(column) if prompt is not None]
-            run = self._pass(backbone, noisy[rows], sigma[rows], grid, [column[row] for row in rows])
+            asked = [row for row, prompt in enumerate(column) if prompt is not None]
+            run = self._pass(backbone, noisy[asked], sigma[asked], grid, [column[row] for row in asked])
             for block, maps in self.reader.read(run, blocks):
-                for row, own in zip(rows, maps, strict=True):
+                for row, own in zip(asked, maps, strict=True):
                     require_finite(own, f"the maps of block {block}")
                     found[block][row].append(own)
         return {block: [torch.cat(maps) for maps in per_image] for block, per_image in found.items()}

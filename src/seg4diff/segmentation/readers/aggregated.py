@@ -62,7 +62,7 @@ class Aggregated:
             mean = own if mean is None else mean + own
         assert mean is not None, "a model has blocks"
         shares = [own / own.sum(dim=0, keepdim=True).clamp_min(1e-12) if len(own) > 1 else own for own in unstack(mean, maps)]
-        spread = stack([smoothed(own) for own in shares])
+        spread = stack([torch.cat([smoothed(frame) for frame in own.chunk(run.frames, dim=1)], dim=1) for own in shares])
         for _ in range(self._order):
             for block in self._spread_by or [reference]:
                 spread = affinity(record[block], spread)

@@ -25,11 +25,11 @@ class Pass:
 
     Attributes:
         backbone: the model.
-        latents: (B, C, h, w) noisy latents.
+        latents: noisy latents (B, C, h, w) of pictures, or (B, C, T, h, w) of clips.
         sigma: (B,) their noise levels.
         condition: the encoded prompts.
         prompts: one for each image.
-        grid: (rows, columns) of the image tokens.
+        grid: (rows, columns) of the image tokens; the T latent frames of a clip lie one below the other.
         token_maps: how the image-to-text maps of a block are read, with the scores and the heads of the readout.
     """
 
@@ -40,6 +40,11 @@ class Pass:
     prompts: Sequence[Prompt]
     grid: Size
     token_maps: TokenMaps
+
+    @property
+    def frames(self) -> int:
+        """Latent frames on the grid."""
+        return latent_frames(self.latents)
 
     def run(self) -> None:
         """Run the model; a context that stops the pass ends it early."""
@@ -77,6 +82,11 @@ class Reader(Protocol):
         Raises:
             UserError: this model has no such maps.
         """
+
+
+def latent_frames(latents: Tensor) -> int:
+    """Frames of latents (B, C, T, h, w); 1 for those of pictures (B, C, h, w)."""
+    return latents.shape[2] if latents.ndim > 4 else 1
 
 
 def stack(maps: Sequence[Tensor]) -> Tensor:

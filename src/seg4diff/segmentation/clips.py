@@ -1,0 +1,61 @@
+"""Clips: their frames are pictures that the model sees together, and from its maps on they are read one by one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from seg4diff.backbones.base import Backbone
+from seg4diff.errors import UserError
+from seg4diff.segmentation.prompts import Prompt
+from seg4diff.segmentation.readout import Readout
+
+
+def check_clip(backbone: Backbone, sizes: Sequence[tuple[int, int]], words: Sequence[Sequence[str]]) -> None:
+    """Raises UserError if the model sees no clips, or if frames of these sizes and with these words each are not those of one clip."""
+    if backbone.frames_at_once == 1:
+        raise UserError("this model sees pictures alone: leave `clip` out, or choose a model of clips, such as cogvideox_2b.")
+    if odd := [size for size in sizes if size != sizes[0]]:
+        first, other = ("x".join(map(str, size)) for size in (sizes[0], odd[0]))
+        raise UserError(f"the frames of a clip must have one size, found {first} and {other} pixels: leave `clip` out for single pictures.")
+    if any(own != words[0] for own in words):
+        raise UserError("the frames of a clip have the same words: give one list of words.")
+
+
+def clip_maps(backbone: Backbone, readout: Readout, frames: Tensor, prompts: Sequence[Prompt], block: int) -> list[Tensor]:
+    """Class maps of each frame of a clip.
+
+    The model sees at most `Backbone.frames_at_once` frames together; a longer clip is read in pieces of so many, each by itself.
+
+    Args:
+        backbone: a model of clips.
+        readout: how maps are read.
+        frames: (F, 3, H, W) in [-1, 1].
+        prompts: those of the clip.
+        block: index of the block.
+
+    Returns:
+        F tensors (classes, h, w).
+    """
+    found: list[Tensor] = []
+    for piece in frames.split(backbone.frames_at_once):
+        whole = _filled(piece, backbone.frames_per_latent)
+        clip = whole.transpose(0, 1)[None]
+        maps = readout.class_maps(backbone, clip, [prompts], [0], [block])[block][0]
+        latent = torch.stack(maps.chunk((len(whole) - 1) // backbone.frames_per_latent + 1, dim=1), dim=1)
+        found += in_time(latent, len(whole))[:, : len(piece)].unbind(dim=1)
+    return found
+
+
+def in_time(maps: Tensor, frames: int) -> Tensor:
+    """Maps (classes, T, h, w) of latent frames at every frame (classes, F, h, w): linear between them, the first and last at both ends."""
+    if not len(maps):
+        return maps.new_zeros(0, frames, *maps.shape[2:])
+    return interpolate(maps[None], size=(frames, *maps.shape[2:]), mode="trilinear", align_corners=True)[0]
+
+
+def _filled(piece: Tensor, step: int) -> Tensor:
+    """The frames (F, 3, H, W), the last one repeated until there are k step + 1."""
+    missing = -(len(piece) - 1) % step
+    return torch.cat([piece, piece[-1:].expand(missing, -1, -1, -1)])
