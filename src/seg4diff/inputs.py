@@ -107,18 +107,21 @@ def to_size(size: Any) -> tuple[int, int]:
     return pair
 
 
-def to_presence(presence: str | Path | Presence, preset: Preset, read: Sequence[dict[str, str]]) -> Presence:
+def to_presence(presence: str | Path | Presence, preset: Preset, read: Sequence[dict[str, str]], clip: bool = False) -> Presence:
     """A presence, the name of one, or a calibration or its file, which must be of the very maps that are read.
 
     Args:
         presence: see `Model.segment`.
         preset: knows the names.
         read: of each picture, what its maps depend on, see `Calibration`.
+        clip: see `Model.segment`.
     """
     if presence in ("none", "words"):
         return preset.part("presence", presence)
     found: Any = Calibration.load(Path(presence)) if isinstance(presence, str | Path) else presence
     if isinstance(found, Calibration):
+        if clip:
+            raise UserError("a calibration is of single pictures, and the frames of a clip share their attention: leave `presence` out.")
         for about in read:
             found.check(about)
     return preset.part("presence", found)

@@ -127,7 +127,7 @@ class Model:
         if words is None:
             found = self._regions(placed, threshold)
         else:
-            known = to_presence(presence, self.preset, [self.about(reader, own, geometry) for own in asked])
+            known = to_presence(presence, self.preset, [self.about(reader, own, geometry) for own in asked], clip)
             level = {} if background is None else {"background": background}
             found = self._words(placed, asked, self.read_by(reader, refine).changed(presence=known, **level), clip)
         return found if isinstance(pictures, list | tuple) else found[0]
@@ -148,7 +148,7 @@ class Model:
     def _words(self, placed: Sequence[CanvasPicture], asked: Sequence[Sequence[str]], readout: Readout, clip: bool) -> list[Segmentation]:
         prompts = [split_names(names, range(len(names)), self.backbone.fits) for names in asked]
         if clip:
-            maps = clip_maps(self.backbone, readout, self._stacked(placed), prompts[0], self.block)
+            maps = clip_maps(self.backbone, readout, torch.stack([one.image for one in placed]), prompts[0], self.block)
         else:
             maps = readout.class_maps(self.backbone, self._stacked(placed), prompts, [0] * len(placed), [self.block])[self.block]
         level = None if readout.background is None else IGNORE

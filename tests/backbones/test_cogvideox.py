@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sentencepiece import SentencePieceTrainer
 from tests.families import exact, inputs
 from tests.open_hosts import random_cogvideox
 
@@ -93,3 +94,16 @@ def test_models_that_are_read_otherwise_are_refused():
     pipeline.transformer.register_to_config(use_rotary_positional_embeddings=True)
     with pytest.raises(UserError, match=r"^this CogVideoX has rotary positions, and the adapter reads those with sine positions"):
         CogVideoXBackbone(pipeline)
+
+
+def test_a_tokenizer_of_sentencepiece_alone_is_read(tmp_path):
+    """The published folder has a spiece.model and no tokenizer.json."""
+    random_cogvideox().save_pretrained(tmp_path)
+    for file in (tmp_path / "tokenizer").glob("tokenizer.json"):
+        file.unlink()
+    lines, options = ["an apple", "two stars", "a leaf"], {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
+    with (tmp_path / "tokenizer" / "spiece.model").open("wb") as file:
+        SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=file, vocab_size=18, hard_vocab_limit=False, **options)
+    condition = CogVideoXBackbone.from_pretrained(path=str(tmp_path)).encode_text(["an apple"])
+    inside, before = condition.tokens_between(0, 3, 8), condition.tokens_between(0, 0, 2)
+    assert inside and before and max(before) < min(inside)

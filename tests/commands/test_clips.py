@@ -1,15 +1,17 @@
 """seg4diff segment on a clip: an animated file, or a folder of frames."""
 
 import json
+from itertools import count
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from seg4diff.commands.segment import segment_files
 from seg4diff.data.folder import FolderData
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.errors import UserError
+from seg4diff.model import Model
 from tests.hosts import random_sd3
 from tests.open_hosts import random_cogvideox
 
@@ -102,6 +104,41 @@ def test_a_stopped_run_is_continued_with_the_same_labels(run, gif):
     (out / "labels" / "clip" / "0004.png").unlink()
     (out / "overlays" / "clip.gif").unlink()
     assert np.array_equal(labels(run(gif), "clip/0004"), before) and (out / "overlays" / "clip.gif").exists()
+
+
+def test_every_frame_is_shown_as_long_as_before(run, frames, tmp_path):
+    times = [80, 80, 3000]
+    frames[0].save(tmp_path / "pause.gif", save_all=True, append_images=frames[1:3], duration=times)
+    with Image.open(run(tmp_path / "pause.gif") / "overlays" / "pause.gif") as overlay:
+        assert [frame.info["duration"] for frame in ImageSequence.Iterator(overlay)] == times
+
+
+def test_the_pages_of_a_tiff_are_no_clip(run, frames, tmp_path):
+    frames[0].save(tmp_path / "scan.tiff", save_all=True, append_images=frames[1:3], compression="tiff_lzw")
+    assert labels(run(tmp_path / "scan.tiff"), "scan").shape == (40, 48)
+
+
+def test_frames_that_came_later_are_another_clip(run, folder, frames):
+    run(folder, clip=True)
+    frames[0].save(folder / "frame11.png")
+    with pytest.raises(UserError, match="holds results with clip"):
+        run(folder, clip=True)
+
+
+def test_a_long_clip_keeps_the_pieces_that_were_read_before_it_was_stopped(run, folder, monkeypatch, tmp_path):
+    whole = run(folder, clip=True, out="whole")
+    segment, calls = Model.segment, count()
+
+    def stopped(*arguments, **options):
+        if next(calls):
+            raise RuntimeError("stopped")
+        return segment(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr(Model, "segment", stopped)
+        run(folder, clip=True)
+    assert len(list((tmp_path / "out" / "labels" / "walk").iterdir())) == 9
+    assert all(np.array_equal(labels(run(folder, clip=True), f"walk/frame{k}"), labels(whole, f"walk/frame{k}")) for k in (8, 9, 10))
 
 
 def test_what_cannot_be_read_as_a_clip_is_one_sentence_and_writes_nothing(run, gif, folder, tmp_path):

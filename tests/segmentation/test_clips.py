@@ -9,6 +9,7 @@ from tests.open_hosts import random_cogvideox
 
 from seg4diff.attention.maps import i2t
 from seg4diff.attention.seam import stream
+from seg4diff.calibration import calibrate
 from seg4diff.data.toyworld.scenes import make_scene
 from seg4diff.errors import UserError
 from seg4diff.model import Model
@@ -109,12 +110,21 @@ def test_a_frame_is_seen_together_with_the_others(model, frames):
     assert not torch.equal(*(model.segment(own, WORDS, clip=True)[0].maps.grid for own in (still, moving)))
 
 
-def test_maps_between_latent_frames_are_linear_in_time():
+def test_a_latent_frame_stands_for_the_middle_of_its_frames():
+    """Of nine frames, the second latent frame is the mean of frames 1 to 4, the third of 5 to 8: their middles are 2.5 and 6.5."""
     latent = torch.rand(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    found = in_time(latent, 9)
-    torch.testing.assert_close(found[:, [0, 4, 8]], latent)
-    torch.testing.assert_close(found[:, 2], latent[:, :2].mean(dim=1))
-    assert in_time(torch.zeros(0, 3, 4, 6), 9).shape == (0, 9, 4, 6)
+    found = in_time(latent, 4)
+    assert found.shape == (2, 9, 4, 6) and torch.equal(found[:, 0], latent[:, 0])
+    torch.testing.assert_close(found[:, [7, 8]], latent[:, 2:].expand(-1, 2, -1, -1))
+    torch.testing.assert_close(found[:, 4], 0.625 * latent[:, 1] + 0.375 * latent[:, 2])
+    torch.testing.assert_close(found[:, 2], 0.2 * latent[:, 0] + 0.8 * latent[:, 1])
+    assert torch.equal(in_time(latent[:, :1], 4), latent[:, :1]) and in_time(torch.zeros(0, 3, 4, 6), 4).shape == (0, 9, 4, 6)
+
+
+def test_a_calibration_is_not_for_clips(model, frames):
+    known = calibrate(model, frames[:3], WORDS)
+    with pytest.raises(UserError, match="a calibration is of single pictures, and the frames of a clip share their attention"):
+        model.segment(frames, WORDS, clip=True, presence=known)
 
 
 def test_a_clip_that_is_too_long_is_read_in_pieces(model, frames):

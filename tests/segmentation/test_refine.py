@@ -64,7 +64,7 @@ def test_the_border_of_the_maps_moves_to_that_of_the_picture(halves, refiner):
     assert (refiner(maps, picture).argmax(dim=0) == (picture[2] > 0).long()).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("refiner", [PixelAdaptive(), Guided(radius=3), Unrefined()])
+@pytest.mark.parametrize("refiner", [PixelAdaptive(), Guided(radius=3, subsample=1), Unrefined()])
 def test_the_unit_of_the_maps_does_not_matter(refiner):
     maps, picture = noise(3, 12, 15).float(), noise(3, 12, 15, seed=1).float()
     labels = [refiner(own, picture).argmax(dim=0) for own in (maps, 3 + 100 * maps, 1e-4 * maps)]
@@ -82,7 +82,7 @@ def test_a_large_picture_is_filtered_by_fewer_coefficients(halves, monkeypatch):
     torch.testing.assert_close(Guided(radius=4, subsample=1)(maps, picture), exact)
 
 
-GUIDED = [Guided(radius=3, subsample=every) for every in (1, 2, 4, 8)]
+GUIDED = [Guided(radius=radius, subsample=every) for radius, every in ((3, 1), (4, 2), (4, 4), (8, 8))]
 
 
 @pytest.mark.parametrize("refiner", [PixelAdaptive(iterations=2, dilations=[1, 3]), *GUIDED])
@@ -123,6 +123,7 @@ def test_maps_are_constant_on_the_smallest_mask_of_sam(sam):
         (lambda: PixelAdaptive(temperature=0.0), "`temperature` must be above 0, found 0.0"),
         (lambda: PixelAdaptive(dilations=[1, 0]), r"`dilations` must be distances of at least 1 pixel, found \[1, 0\]"),
         (lambda: Guided(radius=0), "`radius` must be at least 1, found 0"),
+        (lambda: Guided(radius=3), "`radius` must be a multiple of `subsample`, found 3 and 2"),
         (lambda: Guided(subsample=3), "`subsample` must be 1, 2, 4 or 8, found 3"),
         (lambda: Sam(weights=None), "`weights` must name a SAM or SAM 2 model"),
         (lambda: Sam(weights="/nowhere"), "there is no folder /nowhere"),

@@ -44,11 +44,15 @@ class GenerateTab:
             drawn: list[Generated] = []
             shown: list[tuple[str, str]] = []
             stop = self._running[request.session_hash] = Event()
-            for image in self._desk.draw(text, chosen, scales, stop=stop, strip=spread(round(steps)), **options):
-                drawn.append(image)
-                shown.append(self._entry(image, IMAGE))
-                views = gr.Radio(choices=[IMAGE, OVERLAY, *drawn[0].maps], value=IMAGE, interactive=False)
-                yield shown, "", drawn, views, command
+            try:
+                for image in self._desk.draw(text, chosen, scales, stop=stop, strip=spread(round(steps)), **options):
+                    drawn.append(image)
+                    shown.append(self._entry(image, IMAGE))
+                    views = gr.Radio(choices=[IMAGE, OVERLAY, *drawn[0].maps], value=IMAGE, interactive=False)
+                    yield shown, "", drawn, views, command
+            finally:
+                if self._running.get(request.session_hash) is stop:
+                    del self._running[request.session_hash]
             # The last message is sent twice, so it holds nothing that a person may have changed in between.
             yield gr.skip(), gr.skip(), gr.skip(), gr.Radio(interactive=True), gr.skip()
 

@@ -94,6 +94,7 @@ def segment_files(
     clip = clip or (model.backbone.frames_at_once > 1 and path.is_file() and is_animated(path))
     if clip and (recursive or at_once != 1):
         raise UserError("the frames of a clip are read together: leave --recursive and --at-once out.")
+    moving = Clip.read(path, pictures) if clip else None
     settings = {"pictures": str(path.resolve()), "recursive": recursive, "words": asked, "geometry": geometry, "background": background}
     settings |= {
         "reader": reader,
@@ -106,7 +107,7 @@ def segment_files(
         "image_size": model.image_size,
         "block": model.block,
         **identify(model),
-    } | ({"clip": True} if clip else {})
+    } | ({} if moving is None else {"clip": moving.content})
 
     with renamed({"weights": "`sam_weights`"}.get):
         refiner = refine if refine != "sam" else model.preset.part("refine", refine, weights=sam_weights)
@@ -119,11 +120,10 @@ def segment_files(
         assert isinstance(found, list), "a list of pictures has a list of results"
         return found
 
-    moving = Clip.read(path, pictures) if clip else None
     shown: Mapping[str, Picture] = pictures if moving is None else moving.frames
     missing = [stem for stem in shown if out is None or not _labels(out, stem).exists()]
     unreadable: dict[str, UnreadableError] = {}
-    results = _segmented(read, shown, missing, at_once if moving is None else len(shown), unreadable)
+    results = _segmented(read, shown, missing, at_once if moving is None else model.backbone.frames_at_once, unreadable)
     first = [] if resumed else list(islice(results, 1))  # finds what is wrong before anything is written
     if not first and len(unreadable) == len(shown):
         raise next(iter(unreadable.values()))

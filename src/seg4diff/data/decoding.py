@@ -70,9 +70,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return rgb
 
 
-def to_frames(picture: ImageFile) -> list[Image.Image]:
-    """Every frame of an animation, see `to_rgb`; a picture has one."""
-    return [to_rgb(frame.copy()) for frame in ImageSequence.Iterator(picture)]
+def to_frames(picture: ImageFile) -> tuple[list[Image.Image], list[float | None]]:
+    """Every frame of an animation, see `to_rgb`, and its milliseconds if the file tells them; a picture has one."""
+    found = [(to_rgb(frame.copy()), frame.info.get("duration")) for frame in ImageSequence.Iterator(picture)]
+    return [frame for frame, _ in found], [shown for _, shown in found]
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -57,8 +57,8 @@ def read_image(source: Path | bytes, name: str, remedy: str) -> Image.Image:
         return to_rgb(picture)
 
 
-def read_frames(source: Path, remedy: str) -> tuple[list[Image.Image], float | None]:
-    """The frames of an animation (GIF, WebP, PNG), and for how many milliseconds the first is shown; None = the file does not say.
+def read_frames(source: Path, remedy: str) -> tuple[list[Image.Image], list[float | None]]:
+    """The frames of an animation, and for how many milliseconds each is shown; None = the file does not say.
 
     Args:
         source: the file; one with a still picture has one frame.
@@ -68,15 +68,15 @@ def read_frames(source: Path, remedy: str) -> tuple[list[Image.Image], float | N
         UnreadableError: it is missing or broken.
     """
     with reading(f"the clip {source}", remedy), opened(source) as picture:
-        return to_frames(picture), picture.info.get("duration")
+        return to_frames(picture)
 
 
 def is_animated(source: Path) -> bool:
-    """Whether a picture file has several frames; one that cannot be read has none."""
+    """Whether a file is an animation: other formats hold several pictures, too, such as the pages of a TIFF. A broken file is none."""
     try:
-        with opened(source) as picture:
-            return getattr(picture, "n_frames", 1) > 1
-    except (OSError, ValueError, SyntaxError):
+        with reading(str(source), ""), opened(source) as picture:
+            return picture.format in ("GIF", "WEBP", "PNG") and getattr(picture, "n_frames", 1) > 1
+    except UnreadableError:
         return False
 
 

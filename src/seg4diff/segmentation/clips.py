@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from seg4diff.backbones.base import Backbone
 from seg4diff.errors import UserError
@@ -31,7 +30,7 @@ def clip_maps(backbone: Backbone, readout: Readout, frames: Tensor, prompts: Seq
     Args:
         backbone: a model of clips.
         readout: how maps are read.
-        frames: (F, 3, H, W) in [-1, 1].
+        frames: (F, 3, H, W) in [-1, 1], on any device; a piece at a time is brought to that of the model.
         prompts: those of the clip.
         block: index of the block.
 
@@ -41,18 +40,26 @@ def clip_maps(backbone: Backbone, readout: Readout, frames: Tensor, prompts: Seq
     found: list[Tensor] = []
     for piece in frames.split(backbone.frames_at_once):
         whole = _filled(piece, backbone.frames_per_latent)
-        clip = whole.transpose(0, 1)[None]
+        clip = whole.transpose(0, 1)[None].to(backbone.device)
         maps = readout.class_maps(backbone, clip, [prompts], [0], [block])[block][0]
         latent = torch.stack(maps.chunk((len(whole) - 1) // backbone.frames_per_latent + 1, dim=1), dim=1)
-        found += in_time(latent, len(whole))[:, : len(piece)].unbind(dim=1)
+        found += in_time(latent, backbone.frames_per_latent)[:, : len(piece)].unbind(dim=1)
     return found
 
 
-def in_time(maps: Tensor, frames: int) -> Tensor:
-    """Maps (classes, T, h, w) of latent frames at every frame (classes, F, h, w): linear between them, the first and last at both ends."""
-    if not len(maps):
-        return maps.new_zeros(0, frames, *maps.shape[2:])
-    return interpolate(maps[None], size=(frames, *maps.shape[2:]), mode="trilinear", align_corners=True)[0]
+def in_time(maps: Tensor, step: int) -> Tensor:
+    """Maps (classes, k + 1, h, w) of latent frames at each of the k `step` + 1 frames: (classes, frames, h, w).
+
+    The first latent frame is the first frame. Each of the others is a mean over `step` frames and stands for their middle; maps are linear
+    between these points in time, and constant after the last.
+    """
+    count = maps.shape[1] - 1
+    time, middle = torch.arange(count * step + 1.0), torch.arange(count + 1.0) * step
+    middle[1:] -= (step - 1) / 2
+    after = torch.searchsorted(middle, time).clamp(max=count)
+    before = (after - 1).clamp(min=0)
+    share = ((time - middle[before]) / (middle[after] - middle[before]).clamp(min=1)).clamp(0, 1).to(maps)
+    return torch.lerp(maps[:, before], maps[:, after], share.view(-1, 1, 1))
 
 
 def _filled(piece: Tensor, step: int) -> Tensor:

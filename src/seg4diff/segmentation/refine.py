@@ -110,7 +110,7 @@ class Guided:
         radius: of the window in pixels.
         eps: squared standard deviation of colours, in [0, 1], below which a change is no edge.
         subsample: a picture with a side above 512 pixels is filtered by coefficients that are found at every `subsample`-th pixel of each
-            side (fast guided filter, He & Sun 2015); a power of two, 1 for every pixel.
+            side (fast guided filter, He & Sun 2015); 1, 2, 4 or 8, and a divisor of the radius.
     """
 
     def __init__(self, *, radius: int = 8, eps: float = 1e-3, subsample: int = 2) -> None:
@@ -118,6 +118,8 @@ class Guided:
         above_zero(eps=eps)
         if subsample not in (1, 2, 4, 8):
             raise UserError(f"`subsample` must be 1, 2, 4 or 8, found {subsample}.")
+        if radius % subsample:  # or else the window of the chosen pixels is not centred
+            raise UserError(f"`radius` must be a multiple of `subsample`, found {radius} and {subsample}.")
         try:
             from kornia.filters import guided_blur
         except ImportError as error:
