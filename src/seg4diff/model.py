@@ -109,7 +109,7 @@ class Model:
             presence: with words, which of them are in the picture: "none" for any, "words" by comparing their maps, or a calibration, see
                 `seg4diff.calibration.calibrate`, or its file.
             refine: with words, what becomes of their maps at the pixels of the picture: the name of a file in conf/refine, or a refiner.
-            clip: with words, whether the pictures are the frames of one clip, in order, which a model of clips sees together.
+            clip: with words, whether the pictures are the frames of one clip, in order, which a video model sees together.
             threshold: without words, the divergence in nats below which two maps are one region; None: that of the preset.
 
         Returns:

@@ -92,7 +92,7 @@ def test_models_that_are_read_otherwise_are_refused():
     with pytest.raises(UserError, match=r"^a CogVideoX predicts v \(v_prediction\), and the `prediction_type` of this"):
         CogVideoXBackbone(pipeline)
     pipeline.transformer.register_to_config(use_rotary_positional_embeddings=True)
-    with pytest.raises(UserError, match=r"^this CogVideoX has rotary positions, and the adapter reads those with sine positions"):
+    with pytest.raises(UserError, match=r"^this CogVideoX has rotary embeddings, and the adapter reads those with sinusoidal ones"):
         CogVideoXBackbone(pipeline)
 
 

@@ -139,7 +139,7 @@ class Backbone(nn.Module, ABC):
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) on the scale the transformer was trained on. No gradient.
 
-        A model of clips also takes (B, 3, F, H, W), F = k `frames_per_latent` + 1, whose latents are (B, C, k + 1, h, w).
+        A video model also takes (B, 3, F, H, W), F = k `frames_per_latent` + 1, whose latents are (B, C, k + 1, h, w).
         """
 
     @abstractmethod

@@ -20,7 +20,7 @@ TIME = 2
 
 
 class CogVideoXBackbone(PipelineBackbone):
-    """Wraps a CogVideoXPipeline with sine positions, such as CogVideoX-2b. A picture is a clip of one frame.
+    """Wraps a CogVideoXPipeline with sinusoidal positional embeddings, such as CogVideoX-2b. A picture is a clip of one frame.
 
     The padding of a prompt is embedded by T5 like the rest and takes part in attention.
 
@@ -36,7 +36,7 @@ class CogVideoXBackbone(PipelineBackbone):
         source: where the pipeline came from; None = it is complete.
 
     Raises:
-        UserError: the model has rotary positions, such as CogVideoX-5b, or predicts something else than v.
+        UserError: the model has rotary embeddings (RoPE), such as CogVideoX-5b, or predicts something else than v.
     """
 
     pipeline_class = CogVideoXPipeline
@@ -49,7 +49,7 @@ class CogVideoXBackbone(PipelineBackbone):
     def __init__(self, pipeline: CogVideoXPipeline, *, runtime: Runtime | None = None, source: Source | None = None) -> None:
         config, predicted = pipeline.transformer.config, pipeline.scheduler.config.get("prediction_type")
         if config.use_rotary_positional_embeddings:
-            raise UserError("this CogVideoX has rotary positions, and the adapter reads those with sine positions: choose CogVideoX-2b.")
+            raise UserError("this CogVideoX has rotary embeddings, and the adapter reads those with sinusoidal ones: choose CogVideoX-2b.")
         if predicted != "v_prediction":
             raise UserError(
                 f"a CogVideoX predicts v (v_prediction), and the `prediction_type` of this scheduler is {predicted}: use the model's own."

@@ -72,7 +72,7 @@ def segment_files(
         sam_weights: folder or hub id of the model for `refine="sam"`.
         instances: whether instances/<picture>.json holds the connected parts of each word.
         at_once: pictures that are read as one batch.
-        clip: whether the pictures of the folder are the frames of one clip. An animated file is one for a model of clips.
+        clip: whether the pictures of the folder are the frames of one clip. An animated file is one for a video model.
         load_options: arguments of `seg4diff.load`.
 
     Returns:

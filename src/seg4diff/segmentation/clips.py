@@ -14,7 +14,7 @@ from seg4diff.segmentation.readout import Readout
 def check_clip(backbone: Backbone, sizes: Sequence[tuple[int, int]], words: Sequence[Sequence[str]]) -> None:
     """Raises UserError if the model sees no clips, or if frames of these sizes and with these words each are not those of one clip."""
     if backbone.frames_at_once == 1:
-        raise UserError("this model sees pictures alone: leave `clip` out, or choose a model of clips, such as cogvideox_2b.")
+        raise UserError("this model sees pictures alone: leave `clip` out, or choose a video model, such as cogvideox_2b.")
     if odd := [size for size in sizes if size != sizes[0]]:
         first, other = ("x".join(map(str, size)) for size in (sizes[0], odd[0]))
         raise UserError(f"the frames of a clip must have one size, found {first} and {other} pixels: leave `clip` out for single pictures.")
@@ -28,7 +28,7 @@ def clip_maps(backbone: Backbone, readout: Readout, frames: Tensor, prompts: Seq
     The model sees at most `Backbone.frames_at_once` frames together; a longer clip is read in pieces of so many, each by itself.
 
     Args:
-        backbone: a model of clips.
+        backbone: a video model.
         readout: how maps are read.
         frames: (F, 3, H, W) in [-1, 1], on any device; a piece at a time is brought to that of the model.
         prompts: those of the clip.
