@@ -143,7 +143,7 @@ def test_words_of_several_prompts_have_maps_in_every_frame(model, clip):
 def test_what_is_no_clip_is_one_sentence(model, frames):
     image_model = Model(random_sd3(), Preset.named("tiny_sd3"), block=1, image_size=(32, 48))
     cases = [
-        (lambda: image_model.segment(frames, WORDS, clip=True), "^this model sees pictures alone: leave `clip` out, or choose a video model"),
+        (lambda: image_model.segment(frames, WORDS, clip=True), "^this model sees pictures alone: leave `clip` out, or choose a"),
         (
             lambda: model.segment([frames[0], frames[1][:20]], WORDS, clip=True),
             "^the frames of a clip must have one size, found 48x32 and",
