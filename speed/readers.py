@@ -75,7 +75,7 @@ def refine(settings: Settings) -> Table:
     side, classes = (32, 3) if settings.quick else (SIDE, CLASSES)
     generator = torch.Generator().manual_seed(0)
     maps, picture = (torch.rand(channels, side, side, generator=generator).to(settings.device) for channels in (classes, 3))
-    refiners: dict[str, Refiner] = {"pamr": PixelAdaptive(), "guided": Guided()}
+    refiners: dict[str, Refiner] = {"pamr": PixelAdaptive(), "guided": Guided(), "guided, every pixel": Guided(subsample=1)}
     rows = []
     for name, refiner in refiners.items():
         peak = measure_memory(partial(refiner, maps, picture), settings.device).peak

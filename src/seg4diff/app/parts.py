@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 KEPT_SECONDS = 3600
 """Age at which files and images of the page, uploads included, are deleted; all of them are when the program ends."""
 SHOWN = "jpeg"
-"""Format of pictures that are shown, and not kept: it takes a hundredth of the time of PNG."""
+"""Format of pictures that are shown, and not kept: it is written much faster than PNG."""
 DEVICE = "device"
 """Name of the queue that all requests to the model wait in: one at a time has the device."""
 ASKED: dict[str, Any] = {

@@ -39,9 +39,6 @@ class AuraFlowBackbone(PipelineBackbone):
             raise UserError(f"`text_length` must be from 1 to {LONGEST_TEXT}, found {text_length}.")
         super().__init__(pipeline, text_length=text_length, runtime=runtime, source=source)
 
-    def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
-        return self._pipeline.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-
     def _embed(self, pipeline: AuraFlowPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         options = {"do_classifier_free_guidance": False, "device": self.device, **self._text_options}
         embeddings = pipeline.encode_prompt(list(prompts), **options)[0]

@@ -46,9 +46,6 @@ class ChromaBackbone(TextFirstBackbone):
         """Under gradient checkpointing diffusers leaves the mask of the single-stream blocks out."""
         return args, {"attention_mask": self._mask} | kwargs
 
-    def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
-        return self._pipeline.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-
     def _embed(self, pipeline: ChromaPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         options = {"do_classifier_free_guidance": False, "device": self.device, **self._text_options}
         embeddings = pipeline.encode_prompt(list(prompts), **options)[0]

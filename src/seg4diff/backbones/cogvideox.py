@@ -64,9 +64,6 @@ class CogVideoXBackbone(PipelineBackbone):
     def frames_per_latent(self) -> int:
         return self.transformer.config.temporal_compression_ratio
 
-    def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
-        return self._pipeline.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-
     def _embed(self, pipeline: CogVideoXPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         options = {"do_classifier_free_guidance": False, "device": self.device, **self._text_options}
         embeddings = pipeline.encode_prompt(list(prompts), **options)[0]

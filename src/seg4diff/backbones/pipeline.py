@@ -273,9 +273,9 @@ class PipelineBackbone(Backbone):
         """Pixels per latent."""
         return reduction(self._vae_config["block_out_channels"])
 
-    @abstractmethod
     def _character_offsets(self, prompt: str) -> list[tuple[int, int]]:
         """For each token of the prompt, uncut, the (start, end) characters it stands for; (0, 0) where it stands for none."""
+        return self._pipeline.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
 
     def _text_axis(self, longest: int) -> int | None:
         """Text tokens of a batch whose longest prompt has so many; None = always as many as `_embed` gives."""
