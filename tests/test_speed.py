@@ -46,7 +46,7 @@ ROWS = {
     "end_to_end": ["this package", "the release's way", "this package, tiny autoencoder", "the release's way"],
     "stream": ["streamed, 2 blocks", "streamed, 24 blocks", "kept, 2 blocks", "kept, 24 blocks"],
     "readers": ["expert", "t2i", "propagated", "propagated, block 12", "bounce", "concepts", "aggregated", "expert", "propagated"],
-    "refine": ["pamr", "guided"],
+    "refine": ["pamr", "guided", "guided, every pixel"],
     "train_step": [
         "flow matching, LoRA on the expert",
         "+ mask alignment, LoRA on the expert",
